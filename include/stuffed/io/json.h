@@ -1,0 +1,18 @@
+// JSON as model files really hold it: Infinity, -Infinity and NaN literals, and {"__float__": "Infinity"}.
+#pragma once
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace stuffed::io {
+
+using nlohmann::json;
+
+/// Parses text; the literals above become doubles. Nesting deeper than 256 is refused.
+/// Errors  Input, naming `where` and the byte, if it is not JSON
+json parse_json(std::string_view text, std::string_view where);
+
+/// Reads and parses a whole file (at most `max_bytes`). Throws Input.
+json read_json(const std::filesystem::path& path, int64_t max_bytes = int64_t{1} << 30);
+
+}  // namespace stuffed::io

@@ -1,0 +1,45 @@
+// The update of the recurrent memory, what may be wrapped around it, and who may watch.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "stuffed/ops/decay_scan.h"
+#include "stuffed/recurrence/state.h"
+
+namespace stuffed {
+
+struct Where {
+  int layer;
+  int64_t position;  // of the segment's first token
+};
+
+/// An update rule. Const: whatever it remembers lives in LayerState.
+class Recurrence {
+ public:
+  virtual ~Recurrence() = default;
+  /// Consumes a segment of T tokens: returns y [B,T,H,V], rebinds the layer's `recurrent` (and its slots in `extra`).
+  virtual Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const = 0;
+};
+
+/// Sees the inputs of every update and the state after it. Must not change them, nor wait for the GPU.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on_update(Where where, const ScanInputs& in, const LayerState& after) = 0;
+};
+
+struct RecurrenceOptions {
+  std::vector<std::string> mitigations;  // "name:key=value,key=value", applied in this order
+  Impl impl = Impl::Auto;
+  at::ScalarType state_dtype = at::kFloat;  // kBFloat16: the state is rounded after every segment, as a bf16 cache would
+  Observer* observer = nullptr;             // not owned
+};
+
+/// Throws Usage for an unknown mitigation or a bad value, naming what is known.
+std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options);
+
+/// The plain update with the automatic choice of implementation.
+const Recurrence& plain_scan();
+
+}  // namespace stuffed

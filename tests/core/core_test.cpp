@@ -1,0 +1,52 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
+#include "stuffed/core/rng.h"
+#include "stuffed/core/version.h"
+
+namespace stuffed {
+namespace {
+
+TEST(Hash, MatchesThePublishedVectors) {  // FIPS 180-2, appendix B
+  EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+TEST(Rng, IsAFunctionOfSeedAndKey) {
+  EXPECT_EQ(Rng(7, "len=8192").next(), Rng(7, "len=8192").next());
+  std::set<uint64_t> firsts;
+  for (uint64_t seed = 0; seed < 100; ++seed)
+    for (const char* key : {"", "a", "b", "ab", "ba"})
+      firsts.insert(Rng(seed, key).next());
+  EXPECT_EQ(firsts.size(), 500u);
+}
+
+TEST(Rng, BelowIsUniform) {
+  Rng rng(1, "uniform");
+  std::array<int, 7> counts{};
+  for (int i = 0; i < 70000; ++i)
+    ++counts.at(rng.below(7));
+  for (const int count : counts)
+    EXPECT_NEAR(count, 10000, 500);  // 5 standard deviations
+}
+
+TEST(Error, CarriesItsExitCodeAndMessage) {
+  try {
+    check(1 == 2, Error::Kind::Input, "{}: has {}, expected {}", "file", 1, 2);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.exit_code(), 3);
+    EXPECT_STREQ(error.what(), "file: has 1, expected 2");
+  }
+}
+
+TEST(Version, NamesCommitAndLibTorch) {
+  EXPECT_NE(version_text().find(build_info().libtorch), std::string::npos);
+  EXPECT_GE(build_info().commit.size(), 7u);
+}
+
+}  // namespace
+}  // namespace stuffed
