@@ -1,20 +1,21 @@
-// Closeness for tests: the RMS of the error over the RMS of the reference, never a bare absolute tolerance.
+// Closeness for tests: the RMS of the error over the RMS of the reference, never a bare absolute
+// tolerance.
 #pragma once
+#include <cstring>
+#include <limits>
+#include <string>
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <limits>
-#include <string>
-
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::testing {
 
-/// RMS(actual - expected) / RMS(expected), in f64 on the CPU. 0 for two empty tensors or if both are zero;
-/// infinite if a shape differs or one is not finite where the other is.
+/// RMS(actual - expected) / RMS(expected), in f64 on the CPU. 0 for two empty tensors or if both
+/// are zero; infinite if a shape differs or one is not finite where the other is.
 inline double relative_rms(const Tensor& actual, const Tensor& expected) {
   if (actual.sizes() != expected.sizes())
     return std::numeric_limits<double>::infinity();
@@ -33,29 +34,36 @@ inline double relative_rms(const Tensor& actual, const Tensor& expected) {
 }
 
 /// For EXPECT_TRUE(close(...)): on failure prints the error, the bound and the worst element.
-inline ::testing::AssertionResult close(const Tensor& actual, const Tensor& expected, double bound) {
+inline ::testing::AssertionResult close(const Tensor& actual,
+                                        const Tensor& expected,
+                                        double bound) {
   const double error = relative_rms(actual, expected);
   if (error <= bound)
     return ::testing::AssertionSuccess();
   if (actual.sizes() != expected.sizes())
     return ::testing::AssertionFailure()
-           << fmt::format("shape {} instead of {}", fmt::join(actual.sizes(), "x"), fmt::join(expected.sizes(), "x"));
+           << fmt::format("shape {} instead of {}", fmt::join(actual.sizes(), "x"),
+                          fmt::join(expected.sizes(), "x"));
   const Tensor a = actual.detach().to(at::kCPU, at::kDouble).reshape(-1);
   const Tensor e = expected.detach().to(at::kCPU, at::kDouble).reshape(-1);
-  const int64_t worst = (a - e).abs().nan_to_num(std::numeric_limits<double>::max()).argmax().item<int64_t>();
+  const int64_t worst =
+      (a - e).abs().nan_to_num(std::numeric_limits<double>::max()).argmax().item<int64_t>();
   return ::testing::AssertionFailure() << fmt::format(
-             "relative RMS error {:.3g} > {:.3g}; worst at flat index {} of [{}]: {} instead of {}", error, bound,
-             worst, fmt::join(actual.sizes(), "x"), a[worst].item<double>(), e[worst].item<double>());
+             "relative RMS error {:.3g} > {:.3g}; worst at flat index {} of [{}]: {} instead of {}",
+             error, bound, worst, fmt::join(actual.sizes(), "x"), a[worst].item<double>(),
+             e[worst].item<double>());
 }
 
 /// Equal shape, type and bytes (NaNs of equal bits are equal).
 inline ::testing::AssertionResult bitwise_equal(const Tensor& actual, const Tensor& expected) {
   if (actual.sizes() != expected.sizes() || actual.scalar_type() != expected.scalar_type())
     return ::testing::AssertionFailure() << "shape or type differs";
-  const Tensor a = actual.detach().to(at::kCPU).contiguous(), e = expected.detach().to(at::kCPU).contiguous();
+  const Tensor a = actual.detach().to(at::kCPU).contiguous(),
+               e = expected.detach().to(at::kCPU).contiguous();
   if (a.numel() == 0 || std::memcmp(a.data_ptr(), e.data_ptr(), a.nbytes()) == 0)
     return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << fmt::format("bytes differ; relative RMS {:.3g}", relative_rms(a, e));
+  return ::testing::AssertionFailure()
+         << fmt::format("bytes differ; relative RMS {:.3g}", relative_rms(a, e));
 }
 
 }  // namespace stuffed::testing

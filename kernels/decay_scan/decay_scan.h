@@ -11,13 +11,13 @@ namespace stuffed {
 /// Mamba-1's decay depends on time, channel and state row at once; materialised it would be 256 KB
 /// per token and layer, so only its factors are ever stored.
 struct FactoredDecay {
-  Tensor step;         // [B,T,H] f32, >= 0 (dt)
-  Tensor rate;         // [H,K] f32, nats per unit of step, <= 0 (A)
-  double offset = 0;   // nats per token, <= 0; not zero only under a mitigation
+  Tensor step;        // [B,T,H] f32, >= 0 (dt)
+  Tensor rate;        // [H,K] f32, nats per unit of step, <= 0 (A)
+  double offset = 0;  // nats per token, <= 0; not zero only under a mitigation
 };
 
-/// Rank-one erasure of the delta rule (RWKV-7): S loses write_t (read_t^T S_{t-1}) before k_t v_t^T is added.
-/// `read` sees the state before it is decayed.
+/// Rank-one erasure of the delta rule (RWKV-7): S loses write_t (read_t^T S_{t-1}) before k_t v_t^T
+/// is added. `read` sees the state before it is decayed.
 struct Erase {
   Tensor read;   // [B,T,H,K], unit norm
   Tensor write;  // [B,T,H,K]
@@ -27,14 +27,15 @@ struct Erase {
 /// Any tensor may be an expanded or sliced view; only the last axis of q, k and v must be dense or
 /// have stride 0.
 struct ScanInputs {
-  Tensor q, k;                             // [B,T,H,K]
-  Tensor v;                                // [B,T,H,V]
-  Tensor log_decay;                        // [B,T,H,K] or [B,T,H,1] f32; undefined if factored_decay is given
-  std::optional<Tensor> v_scale;           // [B,T,H] f32; multiplies v where it enters the state
-  std::optional<Tensor> bonus;             // [H,K] f32; present: y reads the state before its update
+  Tensor q, k;       // [B,T,H,K]
+  Tensor v;          // [B,T,H,V]
+  Tensor log_decay;  // [B,T,H,K] or [B,T,H,1] f32; undefined if factored_decay is given
+  std::optional<Tensor> v_scale;  // [B,T,H] f32; multiplies v where it enters the state
+  std::optional<Tensor> bonus;    // [H,K] f32; present: y reads the state before its update
   std::optional<FactoredDecay> factored_decay;
   std::optional<Erase> erase;
-  std::optional<Tensor> bonus_k;           // [B,T,H,K]; the key the bonus term uses, if it is not k (mitigations)
+  std::optional<Tensor>
+      bonus_k;  // [B,T,H,K]; the key the bonus term uses, if it is not k (mitigations)
 };
 
 struct ScanResult {
@@ -44,7 +45,8 @@ struct ScanResult {
 
 namespace kernels {
 
-/// The specification: plain loops over tokens, f64 accumulation, any input the contract allows. Slow.
+/// The specification: plain loops over tokens, f64 accumulation, any input the contract allows.
+/// Slow.
 ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state);
 
 /// Our CUDA kernels. Throws Unsupported in a build without them.

@@ -1,9 +1,8 @@
 #include "stuffed/core/hash.h"
 
-#include <openssl/evp.h>
-
 #include <array>
 #include <fstream>
+#include <openssl/evp.h>
 #include <vector>
 
 #include "stuffed/core/error.h"
@@ -11,7 +10,9 @@
 namespace stuffed {
 
 namespace {
-EVP_MD_CTX* md(void* context) { return static_cast<EVP_MD_CTX*>(context); }
+EVP_MD_CTX* md(void* context) {
+  return static_cast<EVP_MD_CTX*>(context);
+}
 }  // namespace
 
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
@@ -19,9 +20,13 @@ Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
         Error::Kind::Internal, "libcrypto offers no SHA-256");
 }
 
-Sha256::~Sha256() { EVP_MD_CTX_free(md(context_)); }
+Sha256::~Sha256() {
+  EVP_MD_CTX_free(md(context_));
+}
 
-void Sha256::update(const void* data, size_t bytes) { EVP_DigestUpdate(md(context_), data, bytes); }
+void Sha256::update(const void* data, size_t bytes) {
+  EVP_DigestUpdate(md(context_), data, bytes);
+}
 
 std::string Sha256::hex() {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};

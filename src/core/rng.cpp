@@ -21,17 +21,22 @@ Rng::Rng(uint64_t seed, std::string_view key) : state_(mix(seed + kWeyl)) {
     state_ = mix(state_ + kWeyl + static_cast<unsigned char>(c));
 }
 
-uint64_t Rng::next() { return mix(state_ += kWeyl); }
+uint64_t Rng::next() {
+  return mix(state_ += kWeyl);
+}
 
 uint64_t Rng::below(uint64_t bound) {
-  const uint64_t reject_below = (0 - bound) % bound;  // 2^64 mod bound: what would fall on some values once more
+  const uint64_t reject_below =
+      (0 - bound) % bound;  // 2^64 mod bound: what would fall on some values once more
   uint64_t draw = next();
   while (draw < reject_below)
     draw = next();
   return draw % bound;
 }
 
-double Rng::uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
+double Rng::uniform() {
+  return static_cast<double>(next() >> 11) * 0x1p-53;
+}
 
 double Rng::normal() {
   const double radius = std::sqrt(-2 * std::log(1 - uniform()));  // 1 - u is in (0, 1]

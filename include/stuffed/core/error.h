@@ -1,11 +1,11 @@
 // The one exception type. Library code throws it and never prints or exits; main() catches it once.
 #pragma once
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <stdexcept>
 #include <string>
 #include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 namespace stuffed {
 

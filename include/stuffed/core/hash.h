@@ -6,8 +6,8 @@
 
 namespace stuffed {
 
-std::string sha256(std::string_view bytes);                      // 64 hex digits
-std::string sha256_file(const std::filesystem::path& path);      // throws Input if unreadable
+std::string sha256(std::string_view bytes);                  // 64 hex digits
+std::string sha256_file(const std::filesystem::path& path);  // throws Input if unreadable
 
 /// Incremental form.
 class Sha256 {

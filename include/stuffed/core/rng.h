@@ -1,5 +1,5 @@
-// Randomness as a function of (seed, key, index): no draw depends on what was drawn before, so neither
-// resuming nor reordering changes a sample.
+// Randomness as a function of (seed, key, index): no draw depends on what was drawn before, so
+// neither resuming nor reordering changes a sample.
 #pragma once
 #include <cstdint>
 #include <string_view>
@@ -9,10 +9,10 @@ namespace stuffed {
 class Rng {
  public:
   Rng(uint64_t seed, std::string_view key);
-  uint64_t next();                    // 64 uniform bits
-  uint64_t below(uint64_t bound);     // uniform in [0, bound), without bias
-  double uniform();                   // [0, 1)
-  double normal();                    // standard normal
+  uint64_t next();                 // 64 uniform bits
+  uint64_t below(uint64_t bound);  // uniform in [0, bound), without bias
+  double uniform();                // [0, 1)
+  double normal();                 // standard normal
 
  private:
   uint64_t state_;

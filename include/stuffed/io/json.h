@@ -1,8 +1,10 @@
-// JSON as model files really hold it: Infinity, -Infinity and NaN literals, and {"__float__": "Infinity"}.
+// JSON as model files really hold it: Infinity, -Infinity and NaN literals, and {"__float__":
+// "Infinity"}.
 #pragma once
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string_view>
+
+#include <nlohmann/json.hpp>
 
 namespace stuffed::io {
 

@@ -17,24 +17,25 @@ struct TensorEntry {
   std::vector<int64_t> shape;
   std::vector<int64_t> stride;  // in elements
   at::ScalarType dtype;
-  std::string storage;          // tensors with equal `storage` share memory in the file
-  fs::path file;                // the shard that holds it
+  std::string storage;  // tensors with equal `storage` share memory in the file
+  fs::path file;        // the shard that holds it
 };
 
 /// One checkpoint: a single file, or the shards an index names.
 class TensorFile {
  public:
-  /// A .safetensors, .bin, .pth, .pt, .st file (the content decides, not the name), or an *.index.json.
-  /// Errors  Input, naming the file, for anything that is not whole and well-formed
+  /// A .safetensors, .bin, .pth, .pt, .st file (the content decides, not the name), or an
+  /// *.index.json. Errors  Input, naming the file, for anything that is not whole and well-formed
   static TensorFile open(const fs::path& path);
 
   const std::map<std::string, TensorEntry>& entries() const;
   bool has(const std::string& name) const;
-  /// The tensor in the file's own dtype, as a read-only view of the mapped file where alignment allows;
-  /// call .to(...) or .clone() to own it. Valid as long as any view or the TensorFile lives.
+  /// The tensor in the file's own dtype, as a read-only view of the mapped file where alignment
+  /// allows; call .to(...) or .clone() to own it. Valid as long as any view or the TensorFile
+  /// lives.
   Tensor load(const std::string& name) const;
-  /// Tells the system that this tensor's pages are no longer needed, so that a pass over the file does
-  /// not keep it resident.
+  /// Tells the system that this tensor's pages are no longer needed, so that a pass over the file
+  /// does not keep it resident.
   void release(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const;  // safetensors' __metadata__
   const std::vector<fs::path>& files() const;                  // every file that was opened
@@ -45,9 +46,10 @@ class TensorFile {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Where a model's weights are: `path` itself if it is a file; in a folder model.safetensors[.index.json],
-/// else pytorch_model.bin[.index.json], else the only .pth or .st. A safetensors file of any other name
-/// is never taken as weights. Throws Input naming what was looked for.
+/// Where a model's weights are: `path` itself if it is a file; in a folder
+/// model.safetensors[.index.json], else pytorch_model.bin[.index.json], else the only .pth or .st.
+/// A safetensors file of any other name is never taken as weights. Throws Input naming what was
+/// looked for.
 fs::path find_weights(const fs::path& path);
 
 /// Writes atomically (temporary file, then rename), contiguous copies, names in order.

@@ -11,17 +11,19 @@
 namespace stuffed::io {
 
 struct TokenizerOptions {
-  bool add_bos = true;                // prepend the beginning-of-text token, where the tokenizer's policy has one
-  bool parse_special = true;          // recognise added tokens such as <|endoftext|> in user text (NeoX, Mistral)
+  bool add_bos = true;  // prepend the beginning-of-text token, where the tokenizer's policy has one
+  bool parse_special =
+      true;  // recognise added tokens such as <|endoftext|> in user text (NeoX, Mistral)
 };
 
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  virtual std::string_view kind() const = 0;     // "neox-bpe", "rwkv-world", "sentencepiece", "bytes"
-  virtual int64_t vocab_size() const = 0;        // ids are in [0, vocab_size)
-  virtual std::optional<int64_t> bos() const = 0;   // what encode() prepends; none if the policy adds none
-  virtual std::optional<int64_t> eos() const = 0;   // end of text
+  virtual std::string_view kind() const = 0;  // "neox-bpe", "rwkv-world", "sentencepiece", "bytes"
+  virtual int64_t vocab_size() const = 0;     // ids are in [0, vocab_size)
+  virtual std::optional<int64_t> bos()
+      const = 0;  // what encode() prepends; none if the policy adds none
+  virtual std::optional<int64_t> eos() const = 0;  // end of text
   /// Token ids of the whole text, including the beginning-of-text token if the policy adds one.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   /// Bytes of the tokens, exactly as the tokens spell them: may end inside a UTF-8 sequence.
@@ -30,15 +32,19 @@ class Tokenizer {
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
   /// SHA-256 of the file(s) it was made from, 64 hex digits; of the algorithm's name for "bytes".
   virtual const std::string& hash() const = 0;
-  virtual std::string source() const = 0;        // the file, or "bytes"
+  virtual std::string source() const = 0;  // the file, or "bytes"
 };
 
-/// `path`: a tokenizer.json, a tokenizer.model, a World vocabulary, a folder that holds one of them, or "bytes".
-/// Errors  Input if missing or not understood: says which file is looked for and how to get it
-std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
+/// `path`: a tokenizer.json, a tokenizer.model, a World vocabulary, a folder that holds one of
+/// them, or "bytes". Errors  Input if missing or not understood: says which file is looked for and
+/// how to get it
+std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
+                                                const TokenizerOptions& options = {});
 
 /// The tokenizer in a model's folder, by its files, in this order: tokenizer.json, tokenizer.model,
-/// rwkv_vocab*.txt, stuffed_tokenizer.json ({"tokenizer": "bytes"}). Throws Input naming them if there is none.
-std::shared_ptr<const Tokenizer> find_tokenizer(const std::filesystem::path& model, const TokenizerOptions& options = {});
+/// rwkv_vocab*.txt, stuffed_tokenizer.json ({"tokenizer": "bytes"}). Throws Input naming them if
+/// there is none.
+std::shared_ptr<const Tokenizer> find_tokenizer(const std::filesystem::path& model,
+                                                const TokenizerOptions& options = {});
 
 }  // namespace stuffed::io

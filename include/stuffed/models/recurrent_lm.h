@@ -1,4 +1,5 @@
-// A recurrent language model: parameters, and one segment forward. Knows no task, and never waits for the GPU.
+// A recurrent language model: parameters, and one segment forward. Knows no task, and never waits
+// for the GPU.
 #pragma once
 #include <memory>
 #include <string>
@@ -10,19 +11,20 @@
 
 namespace stuffed {
 
-/// What a model is, as far as tasks and reports need to know. A family keeps its own details to itself.
+/// What a model is, as far as tasks and reports need to know. A family keeps its own details to
+/// itself.
 struct ModelConfig {
-  std::string family;           // "mamba2", "rwkv6", ...
-  std::string layout;           // whose tensor names: "original", "hf", "fla", "blinkdl", ...
-  std::string why;              // the tensors that decided family and layout
-  int64_t d_model = 0;          // D
-  int64_t layers = 0;           // L
-  int64_t heads = 0;            // H
-  int64_t key_width = 0;        // K
-  int64_t value_width = 0;      // V
-  int64_t vocab = 0;            // true vocabulary: ids and logits beyond it are masked
-  int64_t padded_vocab = 0;     // rows of the embedding
-  std::string hash;             // SHA-256 over the weight files and config.json, 64 hex digits
+  std::string family;        // "mamba2", "rwkv6", ...
+  std::string layout;        // whose tensor names: "original", "hf", "fla", "blinkdl", ...
+  std::string why;           // the tensors that decided family and layout
+  int64_t d_model = 0;       // D
+  int64_t layers = 0;        // L
+  int64_t heads = 0;         // H
+  int64_t key_width = 0;     // K
+  int64_t value_width = 0;   // V
+  int64_t vocab = 0;         // true vocabulary: ids and logits beyond it are masked
+  int64_t padded_vocab = 0;  // rows of the embedding
+  std::string hash;          // SHA-256 over the weight files and config.json, 64 hex digits
 };
 
 struct LmHead {
@@ -47,13 +49,16 @@ class RecurrentLM {
   at::Device device() const { return device_; }
   at::ScalarType dtype() const { return dtype_; }  // of weights and activations
 
-  /// The one list of parameters: loading, saving, initialisation, counting and the optimiser all walk it.
+  /// The one list of parameters: loading, saving, initialisation, counting and the optimiser all
+  /// walk it.
   virtual void visit(ParameterVisitor& visitor) = 0;
-  /// Values for the Gate parameters (and any other of the family's own) of a new model; after the generic initialisation.
+  /// Values for the Gate parameters (and any other of the family's own) of a new model; after the
+  /// generic initialisation.
   virtual void initialise_gates(uint64_t seed) = 0;
   /// config.json of the layout this family is saved in.
   virtual io::json save_config() const = 0;
-  /// After loading, or after a change of weights: derived tensors, and on the CPU the packed weights.
+  /// After loading, or after a change of weights: derived tensors, and on the CPU the packed
+  /// weights.
   virtual void prepare_inference() = 0;
 
   int64_t parameter_count();
@@ -61,8 +66,11 @@ class RecurrentLM {
   int64_t state_elements() const;      // with W-1 convolution columns or shift rows
 
  protected:
-  virtual Tensor embed(const Tensor& tokens) const = 0;                                            // [B,T] -> [B,T,D]
-  virtual Tensor block(Where where, const Tensor& x, LayerState& layer, const Recurrence& rule) const = 0;
+  virtual Tensor embed(const Tensor& tokens) const = 0;  // [B,T] -> [B,T,D]
+  virtual Tensor block(Where where,
+                       const Tensor& x,
+                       LayerState& layer,
+                       const Recurrence& rule) const = 0;
   virtual Tensor final_norm(const Tensor& x) const = 0;
   virtual LayerState initial_layer_state(int64_t batch) const = 0;
 

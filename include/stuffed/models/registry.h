@@ -11,18 +11,19 @@ namespace stuffed {
 
 /// A folder or file, opened and not yet understood.
 struct Checkpoint {
-  std::filesystem::path path;   // what the user gave
+  std::filesystem::path path;  // what the user gave
   io::TensorFile weights;
-  io::json config;              // config.json (or params.json) beside the weights; null if there is none
+  io::json config;  // config.json (or params.json) beside the weights; null if there is none
   std::filesystem::path config_path;
 
   static Checkpoint open(const std::filesystem::path& path);
 };
 
 struct LoadOptions {
-  std::optional<at::ScalarType> dtype;  // of weights and activations; default: f32 on the CPU, bf16 on a GPU
+  std::optional<at::ScalarType>
+      dtype;  // of weights and activations; default: f32 on the CPU, bf16 on a GPU
   at::Device device = at::kCPU;
-  bool inference = true;                // false: for training; weights stay plain and f32
+  bool inference = true;  // false: for training; weights stay plain and f32
 };
 
 /// What recognised a checkpoint: which layout, and by which tensors.
@@ -31,22 +32,29 @@ struct Recognition {
   std::string why;
 };
 
-/// One model family, registered by a line FAMILY(name) in families.inc, which declares `name##_family`.
+/// One model family, registered by a line FAMILY(name) in families.inc, which declares
+/// `name##_family`.
 struct Family {
   const char* name;
-  /// Null if the tensors are not this family's. Throws Input for a known relative that must be rejected.
+  /// Null if the tensors are not this family's. Throws Input for a known relative that must be
+  /// rejected.
   std::optional<Recognition> (*recognise)(const Checkpoint&);
   /// Configuration and shapes checked; parameters still empty.
   std::unique_ptr<RecurrentLM> (*make)(const Checkpoint&, const Recognition&);
   /// Where each canonical tensor comes from in this layout.
   WeightMap (*weight_map)(const Checkpoint&, const Recognition&);
-  /// A new, untrained model of the given config.json; null if the family cannot be trained from scratch.
+  /// A new, untrained model of the given config.json; null if the family cannot be trained from
+  /// scratch.
   std::unique_ptr<RecurrentLM> (*make_new)(const io::json& config);
 };
 
-/// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or misshapen
-std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path, const LoadOptions& options = {});
-std::unique_ptr<RecurrentLM> new_model(const std::string& family, const io::json& config, uint64_t seed,
+/// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or
+/// misshapen
+std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
+                                        const LoadOptions& options = {});
+std::unique_ptr<RecurrentLM> new_model(const std::string& family,
+                                       const io::json& config,
+                                       uint64_t seed,
                                        const LoadOptions& options = {});
 /// Writes model.safetensors and config.json in the family's saving layout.
 void save_model(RecurrentLM& model, const std::filesystem::path& folder);

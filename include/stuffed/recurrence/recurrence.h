@@ -18,11 +18,13 @@ struct Where {
 class Recurrence {
  public:
   virtual ~Recurrence() = default;
-  /// Consumes a segment of T tokens: returns y [B,T,H,V], rebinds the layer's `recurrent` (and its slots in `extra`).
+  /// Consumes a segment of T tokens: returns y [B,T,H,V], rebinds the layer's `recurrent` (and its
+  /// slots in `extra`).
   virtual Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const = 0;
 };
 
-/// Sees the inputs of every update and the state after it. Must not change them, nor wait for the GPU.
+/// Sees the inputs of every update and the state after it. Must not change them, nor wait for the
+/// GPU.
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -32,8 +34,9 @@ class Observer {
 struct RecurrenceOptions {
   std::vector<std::string> mitigations;  // "name:key=value,key=value", applied in this order
   Impl impl = Impl::Auto;
-  at::ScalarType state_dtype = at::kFloat;  // kBFloat16: the state is rounded after every segment, as a bf16 cache would
-  Observer* observer = nullptr;             // not owned
+  at::ScalarType state_dtype =
+      at::kFloat;  // kBFloat16: the state is rounded after every segment, as a bf16 cache would
+  Observer* observer = nullptr;  // not owned
 };
 
 /// Throws Usage for an unknown mitigation or a bad value, naming what is known.
