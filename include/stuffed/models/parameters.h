@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@ enum class Role {
   Matrix,     // model dtype; uniform(+-1/sqrt(fan_in)); weight decay
   Norm,       // f32; ones
   Bias,       // f32; zeros
+  Conv,       // f32 taps of a depthwise convolution; uniform(+-1/sqrt(W))
   Gate,  // f32 whatever the weights' type (A_log, dt_bias, D, decays, bonus); initialised by the
          // family
 };
@@ -40,7 +43,72 @@ struct WeightSource {
       {};  // slice, transpose, reorder; identity if empty
 };
 
-/// Canonical name -> where it comes from. A layout is such a map, and nothing else.
-using WeightMap = std::map<std::string, WeightSource>;
+/// What a layout is: where each canonical tensor comes from, and which tensors of the file are no
+/// weights.
+struct WeightMap {
+  std::map<std::string, WeightSource> sources;  // by canonical name
+  std::set<std::string> ignored;                // names in the file
+};
+
+/// Fills every parameter from the file: shapes checked, converted to the type its role demands
+/// (`dtype` for matrices), moved to `device`. One pass; a tensor's pages are released once it is
+/// converted. Errors  Input if a tensor is missing, misshapen, or unknown tensors remain
+class ParameterLoader : public ParameterVisitor {
+ public:
+  ParameterLoader(const io::TensorFile& file,
+                  const WeightMap& map,
+                  at::ScalarType dtype,
+                  at::Device device,
+                  std::string hint);
+  void parameter(const std::string& name,
+                 Tensor& home,
+                 std::vector<int64_t> shape,
+                 Role role) override;
+  void finish() const;  // throws if the file holds tensors nobody asked for
+
+ private:
+  const io::TensorFile& file_;
+  const WeightMap& map_;
+  at::ScalarType dtype_;
+  at::Device device_;
+  std::string hint_;  // where the expected shapes come from, for messages
+  std::set<std::string> used_;
+};
+
+/// Gives every parameter its generic initial value, a function of (seed, name).
+class ParameterInitialiser : public ParameterVisitor {
+ public:
+  ParameterInitialiser(uint64_t seed, at::Device device) : seed_(seed), device_(device) {}
+  void parameter(const std::string& name,
+                 Tensor& home,
+                 std::vector<int64_t> shape,
+                 Role role) override;
+
+ private:
+  uint64_t seed_;
+  at::Device device_;
+};
+
+/// Collects (name, tensor, role) in visiting order, for saving, counting and the optimiser.
+struct ParameterList : ParameterVisitor {
+  struct Item {
+    std::string name;
+    Tensor* home;
+    Role role;
+  };
+  std::vector<Item> items;
+  void parameter(const std::string& name,
+                 Tensor& home,
+                 std::vector<int64_t> shape,
+                 Role role) override;
+};
+
+/// Prepacks every matrix for inference on the CPU; see ops::Linear::pack.
+struct MatrixPacker : ParameterVisitor {
+  void parameter(const std::string&, Tensor&, std::vector<int64_t>, Role) override {}
+  void matrix(const std::string&, ops::Linear& layer, std::vector<int64_t>) override {
+    layer.pack(true);
+  }
+};
 
 }  // namespace stuffed

@@ -24,6 +24,7 @@ struct ModelConfig {
   int64_t value_width = 0;   // V
   int64_t vocab = 0;         // true vocabulary: ids and logits beyond it are masked
   int64_t padded_vocab = 0;  // rows of the embedding
+  int64_t parameters = 0;    // elements, tied ones once
   std::string hash;          // SHA-256 over the weight files and config.json, 64 hex digits
 };
 
@@ -34,6 +35,11 @@ struct LmHead {
 
 struct Output {
   Tensor hidden;  // [B,T,D] after the final norm; never logits
+};
+
+/// What one forward call hands from block to block; not state.
+struct Pass {
+  Tensor first_value;  // RWKV-7: the first block's value rows [B,T,H,V]
 };
 
 class RecurrentLM {
@@ -52,16 +58,15 @@ class RecurrentLM {
   /// The one list of parameters: loading, saving, initialisation, counting and the optimiser all
   /// walk it.
   virtual void visit(ParameterVisitor& visitor) = 0;
-  /// Values for the Gate parameters (and any other of the family's own) of a new model; after the
-  /// generic initialisation.
-  virtual void initialise_gates(uint64_t seed) = 0;
+  /// Values for the Gate parameters (and any others the family wants) of a new model; called after
+  /// the generic initialisation. Throws Unsupported in a family that cannot be trained from scratch
+  /// yet.
+  virtual void initialise_gates(uint64_t seed);
   /// config.json of the layout this family is saved in.
-  virtual io::json save_config() const = 0;
-  /// After loading, or after a change of weights: derived tensors, and on the CPU the packed
-  /// weights.
-  virtual void prepare_inference() = 0;
+  virtual io::json save_config() const;
+  /// After loading or a change of weights: the family's derived tensors.
+  virtual void derive() {}
 
-  int64_t parameter_count();
   int64_t recurrent_elements() const;  // of one sequence's state, recurrence alone
   int64_t state_elements() const;      // with W-1 convolution columns or shift rows
 
@@ -70,7 +75,8 @@ class RecurrentLM {
   virtual Tensor block(Where where,
                        const Tensor& x,
                        LayerState& layer,
-                       const Recurrence& rule) const = 0;
+                       const Recurrence& rule,
+                       Pass& pass) const = 0;
   virtual Tensor final_norm(const Tensor& x) const = 0;
   virtual LayerState initial_layer_state(int64_t batch) const = 0;
 
@@ -78,7 +84,7 @@ class RecurrentLM {
   LmHead head_;
   at::Device device_ = at::kCPU;
   at::ScalarType dtype_ = at::kFloat;
-  friend class ModelLoader;
+  friend class ModelBuilder;
 };
 
 }  // namespace stuffed

@@ -39,7 +39,7 @@ struct Family {
   /// Null if the tensors are not this family's. Throws Input for a known relative that must be
   /// rejected.
   std::optional<Recognition> (*recognise)(const Checkpoint&);
-  /// Configuration and shapes checked; parameters still empty.
+  /// Configuration checked against the shapes; parameters still empty.
   std::unique_ptr<RecurrentLM> (*make)(const Checkpoint&, const Recognition&);
   /// Where each canonical tensor comes from in this layout.
   WeightMap (*weight_map)(const Checkpoint&, const Recognition&);

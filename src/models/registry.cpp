@@ -1,0 +1,165 @@
+#include "stuffed/models/registry.h"
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+
+#include <ATen/ATen.h>
+
+#include "checkpoint.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
+
+namespace stuffed {
+
+namespace {
+
+const std::vector<const Family*>& families() {
+#define FAMILY(name) &name##_family,
+  static const std::vector<const Family*> all = {
+#include "families.inc"
+  };
+#undef FAMILY
+  return all;
+}
+
+std::string family_names() {
+  std::vector<std::string_view> names;
+  for (const Family* family : families())
+    names.push_back(family->name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+/// Of what decides the numbers: every weight file, and the config.
+std::string checkpoint_hash(const Checkpoint& checkpoint) {
+  Sha256 hash;
+  for (const auto& file : checkpoint.weights.files()) {
+    const std::string digest = sha256_file(file);
+    hash.update(digest.data(), digest.size());
+  }
+  const std::string config = checkpoint.config.is_null() ? "" : sha256_file(checkpoint.config_path);
+  hash.update(config.data(), config.size());
+  return hash.hex();
+}
+
+std::string first_names(const io::TensorFile& weights) {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : weights.entries())
+    if (names.size() < 3)
+      names.push_back("'" + name + "'");
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
+
+/// The one place that sees a model's insides while it is being put together.
+class ModelBuilder {
+ public:
+  static std::unique_ptr<RecurrentLM> load(const std::filesystem::path& path,
+                                           const LoadOptions& options) {
+    const Checkpoint checkpoint = Checkpoint::open(path);
+    for (const Family* family : families()) {
+      const auto recognition = family->recognise(checkpoint);
+      if (!recognition)
+        continue;
+      auto model = family->make(checkpoint, *recognition);
+      model->config_.family = family->name;
+      model->config_.layout = recognition->layout;
+      model->config_.why = recognition->why;
+      place(*model, options);
+      const WeightMap map = family->weight_map(checkpoint, *recognition);
+      const std::string hint = fmt::format(
+          "{} in the {} layout: d_model={}, layers={}, heads={}", family->name, recognition->layout,
+          model->config_.d_model, model->config_.layers, model->config_.heads);
+      ParameterLoader loader(checkpoint.weights, map,
+                             options.inference ? model->dtype_ : at::kFloat, options.device, hint);
+      model->visit(loader);
+      loader.finish();
+      model->config_.hash = checkpoint_hash(checkpoint);
+      finish(*model, options);
+      return model;
+    }
+    fail(Error::Kind::Input,
+         "{}: no known model family has such tensors ({} of them, {}, ...); known: {}",
+         checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
+         first_names(checkpoint.weights), family_names());
+  }
+
+  static std::unique_ptr<RecurrentLM> create(const std::string& name,
+                                             const io::json& config,
+                                             uint64_t seed,
+                                             const LoadOptions& options) {
+    const auto family =
+        std::ranges::find_if(families(), [&](const Family* f) { return f->name == name; });
+    check(family != families().end() && (*family)->make_new, Error::Kind::Usage,
+          "family '{}' cannot be built from a configuration; known families: {}", name,
+          family_names());
+    auto model = (*family)->make_new(config);
+    model->config_.family = name;
+    place(*model, options);
+    ParameterInitialiser initialiser(seed, options.device);
+    model->visit(initialiser);
+    model->initialise_gates(seed);
+    model->config_.hash = sha256(fmt::format("{} {} {}", name, config.dump(), seed));
+    finish(*model, options);
+    return model;
+  }
+
+ private:
+  static void place(RecurrentLM& model, const LoadOptions& options) {
+    model.device_ = options.device;
+    model.dtype_ = options.dtype.value_or(options.device.is_cpu() ? at::kFloat : at::kBFloat16);
+  }
+
+  static void finish(RecurrentLM& model, const LoadOptions& options) {
+    ParameterList list;
+    model.visit(list);
+    for (const auto& item : list.items) {
+      model.config_.parameters += item.home->numel();
+      // A new model's matrices are made in f32; inference wants them in the model's type.
+      if (options.inference && (item.role == Role::Matrix || item.role == Role::Embedding))
+        *item.home = item.home->to(model.dtype_);
+    }
+    model.derive();
+    if (!options.inference)
+      return;
+    MatrixPacker packer;
+    model.visit(packer);
+    packer.matrix("", model.head_.linear, {});  // a tied head is no parameter of its own
+  }
+};
+
+std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
+                                        const LoadOptions& options) {
+  return ModelBuilder::load(path, options);
+}
+
+std::unique_ptr<RecurrentLM> new_model(const std::string& family,
+                                       const io::json& config,
+                                       uint64_t seed,
+                                       const LoadOptions& options) {
+  return ModelBuilder::create(family, config, seed, options);
+}
+
+void save_model(RecurrentLM& model, const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  check(!error, Error::Kind::Output, "{}: cannot be created: {}", folder.string(), error.message());
+  const io::json config = model.save_config();
+  ParameterList list;
+  model.visit(list);
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const auto& item : list.items) {
+    check(item.home->defined(), Error::Kind::Internal,
+          "tensor '{}' was packed for inference and cannot be saved", item.name);
+    tensors.emplace_back(item.name, item.home->detach().to(at::kCPU));
+  }
+  io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
+  const auto path = folder / "config.json";
+  std::ofstream out(path);
+  out << config.dump(2) << '\n';
+  out.close();
+  check(out.good(), Error::Kind::Output, "{}: could not be written", path.string());
+}
+
+}  // namespace stuffed
