@@ -1,3 +1,47 @@
-int main() {
-  return 0;
+// Parse, run, and turn whatever went wrong into one line on stderr and an exit code.
+#include <cstdio>
+#include <new>
+#include <string_view>
+
+#include <c10/util/Exception.h>
+
+#include "src/cli/app.h"
+#include "stuffed/core/error.h"
+
+namespace {
+
+using stuffed::Error;
+
+int complain(Error::Kind kind, std::string_view message) {
+  fmt::print(stderr, "stuffed: {}\n", message);
+  return static_cast<int>(kind);
+}
+
+/// LibTorch reports a failed allocation on the CPU as an ordinary error whose text says so.
+Error::Kind kind_of(const c10::Error& error) {
+  const std::string_view text = error.what_without_backtrace();
+  return text.find("allocate memory") != text.npos || text.find("not enough memory") != text.npos
+             ? Error::Kind::Memory
+             : Error::Kind::Internal;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    stuffed::cli::run(argc, argv);
+    const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+    stuffed::check(written, Error::Kind::Output, "standard output could not be written");
+    return 0;
+  } catch (const Error& error) {
+    return complain(error.kind(), error.what());
+  } catch (const std::bad_alloc&) {
+    return complain(Error::Kind::Memory, "out of memory; try a smaller --batch-size or --segment");
+  } catch (const c10::OutOfMemoryError& error) {
+    return complain(Error::Kind::Memory, error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    return complain(kind_of(error), error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return complain(Error::Kind::Internal, error.what());
+  }
 }

@@ -1,0 +1,101 @@
+#include "src/cli/app.h"
+
+#include <algorithm>
+#include <optional>
+
+#include <ATen/core/grad_mode.h>
+#include <CLI/CLI.hpp>
+
+#include "src/cli/config_file.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
+#include "stuffed/core/version.h"
+
+namespace stuffed::cli {
+
+#define COMMAND(name) void add_##name(CLI::App& root, Commands& commands);
+#include "src/cli/commands.inc"
+#undef COMMAND
+
+namespace {
+
+/// `--batch_size=3` is `--batch-size=3`; what follows `--` is left alone.
+std::vector<std::string> with_dashes(std::vector<std::string> arguments) {
+  for (std::string& argument : arguments) {
+    if (argument == "--")
+      break;
+    if (argument.starts_with("--"))
+      std::replace(
+          argument.begin(),
+          argument.begin() + static_cast<int64_t>(std::min(argument.find('='), argument.size())),
+          '_', '-');
+  }
+  return arguments;
+}
+
+/// True if there is something to run; false if a text was asked for and printed.
+bool parse(CLI::App& root, std::vector<std::string> arguments) {
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  try {
+    root.parse(std::move(arguments));
+    return true;
+  } catch (const CLI::Success& asked) {  // --help, --version
+    root.exit(asked);
+    return false;
+  } catch (const CLI::FileError& error) {
+    fail(Error::Kind::Input, "--config: {}", error.what());
+  } catch (const CLI::ConfigError& error) {
+    fail(Error::Kind::Usage,
+         "{}: {}; keys are the long options of the command without their dashes",
+         root.get_config_ptr()->as<std::string>(), error.what());
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = root.get_subcommands();
+    fail(Error::Kind::Usage, "{}\nRun 'stuffed{}{} --help' for the options.", error.what(),
+         chosen.empty() ? "" : " ", chosen.empty() ? "" : chosen.front()->get_name());
+  }
+}
+
+}  // namespace
+
+void add_commands([[maybe_unused]] CLI::App& root, [[maybe_unused]] Commands& commands) {
+#define COMMAND(name) add_##name(root, commands);
+#include "src/cli/commands.inc"
+#undef COMMAND
+}
+
+void run(int argc, const char* const* argv) {
+  CLI::App root(
+      "Feeds very long token streams through recurrent language models and records what happens.",
+      "stuffed");
+  root.set_version_flag("--version", version_text(),
+                        "Commit, LibTorch, CUDA and features of this binary");
+  root.require_subcommand(1);
+  root.get_formatter()->column_width(kHelpColumn);
+  root.footer(
+      std::string("Run 'stuffed COMMAND --help' for what a command needs, with examples.\n") +
+      kExitCodes);
+  root.set_config("--config", "",
+                  "Read options from a flat TOML file; those on the command line win");
+  root.config_formatter(std::make_shared<TomlConfig>(root));
+  root.allow_config_extras(CLI::config_extras_mode::error);
+
+  Commands commands;
+  add_commands(root, commands);
+  Context context{.command_line = {argv, argv + argc}, .models = {}};
+  if (!parse(root, with_dashes({argv + 1, argv + argc})))
+    return;
+
+  const auto chosen = std::find_if(commands.begin(), commands.end(),
+                                   [](const Command& command) { return command.app->parsed(); });
+  check(chosen != commands.end(), Error::Kind::Internal,
+        "a subcommand was parsed that nothing runs");
+  std::optional<at::NoGradGuard> no_gradients;
+  if (!chosen->needs_gradients)
+    no_gradients.emplace();
+  if (chosen->resumable)
+    catch_signals();
+  chosen->run(context);
+}
+
+}  // namespace stuffed::cli

@@ -1,0 +1,204 @@
+#include "src/cli/options.h"
+
+#include <charconv>
+#include <limits>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::cli {
+
+const char* const kExitCodes =
+    "Exit codes: 0 ok; 1 a comparison or verification failed; 2 wrong usage; 3 an input file is "
+    "missing, damaged,\n"
+    "foreign or unsupported; 4 this build or device cannot; 5 out of memory; 6 a non-finite number "
+    "under\n"
+    "--fail-nonfinite; 7 an output cannot be written; 70 a bug of ours; 75 stopped by a signal, "
+    "resumable.";
+
+namespace {
+
+int shift_of(char unit) {
+  switch (unit) {
+    case 'k':
+    case 'K':
+      return 10;
+    case 'm':
+    case 'M':
+      return 20;
+    case 'g':
+    case 'G':
+      return 30;
+    default:
+      return 0;
+  }
+}
+
+int64_t at_least(int64_t value, int64_t minimum, std::string_view flag) {
+  check(value >= minimum, Error::Kind::Usage, "{}: found {}, expected at least {}", flag, value,
+        minimum);
+  return value;
+}
+
+/// FIRST..LAST:STEP or a single size.
+void append_range(std::vector<int64_t>& out, std::string_view text, std::string_view what) {
+  const size_t dots = text.find("..");
+  if (dots == text.npos) {
+    out.push_back(parse_size(text, what));
+    return;
+  }
+  const size_t colon = text.find(':', dots);
+  check(colon != text.npos, Error::Kind::Usage,
+        "{}: the range '{}' has no step; write FIRST..LAST:STEP, such as 1K..128K:1K", what, text);
+  const int64_t first = parse_size(text.substr(0, dots), what);
+  const int64_t last = parse_size(text.substr(dots + 2, colon - dots - 2), what);
+  const int64_t step = parse_size(text.substr(colon + 1), what);
+  check(step > 0 && first <= last, Error::Kind::Usage, "{}: the range '{}' is empty or endless",
+        what, text);
+  constexpr int64_t kMost =
+      1 << 20;  // more is a slip of the pen, and would fill the memory before anything runs
+  check((last - first) / step < kMost, Error::Kind::Usage,
+        "{}: the range '{}' has more than {} members", what, text, kMost);
+  for (int64_t value = first; value <= last; value += step)
+    out.push_back(value);
+}
+
+std::string flag_name(const std::string& flag) {
+  return flag.substr(flag.find("--"));
+}
+
+}  // namespace
+
+int64_t parse_size(std::string_view text, std::string_view what) {
+  int64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  const int shift = rest + 1 == end ? shift_of(*rest) : 0;
+  const bool whole = rest == end || (rest + 1 == end && shift > 0);
+  check(
+      error == std::errc() && whole, Error::Kind::Usage,
+      "{}: '{}' is not a size; expected a whole number, or one with K, M or G behind it (K = 1024)",
+      what, text);
+  check(value <= std::numeric_limits<int64_t>::max() >> shift && value >= 0, Error::Kind::Usage,
+        "{}: '{}' is out of range", what, text);
+  return value << shift;
+}
+
+std::vector<int64_t> parse_sizes(std::string_view text, std::string_view what) {
+  std::vector<int64_t> sizes;
+  while (true) {
+    const size_t comma = text.find(',');
+    append_range(sizes, text.substr(0, comma), what);
+    if (comma == text.npos)
+      return sizes;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+CLI::Option* add_size(CLI::App& app,
+                      const std::string& flag,
+                      int64_t& home,
+                      const std::string& description,
+                      int64_t minimum) {
+  const auto set = [&home, minimum, name = flag_name(flag)](const std::string& text) {
+    home = at_least(parse_size(text, name), minimum, name);
+  };
+  CLI::Option* option =
+      app.add_option_function<std::string>(flag, set, description)->type_name("SIZE");
+  if (home >= minimum)
+    option->default_str(home > 0 && home % 1024 == 0 ? fmt::format("{}K", home / 1024)
+                                                     : fmt::format("{}", home));
+  return option;
+}
+
+CLI::Option* add_sizes(CLI::App& app,
+                       const std::string& flag,
+                       std::vector<int64_t>& home,
+                       const std::string& description,
+                       int64_t minimum) {
+  const auto set = [&home, minimum, name = flag_name(flag)](const std::string& text) {
+    home = parse_sizes(text, name);
+    for (const int64_t size : home)
+      at_least(size, minimum, name);
+  };
+  return app.add_option_function<std::string>(flag, set, description)
+      ->join(',')
+      ->type_name("SIZES");
+}
+
+CLI::Option* add_choice(CLI::App& app,
+                        const std::string& flag,
+                        std::string& home,
+                        const std::vector<std::string>& choices,
+                        const std::string& description) {
+  return app.add_option(flag, home, description)
+      ->check(CLI::IsMember(choices))
+      ->type_name(fmt::format("{}", fmt::join(choices, "|")))
+      ->capture_default_str();
+}
+
+CLI::App* add_subcommand(CLI::App& root,
+                         const std::string& name,
+                         const std::string& description,
+                         const std::string& examples) {
+  CLI::App* app = root.add_subcommand(name, description);
+  app->fallthrough();  // --config is the root's
+  app->get_formatter()->column_width(kHelpColumn);
+  app->footer(
+      "--config FILE.toml reads any of these options (without dashes) from a flat TOML file; the "
+      "command line wins.\n"
+      "A SIZE is a number of tokens such as 8192, 8K, 1M (K = 1024). In options, _ may be written "
+      "for -.\n\nExamples:\n" +
+      examples + "\n" + kExitCodes);
+  return app;
+}
+
+void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
+  const char* const group = "Model";
+  app.add_option(
+         "--model", options.model,
+         "Folder or weight file of the model (read as published; family and layout are recognised)")
+      ->required(model_required)
+      ->type_name("PATH")
+      ->group(group);
+  app.add_option("--tokenizer", options.tokenizer,
+                 "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
+                 "or 'bytes'; "
+                 "default: the one in the model's folder")
+      ->type_name("PATH|bytes")
+      ->group(group);
+  app.add_option("--device", options.device, "auto takes the first GPU if there is one")
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            const bool indexed = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
+                                 text.find_first_not_of("0123456789", 5) == text.npos;
+            return text == "auto" || text == "cpu" || text == "cuda" || indexed
+                       ? std::string()
+                       : "'" + text + "' is not auto, cpu, cuda or cuda:i";
+          },
+          ""))
+      ->type_name("auto|cpu|cuda[:i]")
+      ->capture_default_str()
+      ->group(group);
+  add_choice(app, "--dtype", options.dtype, {"f32", "bf16"}, "Type of weights and activations")
+      ->group(group);
+  add_choice(app, "--state-dtype", options.state_dtype, {"f32", "bf16"},
+             "Type the state is rounded to between segments")
+      ->group(group);
+  add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
+             "Implementation of the recurrence; one that is named never falls back to another")
+      ->group(group);
+  add_size(app, "--segment", options.segment, "Tokens fed at a time; changes rounding only")
+      ->group(group);
+  app.add_option("--mitigation", options.mitigations,
+                 "NAME:key=value,... changes the recurrence; repeatable, applied in order")
+      ->take_all()
+      ->expected(1)
+      ->type_name("NAME:KEY=VALUE")
+      ->group(group);
+  app.add_option("--seed", options.seed, "Everything random is a function of it")
+      ->capture_default_str()
+      ->type_name("N")
+      ->group(group);
+}
+
+}  // namespace stuffed::cli

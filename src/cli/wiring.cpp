@@ -1,0 +1,88 @@
+#include "src/cli/wiring.h"
+
+#include <ATen/Context.h>
+
+#include "stuffed/core/error.h"
+#include "stuffed/models/registry.h"
+
+namespace stuffed::cli {
+
+std::shared_ptr<const RecurrentLM> ModelCache::open(const ModelOptions& options) {
+  const at::Device device = parse_device(options.device);
+  const std::string key = fmt::format("{}\n{}\n{}", options.model, device.str(), options.dtype);
+  if (key != key_) {
+    model_.reset();  // first, so that two never share the memory
+    model_ = load_model(options.model, {.dtype = parse_dtype(options.dtype), .device = device});
+    key_ = key;
+  }
+  return model_;
+}
+
+at::Device parse_device(const std::string& name) {
+  const bool has_gpu = at::hasCUDA() && at::getNumGPUs() > 0;
+  if (name == "cpu" || (name == "auto" && !has_gpu))
+    return at::kCPU;
+  check(has_gpu, Error::Kind::Unsupported,
+        "--device {}: no GPU is visible, or this LibTorch has no CUDA; try --device cpu", name);
+  const at::Device device(name == "auto" || name == "cuda" ? "cuda:0" : name);
+  check(device.index() < static_cast<int>(at::getNumGPUs()), Error::Kind::Unsupported,
+        "--device {}: only {} GPUs are visible", name, at::getNumGPUs());
+  return device;
+}
+
+at::ScalarType parse_dtype(const std::string& name) {
+  check(name == "f32" || name == "bf16", Error::Kind::Usage,
+        "'{}' is not a dtype; expected f32 or bf16", name);
+  return name == "f32" ? at::kFloat : at::kBFloat16;
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "f32";
+    case at::kBFloat16:
+      return "bf16";
+    case at::kHalf:
+      return "f16";
+    case at::kDouble:
+      return "f64";
+    default:
+      return at::toString(dtype);
+  }
+}
+
+std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options, Observer* observer) {
+  return build_recurrence({.mitigations = options.mitigations,
+                           .impl = parse_impl(options.impl),
+                           .state_dtype = parse_dtype(options.state_dtype),
+                           .observer = observer});
+}
+
+std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
+                                                    const io::TokenizerOptions& how) {
+  return options.tokenizer.empty() ? io::find_tokenizer(options.model, how)
+                                   : io::load_tokenizer(options.tokenizer, how);
+}
+
+void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) {
+  check(tokenizer.vocab_size() <= model.config().padded_vocab, Error::Kind::Input,
+        "{}: makes ids up to {}, but the model has {} embeddings; it belongs to another model (see "
+        "--tokenizer)",
+        tokenizer.source(), tokenizer.vocab_size() - 1, model.config().padded_vocab);
+}
+
+io::json describe(const ModelOptions& options, const RecurrentLM& model) {
+  const ModelConfig& config = model.config();
+  return {
+      {"model", {{"sha256", config.hash}, {"family", config.family}, {"layout", config.layout}}},
+      {"device", model.device().is_cuda() ? "cuda" : "cpu"},
+      {"dtype", dtype_name(model.dtype())},
+      {"state_dtype", options.state_dtype},
+      {"impl", options.impl},
+      {"segment_tokens", options.segment},
+      {"mitigations", options.mitigations},
+      {"seed", options.seed},
+  };
+}
+
+}  // namespace stuffed::cli

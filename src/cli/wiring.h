@@ -1,0 +1,45 @@
+// From options to things that run: device, model, recurrence, tokenizer, and what the result's
+// header says of them.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "src/cli/options.h"
+#include "stuffed/io/tokenizer.h"
+#include "stuffed/models/recurrent_lm.h"
+
+namespace stuffed::cli {
+
+/// Keeps the model that was opened last, so that commands run in turn over one model load it once.
+class ModelCache {
+ public:
+  /// Loads the model, unless it is the one loaded last with the same device and dtype.
+  std::shared_ptr<const RecurrentLM> open(const ModelOptions& options);
+
+ private:
+  std::string key_;
+  std::shared_ptr<const RecurrentLM> model_;
+};
+
+/// Errors  Unsupported if the device asked for is not there
+at::Device parse_device(const std::string& name);
+at::ScalarType parse_dtype(const std::string& name);  // "f32", "bf16"
+std::string dtype_name(at::ScalarType dtype);
+
+/// The update rule, with its mitigations and an observer if there is one (not owned).
+std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
+                                            Observer* observer = nullptr);
+
+/// --tokenizer, or the one in the model's folder. Throws Input saying what was looked for.
+std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
+                                                    const io::TokenizerOptions& how = {});
+
+/// Throws Input if the tokenizer can make ids the model does not know.
+void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model);
+
+/// What decides a run's numbers, for the header of its results: model (hash, family, layout),
+/// device kind, dtypes, implementation, segment, mitigations, seed.
+io::json describe(const ModelOptions& options, const RecurrentLM& model);
+
+}  // namespace stuffed::cli
