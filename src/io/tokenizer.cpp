@@ -1,0 +1,122 @@
+// Which tokenizer does this file, or this model's folder, hold? Decided by content, not by name.
+#include "stuffed/io/tokenizer.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+
+#include <nlohmann/json.hpp>
+
+#include "bpe_json.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
+#include "tokenizers.h"
+
+namespace stuffed::io {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr std::string_view kWhereToGet =
+    "Mamba, Mamba-2 and RWKV-7 Pile models take tokenizer.json of EleutherAI/gpt-neox-20b; RWKV "
+    "World "
+    "models take rwkv_vocab_v20230424.txt, which the Python package rwkv 0.8.32 contains; HGRN-2 "
+    "models take "
+    "Mistral's tokenizer.model, which mistral-common 1.13.1 contains as data/tokenizer.model.v1; "
+    "byte-level "
+    "models take the word: bytes. Put the file into the model's folder, or name it with "
+    "--tokenizer";
+
+std::string read_all(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  check(file.good(), Error::Kind::Input, "{}: this tokenizer cannot be read. {}", path,
+        kWhereToGet);
+  std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  check(!file.bad(), Error::Kind::Input, "{}: reading failed", path);
+  return content;
+}
+
+TokenizerPointer from_json(const TokenizerFile& file, const TokenizerOptions& options) {
+  const json description = json::parse(file.content, nullptr, /*allow_exceptions=*/false);
+  check(description.is_object(), Error::Kind::Input, "{}: not a JSON object, so not a tokenizer",
+        file.path);
+  if (description.contains("tokenizer")) {
+    check(description["tokenizer"] == "bytes", Error::Kind::Input,
+          "{}: \"tokenizer\" is {}, expected \"bytes\"", file.path,
+          description["tokenizer"].dump());
+    return make_bytes_tokenizer();
+  }
+  const std::string model = type_of(description, "model"),
+                    split = type_of(description, "pre_tokenizer");
+  check(model == "BPE" || model.empty(), Error::Kind::Input,
+        "{}: the tokenizer's model is {}; only BPE is supported", file.path, model);
+  if (split == "ByteLevel")
+    return make_neox_tokenizer(file, description, options);
+  fail(Error::Kind::Input,
+       "{}: neither a GPT-NeoX tokenizer (its pre-tokenizer is '{}', not ByteLevel) nor a "
+       "SentencePiece one. {}",
+       file.path, split, kWhereToGet);
+}
+
+TokenizerPointer from_file(const std::string& path, const TokenizerOptions& options) {
+  TokenizerFile file{path, read_all(path), ""};
+  file.hash = sha256(file.content);
+  const size_t first = file.content.find_first_not_of(" \t\r\n");
+  check(first != std::string::npos, Error::Kind::Input, "{}: the file is empty. {}", path,
+        kWhereToGet);
+  if (file.content[first] == '{')
+    return from_json(file, options);
+  if (file.content[0] >= '0' && file.content[0] <= '9')
+    return make_rwkv_tokenizer(file);
+  fail(Error::Kind::Input,
+       "{}: neither a tokenizer.json, nor a SentencePiece model, nor a World vocabulary. {}", path,
+       kWhereToGet);
+}
+
+// The first file of the folder that a tokenizer is read from, or nothing.
+fs::path file_in(const fs::path& folder) {
+  for (const char* name : {"tokenizer.json", "tokenizer.model"})
+    if (fs::is_regular_file(folder / name))
+      return folder / name;
+  std::vector<fs::path> vocabularies;
+  std::error_code ignored;  // an unreadable folder holds nothing for us
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("rwkv_vocab") && name.ends_with(".txt"))
+      vocabularies.push_back(entry.path());
+  }
+  if (!vocabularies.empty())
+    return *std::max_element(vocabularies.begin(), vocabularies.end());  // the latest date
+  if (fs::is_regular_file(folder / "stuffed_tokenizer.json"))
+    return folder / "stuffed_tokenizer.json";
+  return {};
+}
+
+}  // namespace
+
+std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
+                                                const TokenizerOptions& options) {
+  if (path == "bytes")
+    return make_bytes_tokenizer();
+  if (fs::is_directory(path))
+    return find_tokenizer(path, options);
+  return from_file(path, options);
+}
+
+std::shared_ptr<const Tokenizer> find_tokenizer(const fs::path& model,
+                                                const TokenizerOptions& options) {
+  fs::path folder = fs::is_directory(model) ? model : model.parent_path();
+  if (folder.empty())
+    folder = ".";
+  const fs::path file = file_in(folder);
+  check(!file.empty(), Error::Kind::Input,
+        "{}: no tokenizer in this folder (looked for tokenizer.json, tokenizer.model, "
+        "rwkv_vocab*.txt, "
+        "stuffed_tokenizer.json). {}",
+        folder.string(), kWhereToGet);
+  return from_file(file.string(), options);
+}
+
+}  // namespace stuffed::io
