@@ -27,15 +27,14 @@ struct Erase {
 /// Any tensor may be an expanded or sliced view; only the last axis of q, k and v must be dense or
 /// have stride 0.
 struct ScanInputs {
-  Tensor q, k;       // [B,T,H,K]
-  Tensor v;          // [B,T,H,V]
-  Tensor log_decay;  // [B,T,H,K] or [B,T,H,1] f32; undefined if factored_decay is given
-  std::optional<Tensor> v_scale;  // [B,T,H] f32; multiplies v where it enters the state
-  std::optional<Tensor> bonus;    // [H,K] f32; present: y reads the state before its update
-  std::optional<FactoredDecay> factored_decay;
-  std::optional<Erase> erase;
-  std::optional<Tensor>
-      bonus_k;  // [B,T,H,K]; the key the bonus term uses, if it is not k (mitigations)
+  Tensor q, k;            // [B,T,H,K]
+  Tensor v;               // [B,T,H,V]
+  Tensor log_decay = {};  // [B,T,H,K] or [B,T,H,1] f32; undefined if factored_decay is given
+  std::optional<Tensor> v_scale = {};  // [B,T,H] f32; multiplies v where it enters the state
+  std::optional<Tensor> bonus = {};    // [H,K] f32; present: y reads the state before its update
+  std::optional<FactoredDecay> factored_decay = {};
+  std::optional<Erase> erase = {};
+  std::optional<Tensor> bonus_k = {};  // [B,T,H,K]; the bonus term's key, if not k (mitigations)
 };
 
 struct ScanResult {
@@ -49,7 +48,11 @@ namespace kernels {
 /// Slow.
 ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state);
 
-/// Our CUDA kernels. Throws Unsupported in a build without them.
+/// Whether this build has a CUDA kernel for inputs of this kind (types, widths, options); reads no
+/// data.
+bool decay_scan_cuda_takes(const ScanInputs& in);
+
+/// Our CUDA kernels. Throws Unsupported in a build without them, and for inputs they do not take.
 ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state);
 
 }  // namespace kernels

@@ -1,0 +1,158 @@
+// The named shapes and decays on which every implementation is tested, and timed.
+#pragma once
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "kernels/decay_scan/decay_scan.h"
+
+namespace stuffed::testing {
+
+/// Which terms of the recurrence a family uses.
+enum class Variant { Mamba2, Rwkv5, Rwkv6, Hgrn2, Mamba1, Rwkv7 };
+inline constexpr Variant kVariants[] = {Variant::Mamba2, Variant::Rwkv5,  Variant::Rwkv6,
+                                        Variant::Hgrn2,  Variant::Mamba1, Variant::Rwkv7};
+
+inline const char* name_of(Variant variant) {
+  constexpr const char* kNames[] = {"mamba2", "rwkv5", "rwkv6", "hgrn2", "mamba1", "rwkv7"};
+  return kNames[static_cast<int>(variant)];
+}
+
+/// How fast the state forgets. Weak: around -0.01; Resets: 5 % of tokens at -200 among weak ones;
+/// Alternating: 0, -60, 0, ...; Never: 0; Always: -1e4; Exactly: 10 % at -inf; Extreme: 10 % at
+/// -1600; Tiny: -1e-8; OneStrong: channel 0 at -100, others weak.
+enum class Decay { Weak, Resets, Alternating, Never, Always, Exactly, Extreme, Tiny, OneStrong };
+inline constexpr Decay kDecays[] = {Decay::Weak,    Decay::Resets, Decay::Alternating,
+                                    Decay::Never,   Decay::Always, Decay::Exactly,
+                                    Decay::Extreme, Decay::Tiny,   Decay::OneStrong};
+
+inline const char* name_of(Decay decay) {
+  constexpr const char* kNames[] = {"weak",    "resets",  "alternating", "never",     "always",
+                                    "exactly", "extreme", "tiny",        "one_strong"};
+  return kNames[static_cast<int>(decay)];
+}
+
+struct Case {
+  Variant variant = Variant::Mamba2;
+  Decay decay = Decay::Weak;
+  int64_t B = 1, T = 64, H = 2, K = 16, V = 8;
+  at::ScalarType type = at::kFloat;  // of q, k, v; everything else is f64 if it is, f32 if not
+  uint64_t seed = 0;
+
+  std::string name() const {
+    return std::string(name_of(variant)) + "/" + name_of(decay) + "/B" + std::to_string(B) + "_T" +
+           std::to_string(T) + "_H" + std::to_string(H) + "_K" + std::to_string(K) + "_V" +
+           std::to_string(V) + "_" + toString(type);
+  }
+};
+
+/// The shapes of published models, one layer, batch 1.
+inline std::vector<Case> model_cases(int64_t T, at::ScalarType type) {
+  return {{.variant = Variant::Mamba2, .T = T, .H = 24, .K = 128, .V = 64, .type = type},  // 130m
+          {.variant = Variant::Mamba2, .T = T, .H = 64, .K = 128, .V = 64, .type = type},  // 1.3b
+          {.variant = Variant::Mamba2, .T = T, .H = 80, .K = 128, .V = 64, .type = type},  // 2.7b
+          {.variant = Variant::Rwkv5, .T = T, .H = 64, .K = 64, .V = 64, .type = type},    // 7B
+          {.variant = Variant::Rwkv6, .T = T, .H = 32, .K = 64, .V = 64, .type = type},    // 1.6B
+          {.variant = Variant::Rwkv6, .T = T, .H = 64, .K = 64, .V = 64, .type = type},    // 7B
+          {.variant = Variant::Hgrn2, .T = T, .H = 16, .K = 128, .V = 128, .type = type},  // 1.3B
+          {.variant = Variant::Mamba1, .T = T, .H = 1536, .K = 16, .V = 1, .type = type},  // 130m
+          {.variant = Variant::Rwkv7, .T = T, .H = 32, .K = 64, .V = 64, .type = type}};   // 1.5B
+}
+
+struct Problem {
+  ScanInputs in;
+  Tensor state;
+};
+
+/// log decays of one pattern, <= 0.
+inline Tensor make_log_decay(Decay decay, at::IntArrayRef shape, const at::TensorOptions& options) {
+  const Tensor uniform = at::rand(shape, options);
+  Tensor g = -0.01 * at::exp(at::randn(shape, options));
+  switch (decay) {
+    case Decay::Weak:
+      return g;
+    case Decay::Resets:
+      return at::where(uniform < 0.05, at::full_like(g, -200), g);
+    case Decay::Alternating:
+      return (at::arange(shape[1], options).remainder(2) * -60)
+          .view({1, -1, 1, 1})
+          .expand(shape)
+          .contiguous();
+    case Decay::Never:
+      return at::zeros_like(g);
+    case Decay::Always:
+      return at::full_like(g, -1e4);
+    case Decay::Exactly:
+      return at::where(uniform < 0.1, at::full_like(g, -std::numeric_limits<double>::infinity()),
+                       g);
+    case Decay::Extreme:
+      return at::where(uniform < 0.1, at::full_like(g, -1600), g);
+    case Decay::Tiny:
+      return at::full_like(g, -1e-8);
+    case Decay::OneStrong:
+      g.select(-1, 0).fill_(-100);
+      return g;
+  }
+  return g;
+}
+
+/// Random inputs of a case, on the CPU, the layout of each variant as its family passes it
+/// (expanded heads and all).
+inline Problem make_problem(const Case& c) {
+  at::manual_seed(c.seed);
+  const at::ScalarType wide = c.type == at::kDouble ? at::kDouble : at::kFloat;
+  const at::TensorOptions options = at::TensorOptions(wide);
+  const auto normal = [&](at::IntArrayRef shape, double scale) {
+    return (at::randn(shape, options) * scale).to(c.type);
+  };
+  const double unit = 1 / std::sqrt(static_cast<double>(c.K));
+  Problem p;
+  ScanInputs& in = p.in;
+  const bool shared = c.variant == Variant::Mamba2 || c.variant == Variant::Mamba1;
+  in.q = shared ? normal({c.B, c.T, 1, c.K}, 1).expand({c.B, c.T, c.H, c.K})
+                : normal({c.B, c.T, c.H, c.K}, 1);
+  in.k = shared ? normal({c.B, c.T, 1, c.K}, unit).expand({c.B, c.T, c.H, c.K})
+                : normal({c.B, c.T, c.H, c.K}, unit);
+  in.v = normal({c.B, c.T, c.H, c.V}, 1);
+  p.state = at::randn({c.B, c.H, c.K, c.V}, options);
+  const std::vector<int64_t> per_head = {c.B, c.T, c.H, 1}, per_channel = {c.B, c.T, c.H, c.K};
+  switch (c.variant) {
+    case Variant::Mamba2:
+      in.log_decay = make_log_decay(c.decay, per_head, options);
+      in.v_scale = at::rand({c.B, c.T, c.H}, options);
+      break;
+    case Variant::Rwkv5:  // constant in time, so a pattern over tokens becomes one over channels
+      in.log_decay = make_log_decay(c.decay, {1, c.K, c.H, 1}, options)
+                         .permute({0, 3, 2, 1})
+                         .expand(per_channel);
+      in.bonus = at::randn({c.H, c.K}, options);
+      break;
+    case Variant::Rwkv6:
+      in.log_decay = make_log_decay(c.decay, per_channel, options);
+      in.bonus = at::randn({c.H, c.K}, options);
+      break;
+    case Variant::Hgrn2:
+      in.log_decay = make_log_decay(c.decay, per_channel, options);
+      break;
+    case Variant::Mamba1: {  // -inf * 0 would be NaN, so "exactly 0" is an underflow here
+      Tensor step = make_log_decay(c.decay, per_head, options).neg().squeeze(-1).clamp_max(1e5);
+      in.factored_decay = FactoredDecay{step, -at::rand({c.H, c.K}, options) - 0.5, 0};
+      in.v_scale = at::rand({c.B, c.T, c.H}, options);
+      break;
+    }
+    case Variant::Rwkv7: {
+      in.log_decay = make_log_decay(c.decay, per_channel, options);
+      const Tensor read = at::randn(per_channel, options);
+      const Tensor unit_read = read / read.norm(2, -1, true);
+      in.erase =
+          Erase{unit_read.to(c.type), (unit_read * at::rand(per_channel, options)).to(c.type)};
+      break;
+    }
+  }
+  return p;
+}
+
+}  // namespace stuffed::testing

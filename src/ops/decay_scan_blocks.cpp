@@ -1,0 +1,67 @@
+#include "decay_scan_blocks.h"
+
+#include <ATen/ATen.h>
+
+namespace stuffed::ops {
+
+Runs single_tokens(const Tensor& log_decay, bool reads_before_update) {
+  const Tensor own = log_decay.unsqueeze(-2);
+  const Tensor none = at::zeros_like(own);
+  return {reads_before_update ? none : own, none, own};
+}
+
+std::pair<Tensor, Tensor> pairs(const Tensor& runs) {
+  const std::vector<Tensor> halves = runs.unflatten(-3, {-1, 2}).unbind(-3);
+  return {halves[0], halves[1]};
+}
+
+std::pair<Runs, Runs> neighbours(const Runs& runs) {
+  const auto [before_1, before_2] = pairs(runs.before);
+  const auto [after_1, after_2] = pairs(runs.after);
+  const auto [total_1, total_2] = pairs(runs.total);
+  return {{before_1, after_1, total_1}, {before_2, after_2, total_2}};
+}
+
+Runs join(const Runs& earlier, const Runs& later) {
+  return {at::cat({earlier.before, later.before + earlier.total}, -2),
+          at::cat({earlier.after + later.total, later.after}, -2), earlier.total + later.total};
+}
+
+Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type) {
+  Tensor tokens = x.dim() == 3 ? x.unsqueeze(-1) : x;
+  const int64_t missing = (chunk - tokens.size(1) % chunk) % chunk;
+  if (missing > 0)
+    tokens = at::constant_pad_nd(tokens, {0, 0, 0, 0, 0, missing});
+  return tokens.to(type).unflatten(1, {-1, chunk}).transpose(2, 3);
+}
+
+std::vector<Tensor> to_list(const ScanInputs& in) {
+  return {in.q,
+          in.k,
+          in.v,
+          in.log_decay,
+          in.v_scale.value_or(Tensor()),
+          in.bonus.value_or(Tensor()),
+          in.bonus_k.value_or(Tensor()),
+          in.factored_decay ? in.factored_decay->step : Tensor(),
+          in.factored_decay ? in.factored_decay->rate : Tensor(),
+          in.erase ? in.erase->read : Tensor(),
+          in.erase ? in.erase->write : Tensor()};
+}
+
+ScanInputs from_list(const std::vector<Tensor>& list, double offset) {
+  const auto optional = [](const Tensor& x) {
+    return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
+  };
+  ScanInputs in{.q = list[0], .k = list[1], .v = list[2], .log_decay = list[3]};
+  in.v_scale = optional(list[4]);
+  in.bonus = optional(list[5]);
+  in.bonus_k = optional(list[6]);
+  if (list[7].defined())
+    in.factored_decay = FactoredDecay{list[7], list[8], offset};
+  if (list[9].defined())
+    in.erase = Erase{list[9], list[10]};
+  return in;
+}
+
+}  // namespace stuffed::ops

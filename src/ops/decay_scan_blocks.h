@@ -1,0 +1,42 @@
+// What the chunked forms share: sums of log decays over runs of neighbouring tokens, and the order
+// of a block's tensors.
+#pragma once
+#include <utility>
+#include <vector>
+
+#include "kernels/decay_scan/decay_scan.h"
+
+namespace stuffed::ops {
+
+/// Log decays summed inside runs of w tokens. Long runs are joined from short neighbours by
+/// addition alone; no difference of two sums is ever taken, so a weak decay beside a huge one keeps
+/// its digits, -inf is a value like any other, and every exponent is <= 0.
+struct Runs {
+  Tensor before;  // [...,n,w,C]  from the run's start to the token, its own decay included unless
+                  // it reads before the update
+  Tensor after;   // [...,n,w,C]  from after the token to the run's end
+  Tensor total;   // [...,n,1,C]
+};
+
+/// Runs of one token each. `log_decay` [...,Q,C], Q a power of two.
+Runs single_tokens(const Tensor& log_decay, bool reads_before_update);
+/// The earlier and the later run of each pair of neighbours.
+std::pair<Runs, Runs> neighbours(const Runs& runs);
+Runs join(const Runs& earlier, const Runs& later);
+
+/// The first and the second half of each pair of runs: [...,n,w,C] -> two [...,n/2,w,C].
+std::pair<Tensor, Tensor> pairs(const Tensor& runs);
+
+/// [B,T,H,C] or [B,T,H] -> [B,n,H,Q,C] in `type`, T filled up with zeros to a multiple of Q. A
+/// filled token changes nothing: its decay is 1 and it inserts 0.
+Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type);
+
+/// ScanInputs <-> list, for autograd; what is absent is an undefined tensor.
+std::vector<Tensor> to_list(const ScanInputs& in);
+ScanInputs from_list(const std::vector<Tensor>& list, double offset);
+
+/// One block of tokens by elementwise passes over its states: the form for factored decays, K * V
+/// small.
+ScanResult factored_block(const ScanInputs& in, const Tensor& state);
+
+}  // namespace stuffed::ops
