@@ -1,10 +1,15 @@
 // Every implementation of the recurrence against the plain loops.
 #include "stuffed/ops/decay_scan.h"
 
+#include <cmath>
+#include <functional>
+
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/rng.h"
 
 namespace stuffed {
 namespace {
@@ -35,6 +40,42 @@ void expect_agreement(const Case& c) {
   EXPECT_EQ(actual.y.scalar_type(), c.type);
 }
 
+/// The inputs of tokens [begin, end).
+ScanInputs tokens(const ScanInputs& in, int64_t begin, int64_t end) {
+  const auto cut = [&](const Tensor& x) { return x.slice(1, begin, end); };
+  ScanInputs part = in;
+  for (Tensor* x : {&part.q, &part.k, &part.v, &part.log_decay})
+    if (x->defined())
+      *x = cut(*x);
+  if (part.v_scale)
+    part.v_scale = cut(*part.v_scale);
+  if (part.bonus_k)
+    part.bonus_k = cut(*part.bonus_k);
+  if (part.factored_decay)
+    part.factored_decay->step = cut(part.factored_decay->step);
+  if (part.erase)
+    part.erase = Erase{cut(part.erase->read), cut(part.erase->write)};
+  return part;
+}
+
+/// Every tensor of a problem that may have a gradient.
+std::vector<Tensor*> tensors_of(Problem& p) {
+  std::vector<Tensor*> all = {&p.in.q, &p.in.k, &p.in.v, &p.state};
+  if (p.in.log_decay.defined())
+    all.push_back(&p.in.log_decay);
+  if (p.in.v_scale)
+    all.push_back(&*p.in.v_scale);
+  if (p.in.bonus)
+    all.push_back(&*p.in.bonus);
+  if (p.in.bonus_k)
+    all.push_back(&*p.in.bonus_k);
+  if (p.in.factored_decay)
+    all.insert(all.end(), {&p.in.factored_decay->step, &p.in.factored_decay->rate});
+  if (p.in.erase)
+    all.insert(all.end(), {&p.in.erase->read, &p.in.erase->write});
+  return all;
+}
+
 TEST(DecayScan, ChunkedAgreesForAnyDecay) {
   for (const Variant variant : kVariants)
     for (const Decay decay : kDecays)
@@ -48,6 +89,203 @@ TEST(DecayScan, ChunkedAgreesForAnyLength) {
       for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16})
         expect_agreement(
             {.variant = variant, .decay = Decay::Resets, .T = T, .H = 3, .type = type});
+}
+
+TEST(DecayScan, ChunkedAgreesOnLongSegments) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : {Decay::Weak, Decay::Never, Decay::Exactly})
+      expect_agreement({.variant = variant, .decay = decay, .T = 8193, .H = 1, .V = 4});
+}
+
+TEST(DecayScan, ChunkedAgreesAtTheWidthsOfModels) {
+  expect_agreement({.variant = Variant::Mamba2, .T = 200, .H = 3, .K = 128, .V = 64});
+  expect_agreement({.variant = Variant::Rwkv6, .T = 200, .H = 1, .K = 64, .V = 64});
+  expect_agreement({.variant = Variant::Hgrn2, .T = 200, .H = 1, .K = 128, .V = 128});
+  expect_agreement({.variant = Variant::Rwkv7, .T = 200, .H = 2, .K = 64, .V = 64});
+  expect_agreement({.variant = Variant::Mamba1, .T = 200, .H = 101, .K = 16, .V = 1});
+}
+
+TEST(DecayScan, NoTokensLeaveTheState) {
+  for (const Variant variant : kVariants) {
+    const Problem p = make_problem({.variant = variant, .T = 3});
+    for (const Impl impl : {Impl::Reference, Impl::Chunked}) {
+      const ScanResult out = ops::decay_scan(tokens(p.in, 0, 0), p.state, impl);
+      EXPECT_TRUE(bitwise_equal(out.state, p.state));
+      EXPECT_EQ(out.y.numel(), 0);
+      EXPECT_NE(out.state.data_ptr(), p.state.data_ptr());
+    }
+  }
+}
+
+TEST(DecayScan, SegmentsMayBeCutAnywhere) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+      const int64_t T = 193;
+      const Problem p =
+          make_problem({.variant = variant, .decay = Decay::Resets, .T = T, .type = type});
+      const ScanResult whole = ops::decay_scan(p.in, p.state);
+      Rng rng(3, "cuts");
+      std::vector<int64_t> cuts = {1, 15, 63, 64, 65, 128, T - 1};
+      for (int i = 0; i < 5; ++i)
+        cuts.push_back(static_cast<int64_t>(rng.below(T)));
+      for (const int64_t cut : cuts) {
+        const ScanResult first = ops::decay_scan(tokens(p.in, 0, cut), p.state);
+        const ScanResult second = ops::decay_scan(tokens(p.in, cut, T), first.state);
+        EXPECT_TRUE(close(at::cat({first.y, second.y}, 1), whole.y, bound_of(type))) << cut;
+        EXPECT_TRUE(close(second.state, whole.state, bound_of(type)))
+            << name_of(variant) << " cut at " << cut;
+      }
+    }
+}
+
+TEST(DecayScan, TheChunkChangesRoundingOnly) {
+  for (const Variant variant : kVariants) {
+    const Problem p = make_problem({.variant = variant, .decay = Decay::Extreme, .T = 300});
+    const ScanResult expected = ops::decay_scan_chunked(p.in, p.state, 64);
+    for (const int64_t chunk : {16, 32, 100, 128, 256}) {
+      const ScanResult actual = ops::decay_scan_chunked(p.in, p.state, chunk);
+      EXPECT_TRUE(close(actual.y, expected.y, 1e-5)) << name_of(variant) << " " << chunk;
+      EXPECT_TRUE(close(actual.state, expected.state, 1e-5)) << name_of(variant) << " " << chunk;
+    }
+  }
+}
+
+TEST(DecayScan, TwiceTheValuesGiveExactlyTwiceTheOutput) {
+  for (const Variant variant : kVariants) {
+    Problem p = make_problem({.variant = variant, .T = 100});
+    p.state.zero_();
+    const ScanResult once = ops::decay_scan(p.in, p.state);
+    p.in.v = p.in.v * 2;
+    const ScanResult twice = ops::decay_scan(p.in, p.state);
+    EXPECT_TRUE(bitwise_equal(twice.y, once.y * 2)) << name_of(variant);
+    EXPECT_TRUE(bitwise_equal(twice.state, once.state * 2)) << name_of(variant);
+  }
+}
+
+TEST(DecayScan, ReadsStridedViews) {
+  for (const Variant variant : kVariants) {
+    Problem p = make_problem({.variant = variant, .decay = Decay::Resets, .B = 2, .T = 70});
+    const ScanResult expected = ops::decay_scan(p.in, p.state, Impl::Reference);
+    for (Tensor* x : tensors_of(p)) {  // slices of a wide parent whose other columns are NaN
+      std::vector<int64_t> wide = x->sizes().vec();
+      wide.back() += 7;
+      Tensor parent = at::full(wide, NAN, x->options());
+      parent.narrow(-1, 3, x->size(-1)).copy_(*x);
+      *x = parent.narrow(-1, 3, x->size(-1));
+    }
+    p.in.v = p.in.v.transpose(1, 2).contiguous().transpose(1, 2);
+    for (const Impl impl : {Impl::Reference, Impl::Chunked})
+      EXPECT_TRUE(close(ops::decay_scan(p.in, p.state, impl).y, expected.y, 1e-5))
+          << name_of(variant);
+  }
+}
+
+TEST(DecayScan, NaNStaysInItsSequence) {
+  for (const Variant variant : kVariants) {
+    Problem p = make_problem({.variant = variant, .B = 2, .T = 70});
+    const Tensor expected = ops::decay_scan(p.in, p.state).y;
+    for (Tensor* x : {&p.in.q, &p.in.k, &p.in.v, &p.state}) {
+      *x = x->contiguous().clone();
+      x->select(0, 1).fill_(NAN);
+    }
+    const Tensor y = ops::decay_scan(p.in, p.state).y;
+    EXPECT_TRUE(close(y.select(0, 0), expected.select(0, 0), 1e-5)) << name_of(variant);
+    EXPECT_TRUE(y.select(0, 1).isnan().all().item<bool>()) << name_of(variant);
+  }
+}
+
+/// Derivatives along random directions, by central differences of the reference in f64.
+void expect_gradients(const Case& c) {
+  Problem p = make_problem(c);
+  const Tensor y_weight = at::randn({c.B, c.T, c.H, c.V}, at::kDouble),
+               state_weight = at::randn_like(p.state);
+  const auto loss = [&](const ScanResult& out) {
+    return (out.y * y_weight).sum() + (out.state * state_weight).sum();
+  };
+  for (Tensor* x : tensors_of(p))
+    *x = x->clone().requires_grad_();
+  loss(ops::decay_scan(p.in, p.state, Impl::Chunked)).backward();
+
+  const at::NoGradGuard no_gradient;
+  for (size_t i = 0; i < tensors_of(p).size(); ++i) {
+    const Tensor value = tensors_of(p)[i]->detach(), gradient = tensors_of(p)[i]->grad();
+    ASSERT_TRUE(gradient.defined()) << c.name();
+    EXPECT_TRUE(gradient.isfinite().all().item<bool>()) << c.name();
+    // -inf has no neighbourhood, and 0 may not be passed: those elements stay.
+    const Tensor direction =
+        at::where((value == 0).logical_or(value.isinf()), 0, at::randn_like(value) * 0.5);
+    const double step = 1e-6;
+    const auto loss_at = [&](double offset) {
+      Problem moved = p;
+      for (Tensor* x : tensors_of(moved))
+        *x = x->detach();
+      *tensors_of(moved)[i] = value + offset * direction;
+      return loss(ops::decay_scan(moved.in, moved.state, Impl::Reference)).item<double>();
+    };
+    const double expected = (loss_at(step) - loss_at(-step)) / (2 * step);
+    const double actual = (gradient * direction).sum().item<double>();
+    EXPECT_NEAR(actual, expected, 1e-6 * (1 + std::abs(expected))) << c.name() << " input " << i;
+  }
+}
+
+TEST(DecayScan, GradientsAreThoseOfFiniteDifferences) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : {Decay::Weak, Decay::Resets, Decay::Exactly})
+      expect_gradients({.variant = variant,
+                        .decay = decay,
+                        .B = 2,
+                        .T = 37,
+                        .K = 4,
+                        .V = 3,
+                        .type = at::kDouble,
+                        .seed = 5});
+}
+
+TEST(DecayScan, GradientsCrossBlocks) {  // more tokens than one recomputed block holds
+  expect_gradients({.variant = Variant::Mamba1, .T = 600, .H = 3, .V = 1, .type = at::kDouble});
+  expect_gradients({.variant = Variant::Rwkv6, .T = 150, .H = 70, .V = 4, .type = at::kDouble});
+}
+
+Error::Kind kind_thrown(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.kind();
+  }
+  return Error::Kind::Disagreement;
+}
+
+TEST(DecayScan, RefusesWhatTheContractForbids) {
+  const Problem good = make_problem({.T = 5});
+  const auto expect_refused = [&](const char* what, const std::function<void(Problem&)>& spoil) {
+    Problem p = good;
+    spoil(p);
+    EXPECT_EQ(kind_thrown([&] { ops::decay_scan(p.in, p.state); }), Error::Kind::Internal) << what;
+  };
+  expect_refused("a growing state", [](Problem& p) { p.in.log_decay = p.in.log_decay + 1; });
+  expect_refused("a short k", [](Problem& p) { p.in.k = p.in.k.narrow(1, 0, 4); });
+  expect_refused("integers", [](Problem& p) { p.in.v = p.in.v.to(at::kLong); });
+  expect_refused("a bf16 decay",
+                 [](Problem& p) { p.in.log_decay = p.in.log_decay.to(at::kBFloat16); });
+  expect_refused("no decay", [](Problem& p) { p.in.log_decay = Tensor(); });
+  expect_refused("a strided last axis", [](Problem& p) {
+    p.in.v = at::zeros({1, 5, 2, 16}).slice(3, 0, 16, 2);
+  });
+  expect_refused("a bonus key without a bonus", [](Problem& p) { p.in.bonus_k = p.in.k; });
+}
+
+TEST(DecayScan, AnExplicitImplementationNeverFallsBack) {
+  Problem p = make_problem({.T = 5});
+  EXPECT_EQ(ops::choose(p.in, Impl::Auto), Impl::Chunked);
+  EXPECT_EQ(ops::choose(p.in, Impl::Reference), Impl::Reference);
+  EXPECT_EQ(kind_thrown([&] { ops::decay_scan(p.in, p.state, Impl::Cuda); }),
+            Error::Kind::Unsupported);
+  p.in.v.requires_grad_();
+  EXPECT_EQ(kind_thrown([&] { ops::decay_scan(p.in, p.state, Impl::Reference); }),
+            Error::Kind::Unsupported);
+  for (const Impl impl : {Impl::Auto, Impl::Reference, Impl::Chunked, Impl::Cuda})
+    EXPECT_EQ(parse_impl(impl_name(impl)), impl);
+  EXPECT_EQ(kind_thrown([] { parse_impl("fast"); }), Error::Kind::Usage);
 }
 
 }  // namespace
