@@ -5,7 +5,7 @@
 
 #include <ATen/ATen.h>
 
-#include "checkpoint.h"
+#include "mamba_layout.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
 #include "stuffed/ops/norms.h"
@@ -243,51 +243,24 @@ io::json Mamba2::save_config() const {
 
 // ---- from a checkpoint ----
 
-/// Codestral's own upload puts "model." before the original names.
-std::string name_prefix(const Checkpoint& checkpoint) {
-  return checkpoint.weights.has("model.backbone.norm_f.weight") ? "model." : "";
-}
-
-std::string embedding_name(const Checkpoint& checkpoint, const std::string& prefix) {
-  for (const char* name : {"backbone.embeddings.weight", "backbone.embedding.weight"})
-    if (checkpoint.weights.has(prefix + name))
-      return prefix + name;
-  fail(Error::Kind::Input,
-       "{}: has neither '{}backbone.embedding.weight' nor '...embeddings.weight'",
-       checkpoint.weights.path().string(), prefix);
-}
-
 std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
-  const auto& weights = checkpoint.weights;
-  const std::string prefix = name_prefix(checkpoint);
-  const int64_t layers = count_layers(weights, prefix + "backbone.layers.");
-  if (layers == 0)
+  if (count_mamba_layers(checkpoint) == 0)
     return std::nullopt;
-  for (int64_t i = 0; i < layers; ++i)
-    check(
-        weights.has(fmt::format("{}backbone.layers.{}.mixer.A_log", prefix, i)), Error::Kind::Input,
-        "{}: layer {} has no mixer.A_log: a hybrid with attention layers, which is not supported; "
-        "only purely recurrent models are",
-        weights.path().string(), i);
-  const std::string first = prefix + "backbone.layers.0.mixer.";
-  const auto& a_log = weights.entries().at(first + "A_log").shape;
-  if (!weights.has(first + "dt_bias") || a_log.size() != 1)
+  const std::string first = mamba_prefix(checkpoint) + "backbone.layers.0.mixer.";
+  const auto& entries = checkpoint.weights.entries();
+  if (!entries.contains(first + "dt_bias") || entries.at(first + "A_log").shape.size() != 1)
     return std::nullopt;
-  const bool plural = weights.has(prefix + "backbone.embeddings.weight");
   return Recognition{
-      .layout = !prefix.empty() ? "codestral"
-                : plural        ? "hf"
-                                : "original",
-      .why = fmt::format("'{}dt_bias' and 1-D '{}A_log' say Mamba-2; '{}' says whose names", first,
-                         first, embedding_name(checkpoint, prefix))};
+      .layout = mamba_layout(checkpoint),
+      .why = fmt::format("'{}dt_bias' and a 1-D 'A_log' say Mamba-2; '{}' says whose names", first,
+                         mamba_embedding_name(checkpoint))};
 }
 
 /// What no tensor shows: options of the original's ssm_cfg, or of Hugging Face's flat config.
 void read_options(const Checkpoint& checkpoint, const Recognition& recognition, Mamba2Config& m) {
   const io::json& config = checkpoint.config;
   const bool hf = recognition.layout == "hf";
-  const io::json ssm =
-      config.is_object() && config.contains("ssm_cfg") ? config["ssm_cfg"] : io::json::object();
+  const io::json ssm = ssm_options(checkpoint);
   check(
       !config.is_object() || !config.contains("attn_layer_idx") || config["attn_layer_idx"].empty(),
       Error::Kind::Input, "{}: attn_layer_idx names attention layers, which are not supported",
@@ -310,10 +283,10 @@ void read_options(const Checkpoint& checkpoint, const Recognition& recognition, 
 
 Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition& recognition) {
   const auto& weights = checkpoint.weights;
-  const std::string prefix = name_prefix(checkpoint), layer = prefix + "backbone.layers.0.",
+  const std::string prefix = mamba_prefix(checkpoint), layer = prefix + "backbone.layers.0.",
                     mixer = layer + "mixer.";
   Mamba2Config m{};
-  const auto& embedding = shape_of(checkpoint, embedding_name(checkpoint, prefix), 2);
+  const auto& embedding = shape_of(checkpoint, mamba_embedding_name(checkpoint), 2);
   m.padded_vocab = embedding[0];
   m.d_model = embedding[1];
   m.layers = count_layers(weights, prefix + "backbone.layers.");
@@ -331,8 +304,7 @@ Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition&
   m.head_width = inner / m.heads;
 
   const io::json& config = checkpoint.config;
-  const io::json ssm =
-      config.is_object() && config.contains("ssm_cfg") ? config["ssm_cfg"] : io::json::object();
+  const io::json ssm = ssm_options(checkpoint);
   // Groups and state width cannot be told apart by shapes: the config says, or the only two
   // published cases do.
   const int64_t published = m.heads == 128 && m.d_model == 4096 ? 8 : 1;
@@ -358,11 +330,7 @@ Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition&
   m.d_per_channel = shape_of(checkpoint, mixer + "D", 1)[0] == inner && inner != m.heads;
   if (weights.has(layer + "mlp.fc2.weight"))
     m.d_mlp = shape_of(checkpoint, layer + "mlp.fc2.weight", 2)[1];
-  // Some files store a tied head twice, in one storage.
-  const std::string head = prefix + "lm_head.weight";
-  m.tied =
-      !weights.has(head) || weights.entries().at(head).storage ==
-                                weights.entries().at(embedding_name(checkpoint, prefix)).storage;
+  m.tied = mamba_head_is_tied(checkpoint);
   read_options(checkpoint, recognition, m);
   return m;
 }
@@ -379,30 +347,12 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
     check_config(checkpoint, {"state_size"}, m.state_width);
     check_config(checkpoint, {"conv_kernel"}, m.conv_width);
   }
-  if (checkpoint.config.is_object() && checkpoint.config.contains("ssm_cfg")) {
-    const Checkpoint inner{checkpoint.path, checkpoint.weights, checkpoint.config["ssm_cfg"],
-                           checkpoint.config_path};
-    check_config(inner, {"d_state"}, m.state_width);
-    check_config(inner, {"headdim"}, m.head_width);
-    check_config(inner, {"d_conv"}, m.conv_width);
-  }
+  const Checkpoint inner{checkpoint.path, checkpoint.weights, ssm_options(checkpoint),
+                         checkpoint.config_path};
+  check_config(inner, {"d_state"}, m.state_width);
+  check_config(inner, {"headdim"}, m.head_width);
+  check_config(inner, {"d_conv"}, m.conv_width);
   return std::make_unique<Mamba2>(m, true_vocab(checkpoint, m.padded_vocab));
-}
-
-WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognition) {
-  const std::string prefix = name_prefix(checkpoint);
-  const std::string embedding = embedding_name(checkpoint, prefix);
-  const bool tied = read_mamba2_config(checkpoint, recognition).tied;
-  WeightMap map;
-  for (const auto& [name, entry] : checkpoint.weights.entries()) {
-    const std::string canonical =
-        name == embedding ? "backbone.embeddings.weight" : name.substr(prefix.size());
-    if (tied && canonical == "lm_head.weight")
-      map.ignored.insert(name);
-    else if (name.starts_with(prefix))
-      map.sources[canonical] = {.file_name = name};
-  }
-  return map;
 }
 
 /// From a config.json in Hugging Face's layout; every width must be given.
@@ -434,7 +384,7 @@ std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
 const Family mamba2_family = {.name = "mamba2",
                               .recognise = recognise,
                               .make = make,
-                              .weight_map = weight_map,
+                              .weight_map = mamba_weight_map,
                               .make_new = make_new};
 
 }  // namespace stuffed

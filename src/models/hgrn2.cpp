@@ -1,0 +1,270 @@
+// HGRN-2 (arXiv:2404.07904) from flash-linear-attention's layout: a forget gate f with a lower
+// bound that grows with depth, and k = 1 - f, so that what is forgotten makes room for what is
+// written.
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "checkpoint.h"
+#include "stuffed/core/error.h"
+#include "stuffed/ops/norms.h"
+#include "stuffed/ops/short_conv.h"
+
+namespace stuffed {
+
+namespace {
+
+struct Hgrn2Config {
+  int64_t d_model, layers, heads, expand, mlp_width, vocab_rows;
+  int64_t conv_width = 0;  // 0: no short convolution
+  bool has_lower_bounds = false, tied = false;
+  double eps = 1e-6;
+  // The fused norm of flash-linear-attention uses its own default whatever the config's norm_eps
+  // says.
+  double gate_norm_eps = 1e-5;
+};
+
+struct Hgrn2Layer {
+  Tensor attn_norm, mlp_norm, gate_norm;       // [D]
+  ops::Linear q_proj, f_proj, i_proj, o_proj;  // [D,D]
+  Tensor q_conv, f_conv, i_conv;               // [D,1,W]
+  ops::Linear gate_proj, up_proj, down_proj;   // [I,D], [I,D], [D,I]
+  Tensor lower_bound;                          // [D] f32, derived
+};
+
+class Hgrn2 : public RecurrentLM {
+ public:
+  Hgrn2(const Hgrn2Config& config, int64_t vocab)
+      : m_(config), layers_(static_cast<size_t>(config.layers)) {
+    config_.d_model = m_.d_model;
+    config_.layers = m_.layers;
+    config_.heads = m_.heads;
+    config_.key_width = m_.expand;
+    config_.value_width = m_.d_model / m_.heads;
+    config_.vocab = head_.vocab = vocab;
+    config_.padded_vocab = m_.vocab_rows;
+  }
+
+  void visit(ParameterVisitor& v) override {
+    v.parameter("model.embeddings.weight", embedding_, {m_.vocab_rows, m_.d_model},
+                Role::Embedding);
+    if (m_.has_lower_bounds)
+      v.parameter("model.lower_bounds", lower_bounds_, {m_.layers, m_.d_model}, Role::Gate);
+    for (size_t i = 0; i < layers_.size(); ++i)
+      visit_layer(v, fmt::format("model.layers.{}.", i), layers_[i]);
+    v.parameter("model.norm.weight", final_norm_, {m_.d_model}, Role::Norm);
+    if (!m_.tied)
+      v.matrix("lm_head.weight", head_.linear, {m_.vocab_rows, m_.d_model});
+  }
+
+  void derive() override {
+    if (m_.tied)
+      head_.linear.weight = embedding_;
+    if (!m_.has_lower_bounds)
+      return;
+    // A distribution over layers, cumulated: the first layer may forget all, the last must keep the
+    // most.
+    const Tensor shares = at::softmax(lower_bounds_, 0);
+    const Tensor bounds = shares.cumsum(0) - shares.select(0, 0);
+    for (size_t i = 1; i < layers_.size(); ++i)
+      layers_[i].lower_bound = bounds.select(0, static_cast<int64_t>(i)).clone();
+  }
+
+ protected:
+  Tensor embed(const Tensor& tokens) const override {
+    return at::embedding(embedding_, tokens).to(at::kFloat);
+  }
+
+  Tensor block(Where where,
+               const Tensor& x,
+               LayerState& state,
+               const Recurrence& rule,
+               Pass&) const override {
+    const Hgrn2Layer& layer = layers_[static_cast<size_t>(where.layer)];
+    const Tensor h =
+        x + attention(where, ops::rms_norm(x, layer.attn_norm, m_.eps, dtype_), layer, state, rule);
+    const Tensor u = ops::rms_norm(h, layer.mlp_norm, m_.eps, dtype_);
+    return h +
+           ops::linear(at::silu(ops::linear(u, layer.gate_proj)) * ops::linear(u, layer.up_proj),
+                       layer.down_proj);
+  }
+
+  Tensor final_norm(const Tensor& x) const override {
+    return ops::rms_norm(x, final_norm_, m_.eps, dtype_);
+  }
+
+  LayerState initial_layer_state(int64_t batch) const override {
+    const auto options = at::TensorOptions().device(device_);
+    LayerState state;
+    state.recurrent =
+        at::zeros({batch, m_.heads, m_.expand, m_.d_model / m_.heads}, options.dtype(at::kFloat));
+    if (m_.conv_width > 0)
+      state.conv = at::zeros({batch, 3 * m_.d_model, m_.conv_width - 1}, options.dtype(dtype_));
+    return state;
+  }
+
+ private:
+  void visit_layer(ParameterVisitor& v, const std::string& prefix, Hgrn2Layer& layer);
+  Tensor attention(Where where,
+                   const Tensor& u,
+                   const Hgrn2Layer& layer,
+                   LayerState& state,
+                   const Recurrence& rule) const;
+
+  Hgrn2Config m_;
+  Tensor embedding_, final_norm_, lower_bounds_;
+  std::vector<Hgrn2Layer> layers_;
+};
+
+void Hgrn2::visit_layer(ParameterVisitor& v, const std::string& prefix, Hgrn2Layer& layer) {
+  const int64_t d = m_.d_model;
+  v.parameter(prefix + "attn_norm.weight", layer.attn_norm, {d}, Role::Norm);
+  v.matrix(prefix + "attn.q_proj.weight", layer.q_proj, {d, d});
+  v.matrix(prefix + "attn.f_proj.weight", layer.f_proj, {d, d});
+  v.matrix(prefix + "attn.i_proj.weight", layer.i_proj, {d, d});
+  if (m_.conv_width > 0) {
+    v.parameter(prefix + "attn.q_conv1d.weight", layer.q_conv, {d, 1, m_.conv_width}, Role::Conv);
+    v.parameter(prefix + "attn.f_conv1d.weight", layer.f_conv, {d, 1, m_.conv_width}, Role::Conv);
+    v.parameter(prefix + "attn.i_conv1d.weight", layer.i_conv, {d, 1, m_.conv_width}, Role::Conv);
+  }
+  v.parameter(prefix + "attn.g_norm.weight", layer.gate_norm, {d}, Role::Norm);
+  v.matrix(prefix + "attn.o_proj.weight", layer.o_proj, {d, d});
+  v.parameter(prefix + "mlp_norm.weight", layer.mlp_norm, {d}, Role::Norm);
+  v.matrix(prefix + "mlp.gate_proj.weight", layer.gate_proj, {m_.mlp_width, d});
+  v.matrix(prefix + "mlp.up_proj.weight", layer.up_proj, {m_.mlp_width, d});
+  v.matrix(prefix + "mlp.down_proj.weight", layer.down_proj, {d, m_.mlp_width});
+}
+
+Tensor Hgrn2::attention(Where where,
+                        const Tensor& u,
+                        const Hgrn2Layer& layer,
+                        LayerState& state,
+                        const Recurrence& rule) const {
+  Tensor q = ops::linear(u, layer.q_proj), f = ops::linear(u, layer.f_proj),
+         i = ops::linear(u, layer.i_proj);
+  if (m_.conv_width > 0) {
+    const Tensor taps = at::cat({layer.q_conv, layer.f_conv, layer.i_conv}).squeeze(1);
+    const ops::ConvResult conv =
+        ops::short_conv(at::cat({q, f, i}, -1), taps, {}, state.conv, /*silu=*/false);
+    state.conv = conv.columns;
+    const auto parts = conv.y.chunk(3, -1);
+    q = parts[0], f = parts[1], i = parts[2];
+  }
+  f = f.to(at::kFloat);
+  Tensor log_forget = at::log_sigmoid(f),
+         k = at::sigmoid(-f);  // k = 1 - forget, without the cancellation
+  if (layer.lower_bound.defined()) {
+    const Tensor &low = layer.lower_bound, free = 1 - low;
+    log_forget = at::logaddexp(low.log(), free.log() + log_forget);
+    k = free * k;
+  }
+  const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {m_.heads, -1}); };
+  const ScanInputs in = {.q = to_heads(at::silu(q)),
+                         .k = to_heads(k.to(dtype_)),
+                         .v = to_heads(i),
+                         .log_decay = to_heads(log_forget.clamp_max(0)),
+                         .v_scale = {},
+                         .bonus = {},
+                         .factored_decay = {},
+                         .erase = {},
+                         .bonus_k = {}};
+  // The scale matters only through the norm's eps, but early in a stream the outputs are that
+  // small.
+  const Tensor y = rule.advance(where, in, state).flatten(-2).to(at::kFloat) /
+                   std::sqrt(static_cast<double>(m_.expand));
+  return ops::linear(ops::rms_norm(y, layer.gate_norm, m_.gate_norm_eps, dtype_), layer.o_proj);
+}
+
+// ---- from a checkpoint ----
+
+std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
+  const auto& weights = checkpoint.weights;
+  const bool gates =
+      find_name(weights, "attn.f_proj.weight") && find_name(weights, "attn.i_proj.weight");
+  if (!weights.has("model.lower_bounds") && !gates)
+    return std::nullopt;
+  check(!find_name(weights, "attn.g_proj"), Error::Kind::Input,
+        "{}: '{}' is HGRN-1's output gate; HGRN-1 is not supported, HGRN-2 is",
+        weights.path().string(), *find_name(weights, "attn.g_proj"));
+  check(!find_name(weights, "h_conv1d"), Error::Kind::Input,
+        "{}: '{}' is a shared convolution before the projections, which is not supported",
+        weights.path().string(), *find_name(weights, "h_conv1d"));
+  const auto* split = find_name(weights, "mlp.up_proj.weight");
+  return Recognition{
+      .layout = split ? "fla" : "fla-fused-gate",
+      .why = fmt::format("'{}' says HGRN-2; {} says which MLP",
+                         gates ? *find_name(weights, "attn.f_proj.weight") : "model.lower_bounds",
+                         split ? "'" + *split + "'" : "that there is no up_proj")};
+}
+
+/// Heads and expansion: their product is the width, and one of them is in the config.
+void read_heads(const Checkpoint& checkpoint, Hgrn2Config& m) {
+  const auto expand = config_int(checkpoint.config, {"expand_ratio"});
+  const auto heads = config_int(checkpoint.config, {"num_heads"});
+  m.expand = expand.value_or(heads.value_or(0) > 0 ? m.d_model / *heads : 128);
+  check(m.expand > 0 && m.d_model % m.expand == 0, Error::Kind::Input,
+        "{}: expand_ratio is {}, which does not divide the width {} of {}",
+        checkpoint.config_path.string(), m.expand, m.d_model, checkpoint.weights.path().string());
+  m.heads = m.d_model / m.expand;
+  check_config(checkpoint, {"num_heads"}, m.heads);
+}
+
+std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition&) {
+  const auto& weights = checkpoint.weights;
+  const auto& embedding = shape_of(checkpoint, "model.embeddings.weight", 2);
+  Hgrn2Config m{};
+  m.vocab_rows = embedding[0];
+  m.d_model = embedding[1];
+  m.layers = count_layers(weights, "model.layers.");
+  check(m.layers > 0 && m.d_model > 0, Error::Kind::Input,
+        "{}: has no 'model.layers.0.…'; is the file complete?", weights.path().string());
+  read_heads(checkpoint, m);
+  m.mlp_width = shape_of(checkpoint, "model.layers.0.mlp.down_proj.weight", 2)[1];
+  m.has_lower_bounds = weights.has("model.lower_bounds");
+  m.tied =
+      !weights.has("lm_head.weight") || weights.entries().at("lm_head.weight").storage ==
+                                            weights.entries().at("model.embeddings.weight").storage;
+  if (weights.has("model.layers.0.attn.q_conv1d.weight"))
+    m.conv_width = shape_of(checkpoint, "model.layers.0.attn.q_conv1d.weight", 3)[2];
+  m.eps = config_number(checkpoint.config, {"norm_eps", "rms_norm_eps"}, 1e-6);
+  for (const char* key : {"attn", "attnres_block_size"})
+    check(!checkpoint.config.is_object() || !checkpoint.config.contains(key) ||
+              checkpoint.config[key].is_null(),
+          Error::Kind::Input, "{}: {} is set: a hybrid, which is not supported",
+          checkpoint.config_path.string(), key);
+  check_config(checkpoint, {"hidden_size"}, m.d_model);
+  check_config(checkpoint, {"num_hidden_layers"}, m.layers);
+  return std::make_unique<Hgrn2>(m, true_vocab(checkpoint, m.vocab_rows));
+}
+
+WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognition) {
+  WeightMap map;
+  const auto& entries = checkpoint.weights.entries();
+  const bool tied =
+      entries.contains("lm_head.weight") && entries.contains("model.embeddings.weight") &&
+      entries.at("lm_head.weight").storage == entries.at("model.embeddings.weight").storage;
+  for (const auto& [name, entry] : entries) {
+    map.sources[name] = {.file_name = name};
+    const std::string_view fused = "mlp.gate_proj.weight";
+    if (recognition.layout == "fla-fused-gate" && name.ends_with(fused)) {
+      // Older files: one matrix, the gate's rows before the up projection's.
+      const std::string stem = name.substr(0, name.size() - fused.size());
+      map.sources[name].convert = [](const Tensor& both) { return both.chunk(2, 0).front(); };
+      map.sources[stem + "mlp.up_proj.weight"] = {
+          .file_name = name, .convert = [](const Tensor& both) { return both.chunk(2, 0).back(); }};
+    }
+  }
+  if (tied)
+    map.ignored.insert("lm_head.weight");
+  return map;
+}
+
+}  // namespace
+
+const Family hgrn2_family = {.name = "hgrn2",
+                             .recognise = recognise,
+                             .make = make,
+                             .weight_map = weight_map,
+                             .make_new = nullptr};
+
+}  // namespace stuffed

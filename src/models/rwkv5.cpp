@@ -1,0 +1,120 @@
+// RWKV-5.2 "Eagle" (arXiv:2404.05892) from BlinkDL's and Hugging Face's layouts: a constant decay
+// per key channel, and a bonus for the current token.
+#include <ATen/ATen.h>
+
+#include "rwkv_blocks.h"
+#include "stuffed/core/error.h"
+
+namespace stuffed {
+
+namespace {
+
+struct Rwkv5Layer {
+  Tensor share_k, share_v, share_r, share_g;  // [D]: weight of the *current* token
+  Tensor decay, bonus;                        // [H,S]
+  ops::Linear receptance, key, value, gate, output;
+  LayerNormWeights ln_x;
+  GatedChannelMix ffn;
+};
+
+class Rwkv5 : public RwkvModel {
+ public:
+  Rwkv5(const RwkvConfig& config, int64_t vocab)
+      : RwkvModel(config, vocab), layers_(static_cast<size_t>(config.layers)) {}
+
+ protected:
+  void visit_block(ParameterVisitor& v, const std::string& prefix, size_t i) override {
+    Rwkv5Layer& layer = layers_[i];
+    const int64_t d = r_.d_model, a = r_.heads * r_.head_size;
+    const std::string att = prefix + "att.", ffn = prefix + "ffn.";
+    v.parameter(att + "time_mix_k", layer.share_k, {d}, Role::Gate);
+    v.parameter(att + "time_mix_v", layer.share_v, {d}, Role::Gate);
+    v.parameter(att + "time_mix_r", layer.share_r, {d}, Role::Gate);
+    v.parameter(att + "time_mix_g", layer.share_g, {d}, Role::Gate);
+    v.parameter(att + "time_decay", layer.decay, {r_.heads, r_.head_size}, Role::Gate);
+    v.parameter(att + "time_faaaa", layer.bonus, {r_.heads, r_.head_size}, Role::Gate);
+    v.matrix(att + "receptance.weight", layer.receptance, {a, d});
+    v.matrix(att + "key.weight", layer.key, {a, d});
+    v.matrix(att + "value.weight", layer.value, {a, d});
+    v.matrix(att + "gate.weight", layer.gate, {a, d});
+    v.matrix(att + "output.weight", layer.output, {d, a});
+    layer.ln_x.visit(v, att + "ln_x", a);
+    v.parameter(ffn + "time_mix_k", layer.ffn.share_k, {d}, Role::Gate);
+    v.parameter(ffn + "time_mix_r", layer.ffn.share_r, {d}, Role::Gate);
+    v.matrix(ffn + "key.weight", layer.ffn.key, {r_.ffn_width, d});
+    v.matrix(ffn + "value.weight", layer.ffn.value, {d, r_.ffn_width});
+    v.matrix(ffn + "receptance.weight", layer.ffn.receptance, {d, d});
+  }
+
+  void derive() override {
+    // From here on every share is the previous token's, as in the later generations.
+    for (Rwkv5Layer& layer : layers_)
+      for (Tensor* share : {&layer.share_k, &layer.share_v, &layer.share_r, &layer.share_g,
+                            &layer.ffn.share_k, &layer.ffn.share_r})
+        *share = 1 - *share;
+  }
+
+  Tensor time_mix(Where where,
+                  const Shifted& x,
+                  LayerState& state,
+                  const Recurrence& rule,
+                  Pass&) const override {
+    const Rwkv5Layer& layer = layers_[static_cast<size_t>(where.layer)];
+    const Tensor v = to_heads(ops::linear(x.mix(layer.share_v), layer.value));
+    const ScanInputs in = {.q = to_heads(ops::linear(x.mix(layer.share_r), layer.receptance)),
+                           .k = to_heads(ops::linear(x.mix(layer.share_k), layer.key)),
+                           .v = v,
+                           .log_decay = (-layer.decay.exp()).expand({v.size(0), v.size(1), -1, -1}),
+                           .v_scale = {},
+                           .bonus = layer.bonus,
+                           .factored_decay = {},
+                           .erase = {},
+                           .bonus_k = {}};
+    const Tensor y = normalise_heads(rule.advance(where, in, state), layer.ln_x);
+    return ops::linear(y * at::silu(ops::linear(x.mix(layer.share_g), layer.gate)), layer.output);
+  }
+
+  Tensor channel_mix(size_t layer, const Shifted& x) const override {
+    return layers_[layer].ffn(x);
+  }
+
+ private:
+  std::vector<Rwkv5Layer> layers_;
+};
+
+std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
+  reject_rwkv_relatives(checkpoint);
+  const auto& weights = checkpoint.weights;
+  if (const auto* name = find_name(weights, "attention.time_mix_gate"))
+    return Recognition{.layout = "hf",
+                       .why = fmt::format("'{}' says RWKV-5.2 in Hugging Face's names", *name)};
+  const auto* decay = find_name(weights, "blocks.0.att.time_decay");
+  if (!decay || find_name(weights, "time_maa_") || !find_name(weights, "att.ln_x.weight"))
+    return std::nullopt;
+  const auto& shape = weights.entries().at(*decay).shape;
+  const auto* gate = find_name(weights, "att.time_mix_g");
+  check(gate && shape.size() == 2 && shape[1] > 1, Error::Kind::Input,
+        "{}: '{}' has shape [{}]{}: RWKV-5.0 or 5.1, with one decay a head, which are not "
+        "supported; RWKV-5.2 is",
+        weights.path().string(), *decay, fmt::join(shape, ", "),
+        gate ? "" : " and there is no gate");
+  return Recognition{
+      .layout = "blinkdl",
+      .why = fmt::format("'{}' and a 2-D '{}' say RWKV-5.2 in BlinkDL's names", *gate, *decay)};
+}
+
+std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
+  const RwkvConfig config = read_rwkv_config(checkpoint, rwkv_weight_map(checkpoint, recognition),
+                                             "blocks.0.att.time_faaaa");
+  return std::make_unique<Rwkv5>(config, true_vocab(checkpoint, config.vocab_rows));
+}
+
+}  // namespace
+
+const Family rwkv5_family = {.name = "rwkv5",
+                             .recognise = recognise,
+                             .make = make,
+                             .weight_map = rwkv_weight_map,
+                             .make_new = nullptr};
+
+}  // namespace stuffed

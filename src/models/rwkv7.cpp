@@ -1,0 +1,236 @@
+// RWKV-7 "Goose" (arXiv:2503.14456) from BlinkDL's and flash-linear-attention's layouts: a delta
+// rule, which erases along a normalised key before it writes.
+#include <array>
+
+#include <ATen/ATen.h>
+
+#include "rwkv_blocks.h"
+#include "stuffed/core/error.h"
+
+namespace stuffed {
+
+namespace {
+
+constexpr double kDecayScale = -0.606531;  // about -exp(-1/2): bounds the log decay of a token
+
+/// base + f(x in) out, all in BlinkDL's [in, out] orientation.
+struct LowRankMap {
+  Tensor base;     // [out] f32, or undefined
+  Tensor in, out;  // [D,R], [R,out]
+};
+
+struct Rwkv7Layer {
+  std::array<Tensor, 6> share;  // [D], by kMixes
+  LowRankMap decay, rate, value_mix, gate;
+  Tensor key_k, key_a;  // [D]
+  Tensor bonus;         // [H,S]
+  ops::Linear receptance, key, value, output;
+  LayerNormWeights ln_x;
+  Tensor ffn_share;  // [D]
+  ops::Linear ffn_key, ffn_value;
+};
+
+enum Mix : size_t { kR, kW, kK, kV, kA, kG };
+constexpr std::array kMixes = {"r", "w", "k", "v", "a", "g"};
+
+struct LowRanks {
+  int64_t decay, rate, value, gate;
+};
+
+class Rwkv7 : public RwkvModel {
+ public:
+  Rwkv7(const RwkvConfig& config, LowRanks ranks, int64_t vocab)
+      : RwkvModel(config, vocab), ranks_(ranks), layers_(static_cast<size_t>(config.layers)) {}
+
+ protected:
+  void visit_block(ParameterVisitor& v, const std::string& prefix, size_t i) override {
+    Rwkv7Layer& layer = layers_[i];
+    const int64_t d = r_.d_model;
+    const std::string att = prefix + "att.", ffn = prefix + "ffn.";
+    for (size_t m = 0; m < kMixes.size(); ++m)
+      v.parameter(att + "x_" + kMixes[m], layer.share[m], {d}, Role::Gate);
+    visit_low_rank(v, att + "w", layer.decay, ranks_.decay, true);
+    visit_low_rank(v, att + "a", layer.rate, ranks_.rate, true);
+    if (i > 0)  // the first block's values are the ones the others mix in
+      visit_low_rank(v, att + "v", layer.value_mix, ranks_.value, true);
+    visit_low_rank(v, att + "g", layer.gate, ranks_.gate, false);
+    v.parameter(att + "k_k", layer.key_k, {d}, Role::Gate);
+    v.parameter(att + "k_a", layer.key_a, {d}, Role::Gate);
+    v.parameter(att + "r_k", layer.bonus, {r_.heads, r_.head_size}, Role::Gate);
+    v.matrix(att + "receptance.weight", layer.receptance, {d, d});
+    v.matrix(att + "key.weight", layer.key, {d, d});
+    v.matrix(att + "value.weight", layer.value, {d, d});
+    v.matrix(att + "output.weight", layer.output, {d, d});
+    layer.ln_x.visit(v, att + "ln_x", d);
+    v.parameter(ffn + "x_k", layer.ffn_share, {d}, Role::Gate);
+    v.matrix(ffn + "key.weight", layer.ffn_key, {r_.ffn_width, d});
+    v.matrix(ffn + "value.weight", layer.ffn_value, {d, r_.ffn_width});
+  }
+
+  Tensor time_mix(Where where,
+                  const Shifted& x,
+                  LayerState& state,
+                  const Recurrence& rule,
+                  Pass& pass) const override;
+
+  Tensor channel_mix(size_t i, const Shifted& x) const override {
+    const Rwkv7Layer& layer = layers_[i];
+    return ops::linear(at::relu(ops::linear(x.mix(layer.ffn_share), layer.ffn_key)).square(),
+                       layer.ffn_value);
+  }
+
+ private:
+  void visit_low_rank(
+      ParameterVisitor& v, const std::string& name, LowRankMap& map, int64_t rank, bool has_base) {
+    if (has_base)
+      v.parameter(name + "0", map.base, {r_.d_model}, Role::Gate);
+    v.parameter(name + "1", map.in, {r_.d_model, rank}, Role::Matrix);
+    v.parameter(name + "2", map.out, {rank, r_.d_model}, Role::Matrix);
+  }
+
+  LowRanks ranks_;
+  std::vector<Rwkv7Layer> layers_;
+};
+
+Tensor Rwkv7::time_mix(
+    Where where, const Shifted& x, LayerState& state, const Recurrence& rule, Pass& pass) const {
+  const Rwkv7Layer& layer = layers_[static_cast<size_t>(where.layer)];
+  const auto mixed = [&](Mix m) { return x.mix(layer.share[m]); };
+  const auto low_rank = [](const Tensor& input, const LowRankMap& map) {
+    return at::matmul(at::matmul(input, map.in), map.out).to(at::kFloat) + map.base;
+  };
+  const Tensor r = ops::linear(mixed(kR), layer.receptance);
+  const Tensor raw_key = ops::linear(mixed(kK), layer.key).to(at::kFloat);
+  const Tensor value_input = mixed(kV);
+  Tensor v = ops::linear(value_input, layer.value);
+  if (pass.first_value.defined())
+    v = at::lerp(v.to(at::kFloat), pass.first_value.to(at::kFloat),
+                 at::sigmoid(low_rank(value_input, layer.value_mix)))
+            .to(dtype_);
+  else
+    pass.first_value = v;
+
+  const Tensor omega =
+      layer.decay.base +
+      at::matmul(at::tanh(at::matmul(mixed(kW), layer.decay.in)), layer.decay.out).to(at::kFloat);
+  const Tensor log_decay = kDecayScale * at::sigmoid(omega);
+  const Tensor rate =
+      at::sigmoid(low_rank(mixed(kA), layer.rate));  // in-context learning rate, [B,T,D]
+  const Tensor gate = at::matmul(at::sigmoid(at::matmul(mixed(kG), layer.gate.in)), layer.gate.out);
+
+  const Tensor direction =
+      to_heads(raw_key * layer.key_k);  // of the raw key, before the rate changes it
+  const Tensor erase = direction / direction.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
+  const Tensor key = to_heads(raw_key * (1 + (rate - 1) * layer.key_a));
+  const ScanInputs in = {
+      .q = to_heads(r),
+      .k = key.to(dtype_),
+      .v = to_heads(v),
+      .log_decay = to_heads(log_decay),
+      .v_scale = {},
+      .bonus = {},
+      .factored_decay = {},
+      .erase = Erase{.read = erase.to(dtype_), .write = (erase * to_heads(rate)).to(dtype_)},
+      .bonus_k = {}};
+  const Tensor y = normalise_heads(rule.advance(where, in, state), layer.ln_x).to(at::kFloat);
+  const Tensor strength =
+      (to_heads(r).to(at::kFloat) * key * layer.bonus).sum(-1, /*keepdim=*/true);
+  const Tensor now = (strength * to_heads(v).to(at::kFloat)).flatten(-2);
+  return ops::linear(((y + now) * gate.to(at::kFloat)).to(dtype_), layer.output);
+}
+
+// ---- from a checkpoint ----
+
+std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
+  const auto& weights = checkpoint.weights;
+  for (const char* part : {"att.r_k", "att.k_k"})
+    if (const auto* name = find_name(weights, part); name && name->ends_with(part))
+      return Recognition{.layout = "blinkdl",
+                         .why = fmt::format("'{}' says RWKV-7 in BlinkDL's names", *name)};
+  if (const auto* name = find_name(weights, "attn.w_lora."))
+    return Recognition{
+        .layout = "fla",
+        .why = fmt::format("'{}' says RWKV-7 in flash-linear-attention's names", *name)};
+  return std::nullopt;
+}
+
+void map_fla_layer(WeightMap& map, const io::TensorFile& weights, int64_t i) {
+  const auto transpose = [](const Tensor& w) { return w.t(); };
+  const auto flatten = [](const Tensor& w) { return w.flatten(); };
+  const std::string from = fmt::format("model.layers.{}.", i), to = fmt::format("blocks.{}.", i);
+  for (const auto& [ours, theirs] :
+       {std::pair{"ln1", "attn_norm"}, {"ln2", "ffn_norm"}, {"att.ln_x", "attn.g_norm"}})
+    for (const char* part : {"weight", "bias"})
+      map.sources[fmt::format("{}{}.{}", to, ours, part)] = {
+          .file_name = fmt::format("{}{}.{}", from, theirs, part)};
+  for (const char* mix : kMixes)
+    map.sources[to + "att.x_" + mix] = {.file_name = from + "attn.x_" + mix, .convert = flatten};
+  for (const char* lora : {"w", "a", "v", "g"}) {
+    const std::string theirs = fmt::format("{}attn.{}_lora.lora.", from, lora),
+                      ours = to + "att." + lora;
+    map.sources[ours + "1"] = {.file_name = theirs + "0.weight", .convert = transpose};
+    map.sources[ours + "2"] = {.file_name = theirs + "2.weight", .convert = transpose};
+    if (weights.has(theirs + "2.bias"))
+      map.sources[ours + "0"] = {.file_name = theirs + "2.bias"};
+    if (i == 0 && std::string_view(lora) == "v")
+      for (const char* part : {"0.weight", "2.weight", "2.bias"})
+        map.ignored.insert(theirs + part);
+  }
+  for (const char* key : {"k_k", "k_a"})
+    map.sources[to + "att." + key] = {.file_name = from + "attn." + key, .convert = flatten};
+  map.sources[to + "att.r_k"] = {.file_name = from + "attn.r_k"};
+  for (const auto& [ours, theirs] :
+       {std::pair{"receptance", "r"}, {"key", "k"}, {"value", "v"}, {"output", "o"}})
+    map.sources[fmt::format("{}att.{}.weight", to, ours)] = {
+        .file_name = fmt::format("{}attn.{}_proj.weight", from, theirs)};
+  map.sources[to + "ffn.x_k"] = {.file_name = from + "ffn.x_k", .convert = flatten};
+  for (const char* part : {"key", "value"})
+    map.sources[fmt::format("{}ffn.{}.weight", to, part)] = {
+        .file_name = fmt::format("{}ffn.{}.weight", from, part)};
+}
+
+WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognition) {
+  if (recognition.layout == "blinkdl") {
+    WeightMap map = rwkv_weight_map(checkpoint, recognition);
+    for (const char* unused : {"v0", "v1", "v2"})
+      map.ignored.insert(fmt::format("blocks.0.att.{}", unused));
+    return map;
+  }
+  WeightMap map;
+  map.sources["emb.weight"] = {.file_name = "model.embeddings.weight"};
+  map.sources["head.weight"] = {.file_name = "lm_head.weight"};
+  for (const char* part : {"weight", "bias"}) {
+    map.sources[fmt::format("ln_out.{}", part)] = {.file_name = fmt::format("model.norm.{}", part)};
+    map.sources[fmt::format("blocks.0.ln0.{}", part)] = {
+        .file_name = fmt::format("model.layers.0.pre_norm.{}", part)};
+  }
+  for (int64_t i = 0; i < count_layers(checkpoint.weights, "model.layers."); ++i)
+    map_fla_layer(map, checkpoint.weights, i);
+  return map;
+}
+
+std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
+  const WeightMap map = weight_map(checkpoint, recognition);
+  const RwkvConfig config = read_rwkv_config(checkpoint, map, "blocks.0.att.r_k");
+  // A layer past the first has all four; a model of one layer has no value mix.
+  const std::string att = fmt::format("blocks.{}.att.", config.layers - 1);
+  const auto rank = [&](const char* lora) -> int64_t {
+    const auto source = map.sources.find(att + lora + "1");
+    if (source == map.sources.end())
+      return 0;
+    return shape_of(checkpoint, source->second.file_name, 2)[recognition.layout == "fla" ? 0 : 1];
+  };
+  const LowRanks ranks = {
+      .decay = rank("w"), .rate = rank("a"), .value = rank("v"), .gate = rank("g")};
+  return std::make_unique<Rwkv7>(config, ranks, true_vocab(checkpoint, config.vocab_rows));
+}
+
+}  // namespace
+
+const Family rwkv7_family = {.name = "rwkv7",
+                             .recognise = recognise,
+                             .make = make,
+                             .weight_map = weight_map,
+                             .make_new = nullptr};
+
+}  // namespace stuffed

@@ -1,0 +1,93 @@
+#include "rwkv_blocks.h"
+
+#include <ATen/ATen.h>
+
+#include "stuffed/ops/norms.h"
+#include "stuffed/ops/token_shift.h"
+
+namespace stuffed {
+
+namespace {
+constexpr double kLayerNormEps = 1e-5;
+}  // namespace
+
+void LayerNormWeights::visit(ParameterVisitor& v, const std::string& name, int64_t width) {
+  v.parameter(name + ".weight", weight, {width}, Role::Norm);
+  v.parameter(name + ".bias", bias, {width}, Role::Bias);
+}
+
+Tensor LayerNormWeights::operator()(const Tensor& x, at::ScalarType out) const {
+  return ops::layer_norm(x, weight, bias, kLayerNormEps, out);
+}
+
+Tensor Shifted::mix(const Tensor& share) const {
+  return at::addcmul(now.to(at::kFloat), delta, share).to(now.scalar_type());
+}
+
+RwkvModel::RwkvModel(const RwkvConfig& config, int64_t vocab)
+    : r_(config),
+      ln1_(static_cast<size_t>(config.layers)),
+      ln2_(static_cast<size_t>(config.layers)) {
+  config_.d_model = r_.d_model;
+  config_.layers = r_.layers;
+  config_.heads = r_.heads;
+  config_.key_width = config_.value_width = r_.head_size;
+  config_.vocab = head_.vocab = vocab;
+  config_.padded_vocab = r_.vocab_rows;
+}
+
+void RwkvModel::visit(ParameterVisitor& v) {
+  v.parameter("emb.weight", embedding_, {r_.vocab_rows, r_.d_model}, Role::Embedding);
+  ln0_.visit(v, "blocks.0.ln0", r_.d_model);
+  for (size_t i = 0; i < ln1_.size(); ++i) {
+    const std::string prefix = fmt::format("blocks.{}.", i);
+    ln1_[i].visit(v, prefix + "ln1", r_.d_model);
+    ln2_[i].visit(v, prefix + "ln2", r_.d_model);
+    visit_block(v, prefix, i);
+  }
+  ln_out_.visit(v, "ln_out", r_.d_model);
+  v.matrix("head.weight", head_.linear, {r_.vocab_rows, r_.d_model});
+}
+
+Tensor RwkvModel::embed(const Tensor& tokens) const {
+  return ln0_(at::embedding(embedding_, tokens), at::kFloat);
+}
+
+Tensor RwkvModel::block(
+    Where where, const Tensor& x, LayerState& state, const Recurrence& rule, Pass& pass) const {
+  const auto layer = static_cast<size_t>(where.layer);
+  const auto shift = [](const Tensor& now, const ops::ShiftResult& shifted) {
+    return Shifted{.now = now, .delta = shifted.previous.to(at::kFloat) - now.to(at::kFloat)};
+  };
+  const Tensor a = ln1_[layer](x, dtype_);
+  const ops::ShiftResult before_a = ops::token_shift(a, state.shift.select(1, 0));
+  const Tensor h = x + time_mix(where, shift(a, before_a), state, rule, pass);
+  const Tensor b = ln2_[layer](h, dtype_);
+  const ops::ShiftResult before_b = ops::token_shift(b, state.shift.select(1, 1));
+  state.shift = at::stack({before_a.last, before_b.last}, 1);
+  return h + channel_mix(layer, shift(b, before_b));
+}
+
+Tensor RwkvModel::final_norm(const Tensor& x) const {
+  return ln_out_(x, dtype_);
+}
+
+LayerState RwkvModel::initial_layer_state(int64_t batch) const {
+  const auto options = at::TensorOptions().device(device_);
+  LayerState state;
+  state.recurrent =
+      at::zeros({batch, r_.heads, r_.head_size, r_.head_size}, options.dtype(at::kFloat));
+  state.shift = at::zeros({batch, 2, r_.d_model}, options.dtype(dtype_));
+  return state;
+}
+
+Tensor RwkvModel::normalise_heads(const Tensor& y, const LayerNormWeights& ln_x) const {
+  return ops::group_norm(y.flatten(-2), r_.heads, ln_x.weight, ln_x.bias, r_.ln_x_eps);
+}
+
+Tensor GatedChannelMix::operator()(const Shifted& x) const {
+  const Tensor k = at::relu(ops::linear(x.mix(share_k), key)).square();
+  return at::sigmoid(ops::linear(x.mix(share_r), receptance)) * ops::linear(k, value);
+}
+
+}  // namespace stuffed

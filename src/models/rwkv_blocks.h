@@ -1,0 +1,99 @@
+// What RWKV-5, RWKV-6 and RWKV-7 share: the residual trunk with its layer norms and token shifts,
+// the group norm over heads, and the names of their layouts. Canonical names are BlinkDL's.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "checkpoint.h"
+
+namespace stuffed {
+
+struct LayerNormWeights {
+  Tensor weight, bias;  // [D]
+
+  void visit(ParameterVisitor& v, const std::string& name, int64_t width);
+  Tensor operator()(const Tensor& x,
+                    at::ScalarType out) const;  // eps 1e-5, which no published model changes
+};
+
+struct RwkvConfig {
+  int64_t d_model, layers, heads, head_size, ffn_width, vocab_rows;
+  // Training divides the heads' outputs by 8 and normalises with 1e-5; inference skips the
+  // division, so eps x 8^2.
+  double ln_x_eps = 64e-5;
+};
+
+/// x_{t-1} beside x_t: what a token shift mixes.
+struct Shifted {
+  Tensor now;    // [B,T,D]
+  Tensor delta;  // [B,T,D] f32: x_{t-1} - x_t
+
+  /// now + delta * share, rounded to now's type. share [D] or [B,T,D]: the previous token's weight.
+  Tensor mix(const Tensor& share) const;
+};
+
+/// The trunk. A generation writes time_mix and channel_mix.
+class RwkvModel : public RecurrentLM {
+ public:
+  RwkvModel(const RwkvConfig& config, int64_t vocab);
+  void visit(ParameterVisitor& v) override;
+
+ protected:
+  virtual void visit_block(ParameterVisitor& v, const std::string& prefix, size_t layer) = 0;
+  virtual Tensor time_mix(Where where,
+                          const Shifted& x,
+                          LayerState& state,
+                          const Recurrence& rule,
+                          Pass& pass) const = 0;
+  virtual Tensor channel_mix(size_t layer, const Shifted& x) const = 0;
+
+  Tensor embed(const Tensor& tokens) const override;
+  Tensor block(Where where,
+               const Tensor& x,
+               LayerState& state,
+               const Recurrence& rule,
+               Pass& pass) const override;
+  Tensor final_norm(const Tensor& x) const override;
+  LayerState initial_layer_state(int64_t batch) const override;
+
+  Tensor to_heads(const Tensor& x) const { return x.unflatten(-1, {r_.heads, r_.head_size}); }
+  /// The heads' outputs [B,T,H,V], normalised a head at a time: [B,T,H*V].
+  Tensor normalise_heads(const Tensor& y, const LayerNormWeights& ln_x) const;
+
+  RwkvConfig r_;
+
+ private:
+  Tensor embedding_;
+  LayerNormWeights ln0_, ln_out_;
+  std::vector<LayerNormWeights> ln1_, ln2_;
+};
+
+/// The channel mix of RWKV-5 and RWKV-6: sigmoid(receptance) * value(relu(key)^2).
+struct GatedChannelMix {
+  Tensor share_k, share_r;  // [D] f32
+  ops::Linear key, value, receptance;
+
+  Tensor operator()(const Shifted& x) const;
+};
+
+/// "blocks." if the names are BlinkDL's, "rwkv.blocks." if Hugging Face's, else empty.
+std::string rwkv_block_prefix(const io::TensorFile& weights);
+
+/// BlinkDL's name of a tensor in either naming.
+std::string rwkv_canonical(const std::string& name);
+
+/// Canonical names from BlinkDL's or Hugging Face's; [1,1,D] vectors flattened; saved initial
+/// states ignored.
+WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition& recognition);
+
+/// Widths from shapes, checked against the config if there is one. `head_shape` is the tensor that
+/// has [H,S].
+RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
+                            const WeightMap& map,
+                            const std::string& head_shape);
+
+/// Throws Input for relatives that look alike and are not supported: converted files, RWKV-4,
+/// x060a/b/c.
+void reject_rwkv_relatives(const Checkpoint& checkpoint);
+
+}  // namespace stuffed

@@ -1,0 +1,116 @@
+// Names of the RWKV layouts, and which files must be turned away.
+#include <array>
+
+#include "rwkv_blocks.h"
+#include "stuffed/core/error.h"
+
+namespace stuffed {
+
+namespace {
+
+bool replace(std::string& text, std::string_view from, std::string_view to) {
+  const size_t at = text.find(from);
+  if (at == std::string::npos)
+    return false;
+  text.replace(at, from.size(), to);
+  return true;
+}
+
+}  // namespace
+
+std::string rwkv_block_prefix(const io::TensorFile& weights) {
+  for (const char* prefix : {"blocks.", "rwkv.blocks."})
+    if (count_layers(weights, prefix) > 0)
+      return prefix;
+  return "";
+}
+
+std::string rwkv_canonical(const std::string& name) {
+  std::string canonical = name;
+  if (!canonical.starts_with("rwkv."))
+    return canonical;
+  canonical.erase(0, 5);
+  replace(canonical, "embeddings.", "emb.");
+  replace(canonical, "pre_ln", "ln0");
+  replace(canonical, ".attention.", ".att.");
+  replace(canonical, ".feed_forward.", ".ffn.");
+  for (const auto& [hf, blink] :
+       {std::pair{"key", "k"}, {"value", "v"}, {"receptance", "r"}, {"gate", "g"}})
+    if (canonical.ends_with(fmt::format(".time_mix_{}", hf)))
+      replace(canonical, fmt::format(".time_mix_{}", hf), fmt::format(".time_mix_{}", blink));
+  return canonical;
+}
+
+WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition&) {
+  WeightMap map;
+  for (const auto& [name, entry] : checkpoint.weights.entries()) {
+    if (name.ends_with("time_state")) {  // state tuning: an initial state, not a weight
+      map.ignored.insert(name);
+      continue;
+    }
+    WeightSource source{.file_name = name};
+    if (entry.shape.size() == 3 && entry.shape[0] == 1 && entry.shape[1] == 1)
+      source.convert = [](const Tensor& row) { return row.flatten(); };
+    map.sources[rwkv_canonical(name)] = std::move(source);
+  }
+  return map;
+}
+
+RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
+                            const WeightMap& map,
+                            const std::string& head_shape) {
+  const auto shape = [&](const std::string& canonical, size_t dims) -> const std::vector<int64_t>& {
+    const auto source = map.sources.find(canonical);
+    return shape_of(checkpoint, source == map.sources.end() ? canonical : source->second.file_name,
+                    dims);
+  };
+  const auto& embedding = shape("emb.weight", 2);
+  const auto& heads = shape(head_shape, 2);
+  int64_t layers = 0;
+  while (map.sources.contains(fmt::format("blocks.{}.ln1.weight", layers)))
+    ++layers;
+  RwkvConfig config{.d_model = embedding[1],
+                    .layers = layers,
+                    .heads = heads[0],
+                    .head_size = heads[1],
+                    .ffn_width = shape("blocks.0.ffn.key.weight", 2)[0],
+                    .vocab_rows = embedding[0]};
+  check(config.layers > 0 && config.heads > 0 && config.head_size > 0, Error::Kind::Input,
+        "{}: {} layers of {} heads of {} fit no RWKV", checkpoint.weights.path().string(), layers,
+        heads[0], heads[1]);
+  check_config(checkpoint, {"hidden_size"}, config.d_model);
+  check_config(checkpoint, {"num_hidden_layers"}, config.layers);
+  check_config(checkpoint, {"attention_hidden_size"}, config.heads * config.head_size);
+  return config;
+}
+
+void reject_rwkv_relatives(const Checkpoint& checkpoint) {
+  const auto& weights = checkpoint.weights;
+  const std::string path = weights.path().string();
+  for (const char* key : {"_strategy", "_version", "_rescale_layer"})
+    check(!weights.has(key), Error::Kind::Input,
+          "{}: key '{}' says that ChatRWKV converted this file: its weights are transposed and "
+          "rescaled; use the "
+          "original download",
+          path, key);
+  if (rwkv_block_prefix(weights).empty())
+    return;
+  const bool has_gate =
+      find_name(weights, "att.gate.weight") || find_name(weights, "attention.gate.weight");
+  const auto* rkvw = find_name(weights, "time_maa_rkvw_w1");
+  const auto* maa = find_name(weights, "time_maa_");
+  check(!rkvw && !(maa && !has_gate), Error::Kind::Input,
+        "{}: '{}' without a gate belongs to the experimental RWKV x060a/b/c, which are not "
+        "supported; RWKV-6 (x060) is",
+        path,
+        rkvw  ? *rkvw
+        : maa ? *maa
+              : "");
+  const bool attention =
+      find_name(weights, "att.time_decay") || find_name(weights, "attention.time_decay");
+  check(!attention || find_name(weights, "ln_x"), Error::Kind::Input,
+        "{}: has time_decay but no ln_x: RWKV-4, which is not supported; RWKV-5.2, 6 and 7 are",
+        path);
+}
+
+}  // namespace stuffed
