@@ -1,0 +1,32 @@
+// A file that appears whole or not at all: written beside its place, synced, then renamed.
+#pragma once
+#include <cstddef>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace stuffed::io {
+
+/// Every failure (full disk, read-only folder) is an Output error that names the file and what the
+/// system said; the file that was there before stays as it was.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();  // without commit(): nothing is left
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Syncs to the disk and gives the file its name. Call once, last.
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  int file_;
+};
+
+/// The whole of a small file at once.
+void write_text(const std::filesystem::path& path, std::string_view text);
+
+}  // namespace stuffed::io
