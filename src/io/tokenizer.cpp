@@ -50,13 +50,15 @@ TokenizerPointer from_json(const TokenizerFile& file, const TokenizerOptions& op
   }
   const std::string model = type_of(description, "model"),
                     split = type_of(description, "pre_tokenizer");
-  check(model == "BPE" || model.empty(), Error::Kind::Input,
-        "{}: the tokenizer's model is {}; only BPE is supported", file.path, model);
+  check(model == "BPE", Error::Kind::Input,
+        "{}: the tokenizer's model has the type '{}'; only BPE is supported", file.path, model);
   if (split == "ByteLevel")
     return make_neox_tokenizer(file, description, options);
+  if (description["model"].value("byte_fallback", json(false)) == true)
+    return make_spm_json_tokenizer(file, description, options);
   fail(Error::Kind::Input,
        "{}: neither a GPT-NeoX tokenizer (its pre-tokenizer is '{}', not ByteLevel) nor a "
-       "SentencePiece one. {}",
+       "SentencePiece one (its model has no byte_fallback). {}",
        file.path, split, kWhereToGet);
 }
 
@@ -70,9 +72,7 @@ TokenizerPointer from_file(const std::string& path, const TokenizerOptions& opti
     return from_json(file, options);
   if (file.content[0] >= '0' && file.content[0] <= '9')
     return make_rwkv_tokenizer(file);
-  fail(Error::Kind::Input,
-       "{}: neither a tokenizer.json, nor a SentencePiece model, nor a World vocabulary. {}", path,
-       kWhereToGet);
+  return make_spm_tokenizer(file, options);
 }
 
 // The first file of the folder that a tokenizer is read from, or nothing.
