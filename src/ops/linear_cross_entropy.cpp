@@ -1,12 +1,39 @@
 #include "stuffed/ops/linear_cross_entropy.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <ATen/ATen.h>
 
+#include "cpu_rows.h"
+#include "kernels/common/rows.h"
 #include "recompute.h"
 
 namespace stuffed::ops {
+
+namespace {
+
+// 256 x 50k f32 logits = 51 MB. More rows make the product no faster on a CPU.
+constexpr int64_t kCpuRows = 256;
+
+/// Straight from the logits, without an f32 copy or a matrix of exponentials.
+Tensor nll_of_logits(const Tensor& logits, int64_t vocab, const Tensor& targets) {
+  Tensor nll = at::empty({logits.size(0)}, at::kFloat);
+  const auto target = targets.accessor<int64_t, 1>();
+  with_type(logits, [&]<class T>(T*) {
+    at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> row(static_cast<size_t>(vocab));
+      for (int64_t i = begin; i < end; ++i) {
+        kernels::load_row(logits.const_data_ptr<T>() + i * logits.stride(0), row.data(), vocab);
+        nll.data_ptr<float>()[i] =
+            kernels::log_sum_exp_row(row.data(), vocab) - row[static_cast<size_t>(target[i])];
+      }
+    });
+  });
+  return nll;
+}
+
+}  // namespace
 
 Tensor linear_cross_entropy(
     const Tensor& hidden, const Linear& head, int64_t vocab, const Tensor& targets, int64_t rows) {
@@ -14,13 +41,18 @@ Tensor linear_cross_entropy(
     Linear layer = head;
     layer.weight = in[1];
     layer.bias = in[2];
-    const Tensor logits = linear(in[0], layer).narrow(-1, 0, vocab).to(at::kFloat);
+    const Tensor raw = linear(in[0], layer);
+    if (takes_cpu_rows({raw}))
+      return std::vector<Tensor>{nll_of_logits(raw, vocab, in[3])};
+    const Tensor logits = raw.narrow(-1, 0, vocab).to(at::kFloat);
     return std::vector<Tensor>{at::logsumexp(logits, -1) -
                                logits.gather(-1, in[3].unsqueeze(-1)).squeeze(-1)};
   };
   const Tensor flat = hidden.flatten(0, 1), flat_targets = targets.flatten();
   if (flat.size(0) == 0)
     return at::zeros(targets.sizes(), hidden.options().dtype(at::kFloat));
+  if (hidden.is_cpu())
+    rows = std::min(rows, kCpuRows);
   const std::vector<Tensor> hidden_rows = flat.split(rows), target_rows = flat_targets.split(rows);
   std::vector<Tensor> nll;
   for (size_t i = 0; i < hidden_rows.size(); ++i)

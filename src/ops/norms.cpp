@@ -1,10 +1,61 @@
 #include "stuffed/ops/norms.h"
 
+#include <cmath>
+#include <vector>
+
 #include <ATen/ATen.h>
+
+#include "cpu_rows.h"
+#include "kernels/common/rows.h"
 
 namespace stuffed::ops {
 
 namespace {
+
+/// x [n,D] and gate [n,D] or undefined, both with dense rows; the norm over each of `groups` parts
+/// of a row.
+template <class In, class Out>
+void normalise_rows(const Tensor& x,
+                    const Tensor& gate,
+                    const Tensor& weight,
+                    int64_t groups,
+                    double eps,
+                    bool norm_before_gate,
+                    Tensor& y) {
+  const int64_t D = x.size(1), width = D / groups;
+  at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(static_cast<size_t>(D)), z(static_cast<size_t>(D));
+    for (int64_t i = begin; i < end; ++i) {
+      kernels::load_row(x.const_data_ptr<In>() + i * x.stride(0), row.data(), D);
+      if (gate.defined())
+        kernels::load_row(gate.const_data_ptr<In>() + i * gate.stride(0), z.data(), D);
+      if (gate.defined() && !norm_before_gate)
+        kernels::gate_row(z.data(), row.data(), D);
+      for (int64_t group = 0; weight.defined() && group < groups; ++group) {
+        float* part = row.data() + group * width;
+        const double mean = kernels::sum_squares_row(part, width) / static_cast<double>(width);
+        kernels::multiply_row(weight.const_data_ptr<float>() + group * width,
+                              static_cast<float>(1 / std::sqrt(mean + eps)), part, width);
+      }
+      if (gate.defined() && norm_before_gate)
+        kernels::gate_row(z.data(), row.data(), D);
+      kernels::store_row(row.data(), y.data_ptr<Out>() + i * D, D);
+    }
+  });
+}
+
+/// The rows of x as a matrix without a copy, where its strides allow; undefined otherwise.
+Tensor as_rows(const Tensor& x) {
+  if (x.is_contiguous())
+    return x.view({-1, x.size(-1)});
+  if (x.dim() == 3 && (x.size(0) == 1 || x.stride(0) == x.stride(1) * x.size(1)))
+    return x.as_strided({x.size(0) * x.size(1), x.size(2)}, {x.stride(1), x.stride(2)});
+  return {};
+}
+
+bool wants_gradient(const Tensor& x) {
+  return at::GradMode::is_enabled() && x.defined() && x.requires_grad();
+}
 
 /// x [...,n] f32 -> x / rms, over the last axis.
 Tensor divide_by_rms(const Tensor& x, double eps) {
@@ -14,6 +65,18 @@ Tensor divide_by_rms(const Tensor& x, double eps) {
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarType out) {
+  const bool small_type = out == at::kFloat || out == at::kBFloat16;
+  if (const Tensor rows = x.is_cpu() ? as_rows(x) : Tensor();
+      small_type && rows.defined() && takes_cpu_rows({rows}) && !wants_gradient(weight) &&
+      weight.scalar_type() == at::kFloat) {
+    Tensor y = at::empty(x.sizes(), x.options().dtype(out));
+    with_type(x, [&]<class In>(In*) {
+      with_type(y, [&]<class Out>(Out*) {
+        normalise_rows<In, Out>(rows, {}, weight.contiguous(), 1, eps, false, y);
+      });
+    });
+    return y;
+  }
   return (divide_by_rms(x.to(at::kFloat), eps) * weight).to(out);
 }
 
@@ -35,6 +98,18 @@ Tensor gated_rms_norm(const Tensor& y,
                       int64_t groups,
                       double eps,
                       bool norm_before_gate) {
+  if (const Tensor rows = y.is_cpu() ? as_rows(y) : Tensor(),
+      gates = z.is_cpu() ? as_rows(z) : Tensor();
+      rows.defined() && gates.defined() && takes_cpu_rows({rows, gates}) &&
+      !wants_gradient(weight) && y.scalar_type() == z.scalar_type() &&
+      (!weight.defined() || weight.scalar_type() == at::kFloat)) {
+    Tensor result = at::empty(y.sizes(), y.options());
+    with_type(y, [&]<class T>(T*) {
+      normalise_rows<T, T>(rows, gates, weight.defined() ? weight.contiguous() : weight, groups,
+                           eps, norm_before_gate, result);
+    });
+    return result;
+  }
   const Tensor gate = at::silu(z.to(at::kFloat));
   Tensor g = y.to(at::kFloat);
   if (!norm_before_gate)

@@ -1,11 +1,80 @@
 #include "stuffed/ops/short_conv.h"
 
+#include <algorithm>
+#include <vector>
+
 #include <ATen/ATen.h>
+
+#include "cpu_rows.h"
+#include "kernels/common/rows.h"
 
 namespace stuffed::ops {
 
+namespace {
+
+/// Tokens [begin, end) of one sequence, one row at a time: the last W inputs stay in f32 in a ring.
+template <class T>
+void convolve(const Tensor& x,
+              const Tensor& taps,
+              const Tensor& bias,
+              const Tensor& before,
+              bool silu,
+              int64_t begin,
+              int64_t end,
+              Tensor& y) {
+  const int64_t C = x.size(1), W = taps.size(0);
+  std::vector<float> ring(static_cast<size_t>(W * C)), sum(static_cast<size_t>(C));
+  const auto slot = [&](int64_t t) { return ring.data() + (t + W) % W * C; };
+  const auto load = [&](int64_t t) {
+    if (t < 0)
+      kernels::load_row(before.const_data_ptr<float>() + (t + W - 1) * C, slot(t), C);
+    else
+      kernels::load_row(x.const_data_ptr<T>() + t * x.stride(0), slot(t), C);
+  };
+  for (int64_t t = begin - W + 1; t < begin; ++t)
+    load(t);
+  for (int64_t t = begin; t < end; ++t) {
+    load(t);
+    kernels::load_row(bias.const_data_ptr<float>(), sum.data(), C);
+    for (int64_t tap = 0; tap < W; ++tap)
+      kernels::multiply_add_row(slot(t - W + 1 + tap), taps.const_data_ptr<float>() + tap * C,
+                                sum.data(), C);
+    if (silu)
+      kernels::silu_row(sum.data(), C);
+    kernels::store_row(sum.data(), y.data_ptr<T>() + t * C, C);
+  }
+}
+
+ConvResult short_conv_rows(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
+  const int64_t B = x.size(0), T = x.size(1), C = x.size(2), W = weight.size(1);
+  const Tensor taps = weight.t().contiguous();
+  const Tensor offset = bias.defined() ? bias.contiguous() : at::zeros({C}, weight.options());
+  Tensor y = at::empty({B, T, C}, x.options());
+  Tensor last = at::cat({columns.transpose(1, 2).to(x.scalar_type()),
+                         x.narrow(1, std::max<int64_t>(0, T - W + 1), std::min(T, W - 1))},
+                        1);
+  last = last.narrow(1, last.size(1) - W + 1, W - 1).transpose(1, 2);
+  for (int64_t b = 0; b < B; ++b) {
+    const Tensor row = x[b], before = columns[b].t().to(at::kFloat).contiguous();
+    Tensor out = y[b];
+    at::parallel_for(0, T, 64, [&](int64_t begin, int64_t end) {
+      with_type(
+          x, [&]<class E>(E*) { convolve<E>(row, taps, offset, before, silu, begin, end, out); });
+    });
+  }
+  return {y, last.clone(at::MemoryFormat::Contiguous)};
+}
+
+}  // namespace
+
 ConvResult short_conv(
     const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
+  const bool trained =
+      at::GradMode::is_enabled() && (weight.requires_grad() || columns.requires_grad() ||
+                                     (bias.defined() && bias.requires_grad()));
+  if (!trained && weight.scalar_type() == at::kFloat && takes_cpu_rows({x}))
+    return short_conv_rows(x, weight, bias, columns, silu);
   const int64_t tokens = x.size(1), width = weight.size(1);
   const Tensor padded =
       at::cat({columns.transpose(1, 2).to(x.scalar_type()), x}, 1);  // [B,W-1+T,C]

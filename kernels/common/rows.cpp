@@ -1,0 +1,140 @@
+#include "kernels/common/rows.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+// One copy a processor generation, picked when the program is loaded, which is before sanitizers
+// can run.
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+#define STUFFED_WIDE \
+  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default"), optimize("O3")))
+#else
+#define STUFFED_WIDE
+#endif
+
+namespace stuffed::kernels {
+
+namespace {
+
+constexpr int64_t kLanes =
+    32;  // partial sums, so that a sum is vectorised without reordering by the compiler
+
+/// exp to 2 units in the last place; saturates outside [-87, 88]. Free of branches and calls, so
+/// that loops vectorise.
+inline __attribute__((always_inline)) float exp_inline(float x) {
+  x = x < -87.0F ? -87.0F : x;
+  x = x > 88.0F ? 88.0F : x;
+  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves no fraction
+  const float n = (x * 1.44269504F + kRound) - kRound;
+  const float f = (x - n * 0.693359375F) + n * 2.12194440e-4F;  // ln 2 in two parts
+  float p = 1.9875691500e-4F;  // Cephes' expf, for |f| <= ln(2) / 2
+  p = p * f + 1.3981999507e-3F;
+  p = p * f + 8.3334519073e-3F;
+  p = p * f + 4.1665795894e-2F;
+  p = p * f + 1.6666665459e-1F;
+  p = p * f + 5.0000001201e-1F;
+  p = p * f * f + f + 1.0F;
+  const auto exponent = static_cast<int32_t>(n) + 127;
+  return p * std::bit_cast<float>(exponent << 23);
+}
+
+inline __attribute__((always_inline)) float silu_inline(float x) {
+  return x / (1.0F + exp_inline(-x));
+}
+
+}  // namespace
+
+void load_row(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+void store_row(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+
+STUFFED_WIDE void load_row(const c10::BFloat16* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i].x) << 16);
+}
+
+STUFFED_WIDE void store_row(const float* from, c10::BFloat16* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(from[i]);
+    const uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+    to[i].x = static_cast<uint16_t>(from[i] != from[i] ? 0x7fc0U : rounded);
+  }
+}
+
+STUFFED_WIDE void multiply_add_row(const float* __restrict a,
+                                   const float* __restrict b,
+                                   float* __restrict sum,
+                                   int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    sum[i] += a[i] * b[i];
+}
+
+STUFFED_WIDE void multiply_row(const float* __restrict a,
+                               float factor,
+                               float* __restrict x,
+                               int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    x[i] = x[i] * factor * a[i];
+}
+
+STUFFED_WIDE void silu_row(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    x[i] = silu_inline(x[i]);
+}
+
+STUFFED_WIDE void gate_row(const float* __restrict z, float* __restrict x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    x[i] *= silu_inline(z[i]);
+}
+
+STUFFED_WIDE float sum_squares_row(const float* x, int64_t n) {
+  std::array<float, kLanes> sums{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      sums[static_cast<size_t>(lane)] += x[i + lane] * x[i + lane];
+  double sum = 0;
+  for (const float partial : sums)
+    sum += partial;
+  for (; i < n; ++i)
+    sum += static_cast<double>(x[i]) * x[i];
+  return static_cast<float>(sum);
+}
+
+STUFFED_WIDE float log_sum_exp_row(const float* x, int64_t n) {
+  std::array<float, kLanes> partial;
+  partial.fill(-std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      float& most = partial[static_cast<size_t>(lane)];
+      most = x[i + lane] > most ? x[i + lane] : most;
+    }
+  float most = *std::max_element(partial.begin(), partial.end());
+  for (; i < n; ++i)
+    most = std::max(most, x[i]);
+  // Everything -inf or something +inf: the shift would make NaN of what has an answer.
+  const float shift = std::isfinite(most) ? most : 0.0F;
+
+  partial.fill(0);
+  for (i = 0; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      partial[static_cast<size_t>(lane)] += exp_inline(x[i + lane] - shift);
+  double sum = 0;
+  for (const float part : partial)
+    sum += part;
+  for (; i < n; ++i)
+    sum += exp_inline(x[i] - shift);
+  if (!std::isfinite(most))  // exp_inline saturates; NaN still shows in the sum
+    return sum != sum ? std::numeric_limits<float>::quiet_NaN() : most;
+  return shift + static_cast<float>(std::log(sum));
+}
+
+}  // namespace stuffed::kernels

@@ -1,0 +1,33 @@
+// When an op may take its fused loops over rows, and the switch over the types they read and write.
+#pragma once
+#include <initializer_list>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "stuffed/core/tensor.h"
+
+namespace stuffed::ops {
+
+/// Whether the fused loops give this op's result: on the CPU, f32 or bf16 with dense rows, no
+/// gradient wanted.
+inline bool takes_cpu_rows(std::initializer_list<Tensor> rows) {
+  for (const Tensor& x : rows) {
+    const bool good_type = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+    if (!x.is_cpu() || !good_type || x.dim() == 0 || x.numel() == 0 || x.stride(-1) != 1 ||
+        (at::GradMode::is_enabled() && x.requires_grad()))
+      return false;
+  }
+  return true;
+}
+
+/// Calls f with a null pointer of the element type.
+template <class F>
+void with_type(const Tensor& x, const F& f) {
+  if (x.scalar_type() == at::kFloat)
+    f(static_cast<float*>(nullptr));
+  else
+    f(static_cast<at::BFloat16*>(nullptr));
+}
+
+}  // namespace stuffed::ops

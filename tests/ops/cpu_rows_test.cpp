@@ -1,0 +1,111 @@
+// The fused CPU loops against the same ops in f64 through ATen, which is what they are under
+// autograd.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "kernels/common/rows.h"
+#include "kernels/common/testing.h"
+#include "stuffed/ops/linear.h"
+#include "stuffed/ops/linear_cross_entropy.h"
+#include "stuffed/ops/norms.h"
+#include "stuffed/ops/short_conv.h"
+
+namespace stuffed {
+namespace {
+
+using testing::bitwise_equal;
+using testing::close;
+
+double bound_of(at::ScalarType type) {
+  return type == at::kFloat ? 1e-6 : 4e-3;
+}
+
+Tensor wide(const Tensor& x) {
+  return x.to(at::kDouble);
+}
+
+TEST(CpuRows, LogSumExpTakesAnyNumbers) {
+  at::manual_seed(1);
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const int64_t n : {1, 31, 32, 33, 1000, 50277})
+    for (const double scale : {0.0, 1.0, 30.0, 1e4}) {
+      const Tensor x = at::randn({n}) * scale;
+      EXPECT_NEAR(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n),
+                  at::logsumexp(wide(x), 0).item<double>(),
+                  2e-6 * (1 + x.abs().max().item<double>()));
+    }
+  for (const int64_t n : {5, 64}) {
+    Tensor x = at::full({n}, -inf);
+    EXPECT_EQ(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n), -inf);
+    x[3] = 2.5;
+    EXPECT_FLOAT_EQ(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n), 2.5F);
+    x[2] = inf;
+    EXPECT_EQ(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n), inf);
+    x[1] = NAN;
+    EXPECT_TRUE(std::isnan(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n)));
+  }
+}
+
+TEST(CpuRows, StoringRoundsAsATenDoes) {
+  Tensor x = at::cat({at::randn({1000}) * 1e3, at::randn({1000}) * 1e-39,
+                      at::tensor({0.0F, -0.0F, INFINITY, -INFINITY})});
+  Tensor rounded = at::empty({x.size(0)}, at::kBFloat16), back = at::empty_like(x);
+  kernels::store_row(x.const_data_ptr<float>(), rounded.data_ptr<at::BFloat16>(), x.size(0));
+  EXPECT_TRUE(bitwise_equal(rounded, x.to(at::kBFloat16)));
+  kernels::load_row(rounded.const_data_ptr<at::BFloat16>(), back.data_ptr<float>(), x.size(0));
+  EXPECT_TRUE(bitwise_equal(back, rounded.to(at::kFloat)));
+  const float nan = NAN;
+  at::BFloat16 stored = 0;
+  kernels::store_row(&nan, &stored, 1);
+  EXPECT_TRUE(std::isnan(static_cast<float>(stored)));
+}
+
+TEST(CpuRows, ShortConvolutionsAgree) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t T : {1, 2, 3, 64, 65, 200})
+      for (const bool silu : {false, true}) {
+        const Tensor x = (at::randn({2, T, 50}) * 3).to(type).narrow(2, 4, 37);
+        const Tensor weight = at::randn({37, 4}), bias = at::randn({37});
+        const Tensor columns = at::randn({2, 37, 3}).to(type);
+        const auto actual = ops::short_conv(x, weight, bias, columns, silu);
+        const auto expected =
+            ops::short_conv(wide(x), wide(weight), wide(bias), wide(columns), silu);
+        EXPECT_TRUE(close(actual.y, expected.y, bound_of(type))) << T;
+        EXPECT_TRUE(bitwise_equal(wide(actual.columns), expected.columns)) << T;
+        EXPECT_TRUE(actual.columns.is_contiguous());
+      }
+}
+
+TEST(CpuRows, NormsAgree) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t groups : {1, 3})
+      for (const bool norm_before_gate : {false, true}) {
+        const Tensor y = at::randn({2, 20, 96}).to(type) * 5;
+        const Tensor z = at::randn({2, 20, 200}).to(type).narrow(2, 50, 96);
+        const Tensor weight = at::randn({96});
+        const Tensor trained = weight.clone().requires_grad_();  // takes ATen's passes
+        EXPECT_TRUE(close(ops::gated_rms_norm(y, z, weight, groups, 1e-5, norm_before_gate),
+                          ops::gated_rms_norm(y, z, trained, groups, 1e-5, norm_before_gate),
+                          bound_of(type)));
+        for (const at::ScalarType out : {at::kFloat, at::kBFloat16})
+          EXPECT_TRUE(close(ops::rms_norm(y, weight, 1e-5, out),
+                            ops::rms_norm(y, trained, 1e-5, out), bound_of(out)));
+      }
+}
+
+TEST(CpuRows, PackedWeightsMultiplyLikePlainOnes) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t rows : {1, 7, 512, 600}) {
+      ops::Linear plain{
+          .weight = at::randn({70, 33}).to(type), .bias = at::randn({70}), .packed = {}};
+      ops::Linear packed = plain;
+      packed.pack(/*drop=*/true);
+      EXPECT_EQ(packed.out_features(), 70);
+      EXPECT_EQ(packed.in_features(), 33);
+      const Tensor x = at::randn({2, rows, 33}).to(type);
+      EXPECT_TRUE(close(ops::linear(x, packed), ops::linear(x, plain), bound_of(type))) << rows;
+    }
+}
+
+}  // namespace
+}  // namespace stuffed
