@@ -32,14 +32,14 @@ Format recognise(const MappedFile& file) {
     return Format::Safetensors;
   if (text.starts_with("{"))
     return Format::ShardIndex;
-  if (file.name().ends_with(".safetensors"))
-    return Format::Safetensors;
   check(!text.starts_with("\x80\x02"), Error::Kind::Input,
         "{}: a legacy PyTorch file (a bare pickle, as before PyTorch 1.6), which is not read; load "
         "it in PyTorch and save it again with torch.save, or as safetensors",
         file.name());
   check(!text.starts_with("version https://git-lfs"), Error::Kind::Input,
         "{}: a git-lfs pointer, not the file itself; run `git lfs pull`", file.name());
+  if (file.name().ends_with(".safetensors"))
+    return Format::Safetensors;
   fail(Error::Kind::Input,
        "{}: neither safetensors nor a PyTorch zip nor a shard index (it starts with {})",
        file.name(), shown(text.substr(0, 8)));
