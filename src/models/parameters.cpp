@@ -64,6 +64,20 @@ void ParameterLoader::finish() const {
         file_.path().string(), unknown.size(), hint_, unknown.empty() ? "" : unknown.front());
 }
 
+void ParameterCounter::parameter(const std::string& name,
+                                 Tensor&,
+                                 std::vector<int64_t> shape,
+                                 Role) {
+  const auto source = map_.sources.find(name);
+  check(source != map_.sources.end() && file_.has(source->second.file_name), Error::Kind::Input,
+        "{}: tensor '{}' is missing; is the file complete?", file_.path().string(),
+        source == map_.sources.end() ? name : source->second.file_name);
+  int64_t elements = 1;
+  for (const int64_t size : shape)
+    elements *= size;
+  elements_ += elements;
+}
+
 void ParameterInitialiser::parameter(const std::string& name,
                                      Tensor& home,
                                      std::vector<int64_t> shape,

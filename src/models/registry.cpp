@@ -58,31 +58,29 @@ class ModelBuilder {
   static std::unique_ptr<RecurrentLM> load(const std::filesystem::path& path,
                                            const LoadOptions& options) {
     const Checkpoint checkpoint = Checkpoint::open(path);
-    for (const Family* family : families()) {
-      const auto recognition = family->recognise(checkpoint);
-      if (!recognition)
-        continue;
-      auto model = family->make(checkpoint, *recognition);
-      model->config_.family = family->name;
-      model->config_.layout = recognition->layout;
-      model->config_.why = recognition->why;
-      place(*model, options);
-      const WeightMap map = family->weight_map(checkpoint, *recognition);
-      const std::string hint = fmt::format(
-          "{} in the {} layout: d_model={}, layers={}, heads={}", family->name, recognition->layout,
-          model->config_.d_model, model->config_.layers, model->config_.heads);
-      ParameterLoader loader(checkpoint.weights, map,
-                             options.inference ? model->dtype_ : at::kFloat, options.device, hint);
-      model->visit(loader);
-      loader.finish();
-      model->config_.hash = checkpoint_hash(checkpoint);
-      finish(*model, options);
-      return model;
-    }
-    fail(Error::Kind::Input,
-         "{}: no known model family has such tensors ({} of them, {}, ...); known: {}",
-         checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
-         first_names(checkpoint.weights), family_names());
+    auto [model, map] = recognise(checkpoint);
+    place(*model, options);
+    const std::string hint = fmt::format(
+        "{} in the {} layout: d_model={}, layers={}, heads={}", model->config_.family,
+        model->config_.layout, model->config_.d_model, model->config_.layers, model->config_.heads);
+    ParameterLoader loader(checkpoint.weights, map, options.inference ? model->dtype_ : at::kFloat,
+                           options.device, hint);
+    model->visit(loader);
+    loader.finish();
+    model->config_.hash = checkpoint_hash(checkpoint);
+    finish(*model, options);
+    return std::move(model);
+  }
+
+  static Skeleton skeleton(const std::filesystem::path& path) {
+    Skeleton skeleton{.checkpoint = Checkpoint::open(path), .model = nullptr};
+    auto [model, map] = recognise(skeleton.checkpoint);
+    ParameterCounter counter(skeleton.checkpoint.weights, map);
+    model->visit(counter);
+    model->config_.parameters = counter.elements();
+    model->config_.hash = checkpoint_hash(skeleton.checkpoint);
+    skeleton.model = std::move(model);
+    return skeleton;
   }
 
   static std::unique_ptr<RecurrentLM> create(const std::string& name,
@@ -106,6 +104,24 @@ class ModelBuilder {
   }
 
  private:
+  static std::pair<std::unique_ptr<RecurrentLM>, WeightMap> recognise(
+      const Checkpoint& checkpoint) {
+    for (const Family* family : families()) {
+      const auto recognition = family->recognise(checkpoint);
+      if (!recognition)
+        continue;
+      auto model = family->make(checkpoint, *recognition);
+      model->config_.family = family->name;
+      model->config_.layout = recognition->layout;
+      model->config_.why = recognition->why;
+      return {std::move(model), family->weight_map(checkpoint, *recognition)};
+    }
+    fail(Error::Kind::Input,
+         "{}: no known model family has such tensors ({} of them, {}, ...); known: {}",
+         checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
+         first_names(checkpoint.weights), family_names());
+  }
+
   static void place(RecurrentLM& model, const LoadOptions& options) {
     model.device_ = options.device;
     model.dtype_ = options.dtype.value_or(options.device.is_cpu() ? at::kFloat : at::kBFloat16);
@@ -132,6 +148,10 @@ class ModelBuilder {
 std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
                                         const LoadOptions& options) {
   return ModelBuilder::load(path, options);
+}
+
+Skeleton open_skeleton(const std::filesystem::path& path) {
+  return ModelBuilder::skeleton(path);
 }
 
 std::unique_ptr<RecurrentLM> new_model(const std::string& family,

@@ -75,6 +75,22 @@ class ParameterLoader : public ParameterVisitor {
   std::set<std::string> used_;
 };
 
+/// Checks shapes and names as ParameterLoader does, and counts, without reading a weight.
+class ParameterCounter : public ParameterVisitor {
+ public:
+  ParameterCounter(const io::TensorFile& file, const WeightMap& map) : file_(file), map_(map) {}
+  void parameter(const std::string& name,
+                 Tensor& home,
+                 std::vector<int64_t> shape,
+                 Role role) override;
+  int64_t elements() const { return elements_; }
+
+ private:
+  const io::TensorFile& file_;
+  const WeightMap& map_;
+  int64_t elements_ = 0;
+};
+
 /// Gives every parameter its generic initial value, a function of (seed, name).
 class ParameterInitialiser : public ParameterVisitor {
  public:

@@ -48,6 +48,15 @@ struct Family {
   std::unique_ptr<RecurrentLM> (*make_new)(const io::json& config);
 };
 
+/// A checkpoint understood but not loaded: every figure of its configuration, no weights.
+struct Skeleton {
+  Checkpoint checkpoint;
+  std::unique_ptr<RecurrentLM> model;  // parameters undefined; sizes and state shapes are right
+};
+
+/// Recognises a checkpoint and checks every tensor's shape. Errors as load_model's.
+Skeleton open_skeleton(const std::filesystem::path& path);
+
 /// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or
 /// misshapen
 std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,

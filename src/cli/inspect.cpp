@@ -1,0 +1,92 @@
+// stuffed inspect: what a checkpoint is, without running it.
+#include "stuffed/eval/inspect.h"
+
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "src/cli/app.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct InspectOptions {
+  std::string model, tokenizer;
+  bool json = false;
+};
+
+std::string mebibytes(const io::json& bytes) {
+  return fmt::format("{:.1f} MiB", bytes.get<double>() / (1 << 20));
+}
+
+std::string table(const io::json& found) {
+  const io::json &state = found["state"], &fits = found["paper_fits"],
+                 &tokenizer = found["tokenizer"];
+  std::string text;
+  const auto row = [&](const char* name, const std::string& value) {
+    text += fmt::format("{:<16} {}\n", name, value);
+  };
+  row("family", found["family"].get<std::string>());
+  row("layout", fmt::format("{}, because {}", found["layout"].get<std::string>(),
+                            found["why"].get<std::string>()));
+  row("parameters", fmt::format("{}", found["parameters"].get<int64_t>()));
+  row("shape", fmt::format("d_model {}, {} layers, {} heads, state {} x {} a head",
+                           found["d_model"].get<int64_t>(), found["layers"].get<int64_t>(),
+                           found["heads"].get<int64_t>(), found["key_width"].get<int64_t>(),
+                           found["value_width"].get<int64_t>()));
+  row("vocabulary", fmt::format("{} ({} rows)", found["vocab"].get<int64_t>(),
+                                found["padded_vocab"].get<int64_t>()));
+  row("tensors", found["tensors"]["by_dtype"].dump());
+  for (const auto& file : found["files"])
+    row("file", fmt::format("{}, {}, sha256 {}", file["file"].get<std::string>(),
+                            mebibytes(file["bytes"]), file["sha256"].get<std::string>()));
+  row("model hash", found["model_hash"].get<std::string>());
+  row("tokenizer",
+      tokenizer["kind"].is_null()
+          ? "none: " + tokenizer["reason"].get<std::string>()
+          : fmt::format("{} ({} ids) from {}", tokenizer["kind"].get<std::string>(),
+                        tokenizer["vocab"].get<int64_t>(), tokenizer["source"].get<std::string>()));
+  row("state", fmt::format("{} elements, {} in f32: the recurrence alone",
+                           state["recurrence_elements"].get<int64_t>(),
+                           mebibytes(state["recurrence_bytes_f32"])));
+  row("", fmt::format("{} elements, {} in f32: with W-1 convolution columns or shift rows",
+                      state["with_columns_elements"].get<int64_t>(),
+                      mebibytes(state["with_columns_bytes_f32"])));
+  row("paper's fits", fmt::format("learns to forget when trained at {:.0f} tokens or more; recalls "
+                                  "a passkey up to {:.3g} tokens",
+                                  fits["forget_training_tokens"].get<double>(),
+                                  fits["recall_tokens"].get<double>()));
+  row("", fmt::format("{} ({})", fits["caution"].get<std::string>(),
+                      fits["extrapolated"].get<bool>() ? "this state is larger: an extrapolation"
+                                                       : "this state is within"));
+  return text;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& root, Commands& commands) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* app = add_subcommand(
+      root, "inspect",
+      "Says what a checkpoint is: family, layout, parameters, dtypes, shapes, tokenizer, hashes, "
+      "state size, and what the paper's fits predict for that size. Reads no weight into memory.",
+      "  stuffed inspect mamba2-130m\n"
+      "  stuffed inspect RWKV-x060-World-1B6.pth --json > model.json");
+  app->add_option("model,--model", options->model, "Folder or weight file of the model")
+      ->required()
+      ->type_name("PATH");
+  app->add_option("--tokenizer", options->tokenizer,
+                  "tokenizer.json, tokenizer.model, a World vocabulary, or 'bytes'; default: the "
+                  "one in the model's folder")
+      ->type_name("PATH|bytes");
+  app->add_flag("--json", options->json,
+                "One JSON object, every tensor's shape and dtype included");
+  commands.push_back({.app = app, .run = [options](Context&) {
+                        const io::json found = eval::inspect(options->model, options->tokenizer);
+                        fmt::print("{}", options->json ? found.dump(2) + "\n" : table(found));
+                      }});
+}
+
+}  // namespace stuffed::cli

@@ -1,0 +1,101 @@
+#include "stuffed/eval/inspect.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
+#include "stuffed/io/tokenizer.h"
+#include "stuffed/models/registry.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+using io::json;
+
+json describe_tensors(const io::TensorFile& weights) {
+  std::map<std::string, int64_t> by_dtype;
+  json tensors = json::object();
+  for (const auto& [name, entry] : weights.entries()) {
+    const std::string dtype = at::toString(entry.dtype);
+    ++by_dtype[dtype];
+    tensors[name] = {{"shape", entry.shape}, {"dtype", dtype}};
+  }
+  return {{"by_dtype", by_dtype}, {"shapes", tensors}};
+}
+
+json describe_files(const io::TensorFile& weights) {
+  json files = json::array();
+  for (const auto& file : weights.files())
+    files.push_back({{"file", file.filename().string()},
+                     {"bytes", std::filesystem::file_size(file)},
+                     {"sha256", sha256_file(file)}});
+  return files;
+}
+
+/// A checkpoint without a tokenizer is nothing unusual: the reason is part of the answer.
+json describe_tokenizer(const std::filesystem::path& model, const std::string& path) {
+  try {
+    const auto tokenizer = path.empty() ? io::find_tokenizer(model) : io::load_tokenizer(path);
+    return {{"kind", tokenizer->kind()},
+            {"source", tokenizer->source()},
+            {"vocab", tokenizer->vocab_size()},
+            {"bos", tokenizer->bos() ? json(*tokenizer->bos()) : json(nullptr)},
+            {"sha256", tokenizer->hash()}};
+  } catch (const Error& error) {
+    if (!path.empty())
+      throw;
+    return {{"kind", nullptr}, {"reason", error.what()}};
+  }
+}
+
+}  // namespace
+
+PaperFits paper_fits(int64_t state_elements) {
+  const double millions = static_cast<double>(state_elements) / 1e6;
+  return {.forget_tokens = 1000 * std::max(0.0, 5.172 * millions - 4.469),
+          .recall_tokens = 1000 * std::max(0.0, 4.756 * (std::pow(1.365, millions) - 1) - 0.742),
+          .extrapolated = millions > 12.95};
+}
+
+json inspect(const std::filesystem::path& path, const std::string& tokenizer) {
+  const Skeleton skeleton = open_skeleton(path);
+  const RecurrentLM& model = *skeleton.model;
+  const ModelConfig& config = model.config();
+  const int64_t with_columns = model.state_elements();
+  const PaperFits fits = paper_fits(with_columns);
+  return {{"schema", "stuffed.inspect"},
+          {"version", 1},
+          {"model", path.string()},
+          {"family", config.family},
+          {"layout", config.layout},
+          {"why", config.why},
+          {"parameters", config.parameters},
+          {"d_model", config.d_model},
+          {"layers", config.layers},
+          {"heads", config.heads},
+          {"key_width", config.key_width},
+          {"value_width", config.value_width},
+          {"vocab", config.vocab},
+          {"padded_vocab", config.padded_vocab},
+          {"tensors", describe_tensors(skeleton.checkpoint.weights)},
+          {"files", describe_files(skeleton.checkpoint.weights)},
+          {"model_hash", config.hash},
+          {"tokenizer", describe_tokenizer(path, tokenizer)},
+          {"state",
+           {{"recurrence_elements", model.recurrent_elements()},
+            {"recurrence_bytes_f32", 4 * model.recurrent_elements()},
+            {"with_columns_elements", with_columns},
+            {"with_columns_bytes_f32", 4 * with_columns}}},
+          {"paper_fits",
+           {{"source", "arXiv:2410.07145, state with W-1 convolution columns or shift rows"},
+            {"forget_training_tokens", fits.forget_tokens},
+            {"recall_tokens", fits.recall_tokens},
+            {"extrapolated", fits.extrapolated},
+            {"caution", "fitted to Mamba-2 models of at most 12.9 M state elements"}}}};
+}
+
+}  // namespace stuffed::eval
