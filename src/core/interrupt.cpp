@@ -22,6 +22,7 @@ void catch_signals() {
       SA_RESTART | static_cast<int>(SA_RESETHAND);  // once: the second of its kind acts as usual
   for (const int signal : {SIGINT, SIGTERM, SIGUSR1})
     sigaction(signal, &action, nullptr);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit: write() then fails, and we can say so
 }
 
 bool interrupted() {

@@ -2,6 +2,7 @@
 // Append-only, flushed line by line; re-opening it resumes.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,12 +21,34 @@ struct RunHeader {
   json provenance;  // commit, command line, device, UTC start, ...
 };
 
+/// Where a whole line lies in its file, without its newline.
+struct LinePlace {
+  int64_t offset_bytes = 0;
+  int64_t bytes = 0;
+};
+
+/// What read_journal() found.
+struct JournalEnd {
+  RunHeader header;
+  std::string commit;       // of the last process that wrote records
+  int64_t whole_bytes = 0;  // up to and including the last newline; a torn last line lies behind it
+  bool finished = false;
+  bool empty = false;  // not even a whole header line: nothing was measured
+};
+
+/// Reads a journal line by line and hands over each record (not header, resumed and end lines).
+/// Errors  Input, naming file and line, if it is unreadable or not a journal
+JournalEnd read_journal(const std::filesystem::path& path,
+                        const std::function<void(const json& record, LinePlace place)>& on_record);
+
 class Results {
  public:
-  /// Creates the file, or resumes it: equal schema, version and config are required, and the error
-  /// names the first field that differs. A torn last line is cut off; a changed commit leaves a
-  /// `resumed` line. `overwrite` starts anew. Errors  Output if the place is not writable; Input if
-  /// the file there is not a journal; Usage if it is another run's
+  /// Creates the file (and the folders above it), or resumes it: equal schema, version and config
+  /// are required, and the error names the first field that differs. A torn last line is cut off; a
+  /// changed commit leaves a `resumed` line. `overwrite` starts anew. "-" is standard output, which
+  /// like any pipe or device cannot be resumed. Errors  Output if the place is not writable or
+  /// another process is writing it; Input if the file there is not a
+  ///         journal (it is then left alone, even with `overwrite`); Usage if it is another run's
   static Results open(const std::filesystem::path& path,
                       const RunHeader& header,
                       bool overwrite = false);
@@ -36,9 +59,10 @@ class Results {
   bool done(std::string_view key) const;
   /// The record of `key`, as it was appended (in this run or before). Throws Internal if there is
   /// none.
-  const json& record(std::string_view key) const;
-  /// One flushed line. A non-finite number becomes null, and is refused (Internal) unless the
-  /// record says "finite": false.
+  json record(std::string_view key) const;
+  /// One line, on the disk when this returns. A non-finite number becomes null, and is refused
+  /// (Internal) unless the record says "finite": false. If the line cannot be written whole, the
+  /// file is cut back to the line before. Errors  Output
   void append(std::string_view key, const json& fields);
   /// The end line. A finished journal stays as it is when its command runs again.
   void finish(const json& fields = json::object());
@@ -47,6 +71,7 @@ class Results {
 
  private:
   struct Impl;
+  explicit Results(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

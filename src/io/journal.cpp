@@ -1,0 +1,82 @@
+// Reads a journal back: what is a whole line, what kind of line it is, and where the torn one
+// begins.
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "stuffed/core/error.h"
+#include "stuffed/io/results.h"
+
+namespace stuffed::io {
+
+namespace {
+
+RunHeader parse_header(const json& line, const std::string& where) {
+  const bool whole = line.is_object() && line.contains("schema") && line.at("schema").is_string() &&
+                     line.contains("version") && line.at("version").is_number_integer() &&
+                     line.contains("config");
+  check(whole, Error::Kind::Input,
+        "{}: is not the header of a stuffed journal (schema, version, config)", where);
+  return {.schema = line.at("schema"),
+          .version = line.at("version"),
+          .config = line.at("config"),
+          .provenance = line.value("provenance", json::object())};
+}
+
+std::string commit_in(const json& line) {
+  const json provenance = line.value("provenance", json::object());
+  const json commit = provenance.is_object() ? provenance.value("commit", json()) : json();
+  return commit.is_string() ? commit.get<std::string>() : std::string();
+}
+
+/// A header that was cut before its newline looks like the beginning of one.
+bool could_be_torn_header(std::string_view text) {
+  constexpr std::string_view kBeginning = "{\"schema\":";
+  return text.substr(0, kBeginning.size()) == kBeginning.substr(0, text.size());
+}
+
+}  // namespace
+
+JournalEnd read_journal(const std::filesystem::path& path,
+                        const std::function<void(const json& record, LinePlace place)>& on_record) {
+  std::ifstream file(path, std::ios::binary);
+  check(file.good(), Error::Kind::Input, "{}: cannot be read: {}", path.string(),
+        std::strerror(errno));
+  JournalEnd end;
+  int64_t number = 0;
+  int64_t records = 0;
+  for (std::string text; std::getline(file, text); ++number) {
+    const std::string where = fmt::format("{}: line {}", path.string(), number + 1);
+    if (file.eof()) {  // no newline: the torn line, cut off by whoever writes next
+      check(number > 0 || could_be_torn_header(text), Error::Kind::Input,
+            "{}: is not a stuffed journal", path.string());
+      break;
+    }
+    const LinePlace place{.offset_bytes = end.whole_bytes,
+                          .bytes = static_cast<int64_t>(text.size())};
+    const json line = parse_json(text, where);
+    check(!end.finished, Error::Kind::Input, "{}: comes after the end line", where);
+    if (number == 0) {
+      end.header = parse_header(line, where);
+      end.commit = commit_in(line);
+    } else if (line.is_object() && line.contains("key") && line.at("key").is_string()) {
+      ++records;
+      on_record(line, place);
+    } else if (line.is_object() && line.contains("end")) {
+      check(line.value("records", json()) == records, Error::Kind::Input,
+            "{}: says {} records, but {} are there", where, line.value("records", json()).dump(),
+            records);
+      end.finished = true;
+    } else {
+      check(line.is_object() && line.contains("resumed"), Error::Kind::Input,
+            "{}: is neither a record nor a resumed or end line", where);
+      end.commit = commit_in(line);
+    }
+    end.whole_bytes += place.bytes + 1;
+  }
+  check(!file.bad(), Error::Kind::Input, "{}: reading failed", path.string());
+  end.empty = number == 0;
+  return end;
+}
+
+}  // namespace stuffed::io

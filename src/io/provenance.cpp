@@ -1,0 +1,62 @@
+#include "stuffed/io/provenance.h"
+
+#include <ctime>
+#include <fstream>
+
+#include <ATen/Parallel.h>
+
+#if STUFFED_WITH_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
+#include "stuffed/core/version.h"
+
+namespace stuffed::io {
+
+namespace {
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name") && line.find(": ") != line.npos)
+      return line.substr(line.find(": ") + 2);
+  return "unknown";
+}
+
+std::string gpu_name([[maybe_unused]] at::Device device) {
+#if STUFFED_WITH_CUDA
+  cudaDeviceProp properties{};
+  if (cudaGetDeviceProperties(&properties, std::max<int>(device.index(), 0)) == cudaSuccess)
+    return properties.name;
+#endif
+  return "unknown";
+}
+
+}  // namespace
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[sizeof "2026-11-24T00:31:07Z"];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+json provenance(const std::vector<std::string>& command_line, at::Device device) {
+  const BuildInfo& build = build_info();
+  return {
+      {"commit", build.commit},
+      {"dirty", build.dirty},
+      {"version", build.version},
+      {"libtorch", build.libtorch},
+      {"cuda", build.cuda},
+      {"command_line", command_line},
+      {"device", device.str()},
+      {"device_name", device.is_cuda() ? gpu_name(device) : cpu_name()},
+      {"threads", at::get_num_threads()},
+      {"started_utc", utc_now()},
+  };
+}
+
+}  // namespace stuffed::io

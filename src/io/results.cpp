@@ -1,0 +1,264 @@
+// Keeps a journal whole: whatever moment a process dies at, what is in the file are whole lines and
+// at most one torn one, and the next process goes on where the last whole line ends.
+#include "stuffed/io/results.h"
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fcntl.h>
+#include <map>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::io {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+/// `first` opens the object, then come the fields of `rest`: what identifies a line is read first.
+std::string line_of(const std::string& first, const json& rest) {
+  return "{" + first + (rest.empty() ? "" : ",") + dump(rest).substr(1) + "\n";
+}
+
+std::string header_line(const RunHeader& header) {
+  return fmt::format("{{\"schema\":{},\"version\":{},\"config\":{},\"provenance\":{}}}\n",
+                     dump(header.schema), header.version, dump(header.config),
+                     dump(header.provenance));
+}
+
+bool all_finite(const json& value) {
+  if (value.is_number_float())
+    return std::isfinite(value.get<double>());
+  if (!value.is_structured())
+    return true;
+  for (const json& element : value)
+    if (!all_finite(element))
+      return false;
+  return true;
+}
+
+std::string text_of(const json& value) {
+  return value.is_null() ? "nothing" : dump(value);
+}
+
+/// Says where `there` first differs from `here`, as "field: 1 there, 2 here"; empty if they are
+/// equal.
+std::string first_difference(const json& there, const json& here, const std::string& field) {
+  if (there == here)
+    return {};
+  if (!there.is_object() || !here.is_object())
+    return fmt::format("{}: {} there, {} here", field, text_of(there), text_of(here));
+  json keys = there;
+  keys.update(here);
+  for (const auto& [key, unused] : keys.items()) {
+    const std::string found =
+        first_difference(there.value(key, json()), here.value(key, json()), field + "." + key);
+    if (!found.empty())
+      return found;
+  }
+  return field + ": a field is null on one side and missing on the other";
+}
+
+void check_same_run(const fs::path& path, const RunHeader& there, const RunHeader& here) {
+  check(there.schema == here.schema, Error::Kind::Usage,
+        "{}: holds a run of schema '{}', not '{}'; choose another -o", path.string(), there.schema,
+        here.schema);
+  check(there.version <= here.version, Error::Kind::Input,
+        "{}: has version {} of schema '{}', but this stuffed knows only up to version {}; use the "
+        "newer stuffed, or "
+        "another -o",
+        path.string(), there.version, there.schema, here.version);
+  check(there.version == here.version, Error::Kind::Usage,
+        "{}: the field version differs: {} there, {} here (schema '{}'); choose another -o, or "
+        "--overwrite to start anew",
+        path.string(), there.version, here.version, there.schema);
+  const std::string difference =
+      first_difference(there.config, json::parse(dump(here.config)), "config");
+  check(difference.empty(), Error::Kind::Usage,
+        "{}: holds a run that differs in {}; choose another -o, or --overwrite to start anew",
+        path.string(), difference);
+}
+
+std::string commit_of(const json& provenance) {
+  return provenance.is_object() ? provenance.value("commit", std::string()) : std::string();
+}
+
+[[noreturn]] void fail_to_write(const fs::path& path, int error) {
+  fail(Error::Kind::Output, "{}: cannot be written: {}", path.string(), std::strerror(error));
+}
+
+}  // namespace
+
+struct Results::Impl {
+  fs::path path;
+  int fd = -1;
+  bool is_file = true;  // false: a pipe or device, which can be neither read back nor cut
+  int64_t end_bytes = 0;
+  bool finished = false;
+  std::map<std::string, LinePlace, std::less<>> places;
+  std::map<std::string, std::string, std::less<>> lines;  // only where they cannot be read back
+
+  ~Impl() {
+    if (fd >= 0)
+      ::close(fd);  // and with it the lock
+  }
+
+  void open_file();
+  void lock();
+  int write_all(const std::string& line);
+  void write_line(const std::string& line);
+  void resume(const RunHeader& header);
+};
+
+void Results::Impl::open_file() {
+  if (path == "-") {
+    fd = ::dup(STDOUT_FILENO);
+  } else {
+    std::error_code ignored;  // open() then says why
+    if (path.has_parent_path())
+      fs::create_directories(path.parent_path(), ignored);
+    fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  }
+  struct stat status = {};
+  if (fd < 0 || ::fstat(fd, &status) != 0)
+    fail_to_write(path, errno);
+  is_file = S_ISREG(status.st_mode) && path != "-";
+}
+
+void Results::Impl::lock() {
+  // Some network file systems know no locks; there two processes on one file remain the user's
+  // care.
+  const bool taken = ::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  check(!taken, Error::Kind::Output,
+        "{}: another process is writing it; wait for it, or choose another -o", path.string());
+}
+
+/// Returns 0, or the errno that stopped it.
+int Results::Impl::write_all(const std::string& line) {
+  for (size_t written = 0; written < line.size();) {
+    const char* const data = line.data() + written;
+    const size_t bytes = line.size() - written;
+    const ssize_t n = is_file ? ::pwrite(fd, data, bytes, end_bytes + static_cast<int64_t>(written))
+                              : ::write(fd, data, bytes);
+    if (n < 0 && errno != EINTR)
+      return errno;
+    if (n == 0)
+      return ENOSPC;
+    written += static_cast<size_t>(std::max<ssize_t>(n, 0));
+  }
+  return is_file && ::fdatasync(fd) != 0 ? errno : 0;
+}
+
+void Results::Impl::write_line(const std::string& line) {
+  if (const int error = write_all(line); error != 0) {
+    // Cutting needs no space. Should it fail all the same, a torn line is left, which the next run
+    // cuts.
+    const bool cut = !is_file || ::ftruncate(fd, end_bytes) == 0;
+    fail_to_write(path, cut ? error : errno);
+  }
+  end_bytes += static_cast<int64_t>(line.size());
+}
+
+void Results::Impl::resume(const RunHeader& header) {
+  const auto on_record = [this](const json& record, LinePlace place) {
+    const std::string key = record.at("key").get<std::string>();
+    check(places.emplace(key, place).second, Error::Kind::Input, "{}: has two records of key '{}'",
+          path.string(), key);
+  };
+  const JournalEnd found = read_journal(path, on_record);
+  if (!found.empty)
+    check_same_run(path, found.header, header);
+  end_bytes = found.whole_bytes;
+  finished = found.finished;
+  if (::ftruncate(fd, end_bytes) != 0)
+    fail_to_write(path, errno);
+  if (found.empty)
+    write_line(header_line(header));
+  else if (!finished && found.commit != commit_of(header.provenance))
+    write_line(line_of("\"resumed\":true", {{"provenance", header.provenance}}));
+}
+
+Results::Results(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Results::~Results() = default;
+Results::Results(Results&&) noexcept = default;
+Results& Results::operator=(Results&&) noexcept = default;
+
+Results Results::open(const fs::path& path, const RunHeader& header, bool overwrite) {
+  auto impl = std::make_unique<Impl>();
+  impl->path = path;
+  impl->open_file();
+  if (!impl->is_file) {
+    impl->write_line(header_line(header));
+    return Results(std::move(impl));
+  }
+  impl->lock();
+  if (overwrite) {
+    read_journal(path,
+                 [](const json&, LinePlace) {});  // what is no journal is not ours to overwrite
+    if (::ftruncate(impl->fd, 0) != 0)
+      fail_to_write(path, errno);
+  }
+  impl->resume(header);
+  return Results(std::move(impl));
+}
+
+bool Results::done(std::string_view key) const {
+  return impl_->places.contains(key) || impl_->lines.contains(key);
+}
+
+json Results::record(std::string_view key) const {
+  if (const auto line = impl_->lines.find(key); line != impl_->lines.end())
+    return json::parse(line->second);
+  const auto place = impl_->places.find(key);
+  check(place != impl_->places.end(), Error::Kind::Internal, "{}: has no record '{}'",
+        impl_->path.string(), key);
+  std::string line(static_cast<size_t>(place->second.bytes), '\0');
+  const ssize_t n = ::pread(impl_->fd, line.data(), line.size(), place->second.offset_bytes);
+  check(n == place->second.bytes, Error::Kind::Input, "{}: was changed while it was in use",
+        impl_->path.string());
+  return parse_json(line, impl_->path.string());
+}
+
+void Results::append(std::string_view key, const json& fields) {
+  check(!finished() && !done(key), Error::Kind::Internal,
+        "{}: record '{}' comes twice or after the end", impl_->path.string(), key);
+  check(fields.is_object() && !fields.contains("key"), Error::Kind::Internal,
+        "record '{}' is not an object of fields", key);
+  const bool owns_up = fields.contains("finite") && fields.at("finite") == false;
+  check(owns_up || all_finite(fields), Error::Kind::Internal,
+        "{}: record '{}' holds a number that is not finite without saying \"finite\": false",
+        impl_->path.string(), key);
+  const std::string line = line_of("\"key\":" + dump(std::string(key)), fields);
+  const LinePlace place{.offset_bytes = impl_->end_bytes,
+                        .bytes = static_cast<int64_t>(line.size()) - 1};
+  impl_->write_line(line);
+  if (impl_->is_file)
+    impl_->places.emplace(key, place);
+  else
+    impl_->lines.emplace(key, line);
+}
+
+void Results::finish(const json& fields) {
+  if (finished())
+    return;
+  impl_->write_line(line_of(fmt::format("\"end\":true,\"records\":{}", size()), fields));
+  impl_->finished = true;
+}
+
+bool Results::finished() const {
+  return impl_->finished;
+}
+
+int64_t Results::size() const {
+  return static_cast<int64_t>(impl_->places.size() + impl_->lines.size());
+}
+
+}  // namespace stuffed::io

@@ -1,0 +1,243 @@
+#include "stuffed/io/results.h"
+
+#include <cmath>
+#include <csignal>
+#include <fstream>
+#include <sstream>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read_all(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_all(const fs::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+class ResultsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    // In memory where there is such a place: hundreds of flushed lines wear out neither disk nor
+    // patience.
+    const fs::path shared = "/dev/shm";
+    folder_ = (fs::exists(shared) ? shared : fs::temp_directory_path()) /
+              fmt::format("stuffed_results_{}", getpid());
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    path_ = folder_ / "run.jsonl";
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static RunHeader header(int64_t segment = 8192, const std::string& commit = "c0ffee") {
+    return {.schema = "stuffed.test",
+            .version = 2,
+            .config = {{"segment_tokens", segment},
+                       {"model", {{"sha256", "ab"}, {"family", "mamba2"}}}},
+            .provenance = {{"commit", commit}}};
+  }
+
+  /// Runs to the end from wherever the file stands; returns how many records were computed.
+  int run_all() const {
+    Results results = Results::open(path_, header());
+    int computed = 0;
+    for (int i = 0; i < 5; ++i) {
+      const std::string key = fmt::format("document={}", i);
+      if (results.done(key))
+        continue;
+      results.append(key, {{"nll_sum_nats", {i / 3.0, 1e-300, -0.0}}, {"name", "äß\n\"\\"}});
+      ++computed;
+    }
+    results.finish();
+    return computed;
+  }
+
+  std::string error_of(const std::function<void()>& act, Error::Kind kind) const {
+    try {
+      act();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind) << error.what();
+      return error.what();
+    }
+    ADD_FAILURE() << "no error";
+    return {};
+  }
+
+  fs::path folder_, path_;
+};
+
+TEST_F(ResultsTest, LinesAreHeaderRecordsEnd) {
+  run_all();
+  std::istringstream lines(read_all(path_));
+  std::string line;
+  std::getline(lines, line);
+  EXPECT_EQ(
+      line,
+      R"({"schema":"stuffed.test","version":2,"config":{"model":{"family":"mamba2","sha256":"ab"},)"
+      R"("segment_tokens":8192},"provenance":{"commit":"c0ffee"}})");
+  std::getline(lines, line);
+  EXPECT_EQ(line, R"({"key":"document=0","name":"äß\n\"\\","nll_sum_nats":[0.0,1e-300,-0.0]})");
+  for (int i = 0; i < 5; ++i)
+    std::getline(lines, line);
+  EXPECT_EQ(line, R"({"end":true,"records":5})");
+}
+
+TEST_F(ResultsTest, CutAtEveryByteItEndsWithTheSameBytesAndRecomputesNoFinishedRecord) {
+  run_all();
+  const std::string whole = read_all(path_);
+  for (size_t cut = 0; cut < whole.size(); ++cut) {
+    write_all(path_, whole.substr(0, cut));
+    const int64_t whole_lines =
+        std::count(whole.begin(), whole.begin() + static_cast<int64_t>(cut), '\n');
+    EXPECT_EQ(run_all(), 5 - std::max<int64_t>(0, whole_lines - 1)) << "cut at byte " << cut;
+    ASSERT_EQ(read_all(path_), whole) << "cut at byte " << cut;
+  }
+}
+
+TEST_F(ResultsTest, FinishedFileIsLeftAsItIs) {
+  run_all();
+  const std::string whole = read_all(path_);
+  Results results = Results::open(path_, header(8192, "another commit"));
+  EXPECT_TRUE(results.finished());
+  results.finish({{"seconds", 3}});
+  EXPECT_EQ(read_all(path_), whole);
+}
+
+TEST_F(ResultsTest, RecordsCanBeReadBackNewOrOld) {
+  {
+    Results results = Results::open(path_, header());
+    results.append("a", {{"x", 1.5}});
+    EXPECT_EQ(results.record("a").at("x"), 1.5);
+  }
+  Results results = Results::open(path_, header());
+  results.append("b", {{"x", nullptr}});
+  EXPECT_EQ(results.record("a").at("x"), 1.5);
+  EXPECT_TRUE(results.record("b").at("x").is_null());
+  EXPECT_EQ(results.size(), 2);
+  error_of([&] { results.record("c"); }, Error::Kind::Internal);
+}
+
+TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
+  run_all();
+  const std::string whole = read_all(path_);
+  std::string message = error_of([&] { Results::open(path_, header(512)); }, Error::Kind::Usage);
+  EXPECT_NE(message.find("config.segment_tokens: 8192 there, 512 here"), message.npos) << message;
+  RunHeader other = header();
+  other.config["model"]["sha256"] = "cd";
+  message = error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  EXPECT_NE(message.find("config.model.sha256"), message.npos) << message;
+  other = header();
+  other.config["train_len"] = 4096;
+  message = error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  EXPECT_NE(message.find("config.train_len: nothing there, 4096 here"), message.npos) << message;
+  other = header();
+  other.schema = "stuffed.passkey";
+  error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  EXPECT_EQ(read_all(path_), whole);
+}
+
+TEST_F(ResultsTest, ANewerVersionIsRefusedAndNeverDeleted) {
+  run_all();
+  const std::string whole = read_all(path_);
+  RunHeader older = header();
+  older.version = 1;
+  const std::string message = error_of([&] { Results::open(path_, older); }, Error::Kind::Input);
+  EXPECT_NE(message.find("version 2"), message.npos) << message;
+  EXPECT_EQ(read_all(path_), whole);
+}
+
+TEST_F(ResultsTest, AChangedCommitLeavesOneResumedLine) {
+  Results::open(path_, header()).append("a", {{"x", 1}});
+  for (int i = 0; i < 2; ++i)
+    Results::open(path_, header(8192, "beef"));
+  const std::string text = read_all(path_);
+  const std::string resumed = R"({"resumed":true,"provenance":{"commit":"beef"}})";
+  EXPECT_NE(text.find(resumed), text.npos) << text;
+  EXPECT_EQ(text.find(resumed), text.rfind(resumed));
+}
+
+TEST_F(ResultsTest, OverwriteStartsAnewButSparesWhatIsNoJournal) {
+  run_all();
+  EXPECT_EQ(Results::open(path_, header(512), true).size(), 0);
+  write_all(path_, "the only copy of a thesis\n");
+  error_of([&] { Results::open(path_, header(), true); }, Error::Kind::Input);
+  error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  write_all(path_, "no newline");
+  error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  EXPECT_EQ(read_all(path_), "no newline");
+}
+
+TEST_F(ResultsTest, DamageInTheMiddleIsAnErrorThatNamesTheLine) {
+  run_all();
+  std::string text = read_all(path_);
+  text[text.find("document=2") - 8] = '}';
+  write_all(path_, text);
+  const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  EXPECT_NE(message.find("line 4"), message.npos) << message;
+  EXPECT_EQ(read_all(path_), text);
+}
+
+TEST_F(ResultsTest, NonFiniteNumbersAreNullAndMustBeOwnedUpTo) {
+  Results results = Results::open(path_, header());
+  const json bad = {{"nll", {1.0, std::nan("")}}};
+  error_of([&] { results.append("a", bad); }, Error::Kind::Internal);
+  EXPECT_FALSE(results.done("a"));
+  json owned = bad;
+  owned["finite"] = false;
+  results.append("a", owned);
+  EXPECT_TRUE(results.record("a").at("nll").at(1).is_null());
+  error_of([&] { results.append("a", owned); }, Error::Kind::Internal);
+}
+
+TEST_F(ResultsTest, TwoProcessesDoNotWriteOneFile) {
+  Results first = Results::open(path_, header());
+  const std::string message =
+      error_of([&] { Results::open(path_, header()); }, Error::Kind::Output);
+  EXPECT_NE(message.find("another process"), message.npos) << message;
+}
+
+TEST_F(ResultsTest, AFullDiskLeavesWholeLinesOnly) {
+  const auto limited_run = [this] {  // in a child, since the limit cannot be raised again
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{.rlim_cur = 300, .rlim_max = 300};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      run_all();
+    } catch (const Error& error) {
+      return error.exit_code();
+    }
+    return 0;
+  };
+  const pid_t child = fork();
+  if (child == 0)
+    _exit(limited_run());
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  const std::string text = read_all(path_);
+  EXPECT_GT(text.size(), 150u);
+  EXPECT_LE(text.size(), 300u);
+  EXPECT_EQ(text.back(), '\n');
+  run_all();
+  EXPECT_NE(read_all(path_).find("\"end\":true,\"records\":5"), std::string::npos);
+}
+
+TEST_F(ResultsTest, PlacesThatCannotBeWrittenAreOutputErrors) {
+  for (const char* place : {"/proc/run.jsonl", "/dev/full", "/proc/no/such/run.jsonl"})
+    error_of([&] { Results::open(place, header()); }, Error::Kind::Output);
+  error_of([&] { Results::open(folder_, header()); }, Error::Kind::Output);
+}
+
+}  // namespace
+}  // namespace stuffed::io
