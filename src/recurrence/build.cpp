@@ -9,7 +9,8 @@ namespace stuffed {
 
 namespace recurrence {
 
-#define MITIGATION(name) Inner make_##name(Arguments arguments, Inner inner);
+#define MITIGATION(name) \
+  Inner make_##name(Arguments arguments, Inner inner, const RecurrenceOptions& options);
 #include "mitigations.inc"
 #undef MITIGATION
 
@@ -17,7 +18,7 @@ namespace {
 
 struct Mitigation {
   std::string_view name;
-  Inner (*make)(Arguments, Inner);
+  Inner (*make)(Arguments, Inner, const RecurrenceOptions&);
 };
 
 std::vector<Mitigation> mitigations() {
@@ -28,26 +29,48 @@ std::vector<Mitigation> mitigations() {
   };
 }
 
-Inner wrap(const std::string& text, Inner inner) {
+Inner wrap(const std::string& text, Inner inner, const RecurrenceOptions& options) {
   Arguments arguments(text);
   std::vector<std::string_view> known;
   for (const Mitigation& mitigation : mitigations()) {
     if (mitigation.name == arguments.name())
-      return mitigation.make(std::move(arguments), std::move(inner));
+      return mitigation.make(std::move(arguments), std::move(inner), options);
     known.push_back(mitigation.name);
   }
   fail(Error::Kind::Usage, "'{}' is not a mitigation; known are {}", arguments.name(),
        fmt::join(known, ", "));
 }
 
+/// sliding_window subtracts what the very decays it sees have left of old tokens, so nothing may
+/// change the inputs or the state behind it.
+void check_order(const std::vector<std::string>& mitigations) {
+  const auto is = [](const std::string& text, std::string_view name) {
+    return Arguments(text).name() == name;
+  };
+  for (size_t i = 0; i < mitigations.size(); ++i) {
+    if (!is(mitigations[i], "sliding_window"))
+      continue;
+    check(i + 1 == mitigations.size(), Error::Kind::Usage,
+          "--mitigation {}: must be the last one; {} after it would change the decays it is "
+          "computed from",
+          mitigations[i], mitigations.back());
+    for (const std::string& other : mitigations)
+      check(!is(other, "clamp_norm"), Error::Kind::Usage,
+            "--mitigation {} and {} exclude one another: a clamped state is no sum over tokens, so "
+            "no token can be subtracted from it",
+            other, mitigations[i]);
+  }
+}
+
 }  // namespace
 }  // namespace recurrence
 
 std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options) {
+  recurrence::check_order(options.mitigations);
   recurrence::Inner rule = recurrence::make_plain_scan(options.impl, options.state_dtype);
   // The first mitigation named is the first to see the inputs, hence the outermost.
   for (auto text = options.mitigations.rbegin(); text != options.mitigations.rend(); ++text)
-    rule = recurrence::wrap(*text, rule);
+    rule = recurrence::wrap(*text, rule, options);
   return options.observer ? recurrence::make_observed(rule, options.observer) : rule;
 }
 

@@ -1,5 +1,6 @@
 // The update of the recurrent memory, what may be wrapped around it, and who may watch.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,10 +38,17 @@ struct RecurrenceOptions {
   at::ScalarType state_dtype =
       at::kFloat;  // kBFloat16: the state is rounded after every segment, as a bf16 cache would
   Observer* observer = nullptr;  // not owned
+  /// Reads the limits of clamp_norm, [L,H] Frobenius norms, from the file it names; this layer
+  /// opens none.
+  std::function<Tensor(const std::string& file)> read_limits = {};
 };
 
 /// Throws Usage for an unknown mitigation or a bad value, naming what is known.
 std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options);
+
+/// Throws Usage if a mitigation would take a stream of `tokens` one token at a time and it is too
+/// long for that (clamp_norm with every=1 beyond 64K).
+void check_cost(const std::vector<std::string>& mitigations, int64_t tokens);
 
 /// The plain update with the automatic choice of implementation.
 const Recurrence& plain_scan();

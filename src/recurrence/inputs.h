@@ -1,0 +1,19 @@
+// What several mitigations do to the inputs of an update.
+#pragma once
+#include <functional>
+
+#include "stuffed/ops/decay_scan.h"
+
+namespace stuffed::recurrence {
+
+/// Tokens [begin, begin + length) of every input, as views.
+ScanInputs slice_tokens(const ScanInputs& in, int64_t begin, int64_t length);
+
+/// f(x), elementwise, computed once for the heads that share a value (Mamba-2's k) and expanded
+/// again.
+Tensor map_shared(const Tensor& x, const std::function<Tensor(const Tensor&)>& f);
+
+/// Whether all heads of x [B,T,H,...] are one head, expanded.
+bool shares_heads(const Tensor& x);
+
+}  // namespace stuffed::recurrence
