@@ -1,17 +1,171 @@
-// The CUDA entry point of a build that has no CUDA kernels.
-#include "kernels/decay_scan/decay_scan.h"
+// From tensors to the CUDA kernels' parameters. A build without CUDA says so instead.
+#include "kernels/decay_scan/decay_scan_cuda.h"
+
+#include <string_view>
+
+#include <ATen/ATen.h>
+
+#include "kernels/decay_scan/decay_scan_params.h"
 #include "stuffed/core/error.h"
 
+#if STUFFED_WITH_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#endif
+
 namespace stuffed::kernels {
+
+ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state) {
+  return decay_scan_cuda(in, state, 0);
+}
+
+#if STUFFED_WITH_CUDA
+
+namespace {
+
+void check_cuda(int32_t error, const char* what) {
+  const auto code = static_cast<cudaError_t>(error);
+  check(code == cudaSuccess,
+        code == cudaErrorMemoryAllocation ? Error::Kind::Memory : Error::Kind::Internal,
+        "{}: CUDA reports {}: {}", what, cudaGetErrorName(code), cudaGetErrorString(code));
+}
+
+/// `axes` names the tensor's axes by the letters of View.
+View view_of(const Tensor& x, std::string_view axes) {
+  View view;
+  view.data = x.const_data_ptr();
+  for (size_t i = 0; i < axes.size(); ++i) {
+    int64_t& stride = axes[i] == 'b'   ? view.b
+                      : axes[i] == 't' ? view.t
+                      : axes[i] == 'h' ? view.h
+                                       : view.c;
+    stride = x.size(static_cast<int64_t>(i)) == 1 ? 0 : x.stride(static_cast<int64_t>(i));
+  }
+  return view;
+}
+
+/// The inputs with all vectors of one type: the kernels read either bf16 or f32.
+ScanInputs in_one_type(const ScanInputs& in) {
+  const auto type = in.v.scalar_type();
+  const auto same = [&](const Tensor& x) { return x.scalar_type() == type; };
+  if (same(in.q) && same(in.k) && (!in.bonus_k || same(*in.bonus_k)) &&
+      (!in.erase || (same(in.erase->read) && same(in.erase->write))))
+    return in;
+  const auto wide = [](const Tensor& x) { return x.to(at::kFloat); };
+  ScanInputs out = in;
+  out.q = wide(in.q);
+  out.k = wide(in.k);
+  out.v = wide(in.v);
+  if (in.bonus_k)
+    out.bonus_k = wide(*in.bonus_k);
+  if (in.erase)
+    out.erase = Erase{wide(in.erase->read), wide(in.erase->write)};
+  return out;
+}
+
+DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
+  DecayScanParams p;
+  p.batch = in.q.size(0);
+  p.tokens = in.q.size(1);
+  p.heads = in.q.size(2);
+  p.keys = static_cast<int32_t>(in.q.size(3));
+  p.columns = static_cast<int32_t>(in.v.size(3));
+  p.is_bf16 = in.v.scalar_type() == at::kBFloat16;
+  p.q = view_of(in.q, "bthc");
+  p.k = view_of(in.k, "bthc");
+  p.v = view_of(in.v, "bthc");
+  if (in.factored_decay) {
+    p.step = view_of(in.factored_decay->step, "bth");
+    p.rate = view_of(in.factored_decay->rate, "hc");
+    p.offset = static_cast<float>(in.factored_decay->offset);
+  } else {
+    p.log_decay = view_of(in.log_decay, "bthc");
+    p.has_vector_decay = in.log_decay.size(3) > 1;
+  }
+  if (in.v_scale)
+    p.v_scale = view_of(*in.v_scale, "bth");
+  if (in.bonus)
+    p.bonus = view_of(*in.bonus, "hc");
+  if (in.bonus_k)
+    p.bonus_k = view_of(*in.bonus_k, "bthc");
+  if (in.erase) {
+    p.read = view_of(in.erase->read, "bthc");
+    p.write = view_of(in.erase->write, "bthc");
+  }
+  p.state_in = state.const_data_ptr<float>();
+  return p;
+}
+
+void check_taken(const ScanInputs& in, const Tensor& state) {
+  check(decay_scan_cuda_takes(in) && state.scalar_type() == at::kFloat && state.is_cuda(),
+        Error::Kind::Unsupported,
+        "decay_scan: no CUDA kernel takes q {} [{}], v [{}] and state {} on {}; use --impl chunked",
+        toString(in.q.scalar_type()), fmt::join(in.q.sizes(), ","), fmt::join(in.v.sizes(), ","),
+        toString(state.scalar_type()), state.device().str());
+}
+
+}  // namespace
+
+bool decay_scan_cuda_takes(const ScanInputs& in) {
+  const auto known = [](const Tensor& x) {
+    return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat;
+  };
+  if (!known(in.q) || !known(in.k) || !known(in.v))
+    return false;
+  if (in.factored_decay)
+    return in.q.size(3) <= 16 && in.v.size(3) == 1 && !in.bonus && !in.erase;
+  return in.q.size(3) <= 128;
+}
+
+ScanResult decay_scan_cuda(const ScanInputs& given, const Tensor& given_state, int segments) {
+  check_taken(given, given_state);
+  const c10::cuda::CUDAGuard guard(given_state.device());
+  const ScanInputs in = in_one_type(given);
+  const Tensor state = given_state.contiguous();
+  ScanResult out{at::empty(in.v.sizes(), in.v.options()), at::empty_like(state)};
+  if (state.numel() > 0) {
+    DecayScanParams p = params_of(in, state);
+    p.y = out.y.mutable_data_ptr();
+    p.state_out = out.state.mutable_data_ptr<float>();
+    const DecayScanPlan plan = stuffed_decay_scan_plan(&p, segments);
+    const Tensor workspace = at::empty({stuffed_decay_scan_workspace(&p, &plan)}, state.options());
+    p.workspace = workspace.mutable_data_ptr<float>();
+    check_cuda(stuffed_decay_scan_launch(&p, &plan, c10::cuda::getCurrentCUDAStream().stream()),
+               "decay_scan");
+  }
+  out.y = out.y.to(given.v.scalar_type());
+  return out;
+}
+
+ScanResult decay_scan_cuda_f64(const ScanInputs& given, const Tensor& given_state) {
+  const c10::cuda::CUDAGuard guard(given_state.device());
+  const ScanInputs in = in_one_type(given);
+  const Tensor state = given_state.contiguous();
+  const auto options = state.options().dtype(at::kDouble);
+  ScanResult out{at::empty(in.v.sizes(), options), at::empty(state.sizes(), options)};
+  if (state.numel() > 0) {
+    const DecayScanParams p = params_of(in, state);
+    check_cuda(stuffed_decay_scan_f64(&p, out.y.mutable_data_ptr<double>(),
+                                      out.state.mutable_data_ptr<double>(),
+                                      c10::cuda::getCurrentCUDAStream().stream()),
+               "decay_scan_f64");
+  }
+  return out;
+}
+
+#else
 
 bool decay_scan_cuda_takes(const ScanInputs&) {
   return false;
 }
 
-ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&) {
+ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
   fail(Error::Kind::Unsupported,
        "decay_scan: this build has no CUDA kernels; use --impl chunked, or build with "
        "STUFFED_CUDA=ON");
 }
+
+#endif
 
 }  // namespace stuffed::kernels

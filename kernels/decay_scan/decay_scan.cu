@@ -1,0 +1,132 @@
+// Which kernel takes a call, how T is cut into segments that run side by side, and how their states
+// are joined.
+#include <algorithm>
+
+#include "kernels/decay_scan/decay_scan_device.cuh"
+
+namespace stuffed::kernels {
+
+namespace scan {
+
+namespace {
+
+enum PathName : int32_t { kScalar, kVector, kTokens, kFactored };
+
+Path path_of(const DecayScanParams& p, int32_t name) {
+  switch (name) {
+    case kScalar:
+      return scalar_path(p);
+    case kVector:
+      return vector_path(p);
+    case kFactored:
+      return factored_path(p);
+    default:
+      return token_path(p);
+  }
+}
+
+int32_t choose_path(const DecayScanParams& p) {
+  if (p.step.data)
+    return kFactored;
+  // Below a few tokens a block of 64 is mostly padding.
+  if (!p.is_bf16 || p.read.data || p.tokens <= 8)
+    return kTokens;
+  const int32_t name = p.has_vector_decay || p.bonus.data ? kVector : kScalar;
+  return path_of(p, name).slots > 0 ? name : int32_t{kTokens};
+}
+
+/// Blocks of segment 0, for each later segment's `each`: all other segments first sum up what they
+/// will add, which costs this share of walking them, and meanwhile segment 0 is walked.
+constexpr double kPrefixCost = 0.5;
+
+/// Segments side by side (all but one, as segment 0 runs while the others sum up) for the least
+/// time, counted in blocks one after the other.
+int32_t choose_segments(int64_t ctas, int slots, int64_t blocks) {
+  int32_t best = 1;
+  double best_time = static_cast<double>((ctas + slots - 1) / slots * blocks);
+  for (int32_t side = 2; side <= 64 && 4 * side <= blocks; ++side) {
+    const double waves = static_cast<double>((ctas * side + slots - 1) / slots);
+    const double time = waves * (1 + kPrefixCost) * blocks / (side + kPrefixCost) + 2;
+    if (time < 0.9 * best_time) {
+      best = side + 1;
+      best_time = time;
+    }
+  }
+  return best;
+}
+
+/// Turns what each segment adds into the state it leaves, in place: thread per state element, first
+/// to last.
+__global__ void combine_kernel(DecayScanParams p, DecayScanPlan plan) {
+  const int64_t state = state_floats(p), i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= state)
+    return;
+  const int64_t rows = p.batch * p.heads * p.keys, row = i / p.columns;
+  const float* decays = p.workspace + state * (plan.segments - 1);
+  const int64_t at = plan.path == kScalar ? row / p.keys * p.keys : row;
+  float sum = p.workspace[i];
+  for (int s = 1; s < plan.segments - 1; ++s) {
+    sum = decay_state(sum, decay_change(decays[s * rows + at]), p.workspace[s * state + i]);
+    p.workspace[s * state + i] = sum;
+  }
+}
+
+}  // namespace
+
+}  // namespace scan
+
+extern "C" DecayScanPlan stuffed_decay_scan_plan(const DecayScanParams* params, int32_t segments) {
+  const DecayScanParams& p = *params;
+  DecayScanPlan plan;
+  plan.path = scan::choose_path(p);
+  const scan::Path path = scan::path_of(p, plan.path);
+  const int64_t blocks = (p.tokens + scan::kBlock - 1) / scan::kBlock;
+  const int64_t ctas = (p.columns + path.columns_per_cta - 1) / path.columns_per_cta *
+                       ((p.heads + path.heads_per_cta - 1) / path.heads_per_cta) * p.batch;
+  if (segments <= 0)
+    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks) : 1;
+  segments = static_cast<int32_t>(std::min<int64_t>(segments, blocks));
+  if (segments <= 2 || p.read.data) {
+    plan.first = blocks;
+    return plan;
+  }
+  plan.each =
+      std::max<int64_t>(1, static_cast<int64_t>(blocks / (segments - 1 + scan::kPrefixCost)));
+  plan.first = std::max<int64_t>(1, static_cast<int64_t>(plan.each * scan::kPrefixCost));
+  // What is left over goes to as many segments as it fills; the last one takes the rest.
+  plan.each = (blocks - plan.first + segments - 2) / (segments - 1);
+  plan.segments = static_cast<int32_t>(1 + (blocks - plan.first + plan.each - 1) / plan.each);
+  if (plan.segments <= 2) {
+    plan.segments = 1;
+    plan.first = blocks;
+  }
+  return plan;
+}
+
+extern "C" int64_t stuffed_decay_scan_workspace(const DecayScanParams* params,
+                                                const DecayScanPlan* plan) {
+  if (plan->segments == 1)
+    return 0;
+  const int64_t rows = params->batch * params->heads * params->keys;
+  return rows * (params->columns + 1) * (plan->segments - 1);
+}
+
+extern "C" int32_t stuffed_decay_scan_launch(const DecayScanParams* params,
+                                             const DecayScanPlan* plan,
+                                             void* stream_) {
+  const auto stream = static_cast<cudaStream_t>(stream_);
+  const scan::Path path = scan::path_of(*params, plan->path);
+  if (plan->segments == 1)
+    return path.launch(*params, *plan, 0, 1, stream);
+  if (const cudaError_t error = path.launch(*params, *plan, 0, plan->segments - 1, stream);
+      error != cudaSuccess)
+    return error;
+  constexpr int kThreads = 256;
+  scan::combine_kernel<<<(scan::state_floats(*params) + kThreads - 1) / kThreads, kThreads, 0,
+                         stream>>>(*params, *plan);
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
+    return error;
+  return path.launch(*params, *plan, 1, plan->segments - 1, stream);
+}
+
+}  // namespace stuffed::kernels

@@ -1,0 +1,308 @@
+// The CUDA kernels against f64: any decay, length, width, view and plan, and what must hold bit for
+// bit.
+//
+// Building with -DCMAKE_CUDA_FLAGS=-DSTUFFED_BREAK_SCAN=1 makes every state update 1 % too large:
+// then these suites must fail.
+#include "kernels/decay_scan/decay_scan_cuda.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/common/testing.h"
+#include "kernels/decay_scan/decay_scan_cases.h"
+#include "stuffed/ops/decay_scan.h"
+
+#if STUFFED_WITH_CUDA
+
+namespace stuffed {
+namespace {
+
+using kernels::decay_scan_cuda;
+using kernels::decay_scan_cuda_f64;
+using testing::bitwise_equal;
+using testing::Case;
+using testing::close;
+using testing::Decay;
+using testing::kDecays;
+using testing::kVariants;
+using testing::make_problem;
+using testing::Problem;
+using testing::Variant;
+
+/// `change` applied to every tensor over time of the inputs.
+template <class Change>
+ScanInputs map_inputs(ScanInputs in, Change change) {
+  in.q = change(in.q);
+  in.k = change(in.k);
+  in.v = change(in.v);
+  if (in.log_decay.defined())
+    in.log_decay = change(in.log_decay);
+  if (in.v_scale)
+    in.v_scale = change(*in.v_scale);
+  if (in.bonus_k)
+    in.bonus_k = change(*in.bonus_k);
+  if (in.factored_decay)
+    in.factored_decay->step = change(in.factored_decay->step);
+  if (in.erase)
+    in.erase = Erase{change(in.erase->read), change(in.erase->write)};
+  return in;
+}
+
+/// Expanded axes stay expanded.
+Tensor to_gpu(const Tensor& x) {
+  Tensor dense = x;
+  for (int64_t axis = 0; axis < x.dim(); ++axis)
+    if (x.size(axis) > 1 && x.stride(axis) == 0)
+      dense = dense.narrow(axis, 0, 1);
+  return dense.to(at::kCUDA).expand(x.sizes());
+}
+
+Problem to_gpu(const Problem& p) {
+  Problem out{map_inputs(p.in, [](const Tensor& x) { return to_gpu(x); }), to_gpu(p.state)};
+  if (out.in.bonus)
+    out.in.bonus = to_gpu(*out.in.bonus);
+  if (out.in.factored_decay)
+    out.in.factored_decay->rate = to_gpu(out.in.factored_decay->rate);
+  return out;
+}
+
+ScanInputs tokens(const ScanInputs& in, int64_t begin, int64_t end) {
+  return map_inputs(in, [&](const Tensor& x) { return x.slice(1, begin, end); });
+}
+
+/// Memory that the next outputs will probably reuse holds NaN, so an element nobody wrote shows.
+void poison(const ScanInputs& in, const Tensor& state) {
+  for (int i = 0; i < 2; ++i) {
+    const Tensor y = at::full(in.v.sizes(), NAN, in.v.options());
+    const Tensor s = at::full({17, state.numel() + 1}, NAN, state.options());
+  }
+}
+
+ScanResult run(const Problem& p, int segments = 0) {
+  poison(p.in, p.state);
+  return decay_scan_cuda(p.in, p.state, segments);
+}
+
+/// The worst head's relative RMS error.
+double worst_head(const Tensor& actual, const Tensor& expected, at::IntArrayRef axes) {
+  if (!actual.isfinite().all().item<bool>())
+    return std::numeric_limits<double>::infinity();
+  if (expected.numel() == 0)
+    return 0;
+  const Tensor e = expected.to(actual.device(), at::kDouble);
+  const Tensor error = (actual.to(at::kDouble) - e).square().sum(axes);
+  return (error / e.square().sum(axes).clamp_min(1e-300)).sqrt().max().item<double>();
+}
+
+struct Bounds {
+  double y, y_element, state;
+};
+
+Bounds bounds_of(const ScanInputs& in) {
+  return in.v.scalar_type() == at::kFloat ? Bounds{1e-5, 1e-4, 1e-5} : Bounds{5e-3, 5e-2, 3e-3};
+}
+
+void expect_close(const ScanResult& actual,
+                  const ScanResult& expected,
+                  const Bounds& bounds,
+                  const std::string& what) {
+  EXPECT_LE(worst_head(actual.y, expected.y, {1, 3}), bounds.y) << what;
+  EXPECT_LE(worst_head(actual.state, expected.state, {2, 3}), bounds.state) << what;
+  if (expected.y.numel() == 0)
+    return;
+  // A single element is measured against its own size where that exceeds the head's RMS: y itself
+  // is rounded to its type.
+  const Tensor e = expected.y.to(actual.y.device(), at::kDouble);
+  const Tensor scale = e.square().mean({1, 3}, true).sqrt() + e.abs() + 1e-300;
+  EXPECT_LE(((actual.y.to(at::kDouble) - e).abs() / scale).max().item<double>(), bounds.y_element)
+      << what;
+}
+
+void expect_agreement(const Case& c, int segments = 0) {
+  const Problem p = make_problem(c);
+  const Problem gpu = to_gpu(p);
+  expect_close(run(gpu, segments), decay_scan_cuda_f64(gpu.in, gpu.state), bounds_of(p.in),
+               c.name() + " in " + std::to_string(segments) + " segments");
+}
+
+/// A case of the widths its family publishes.
+Case published(Variant variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
+  Case c{
+      .variant = variant, .decay = decay, .B = 2, .T = T, .H = 3, .K = 64, .V = 64, .type = type};
+  if (variant == Variant::Mamba2)
+    c.K = 128;
+  if (variant == Variant::Hgrn2)
+    c.K = c.V = 128;
+  if (variant == Variant::Mamba1)
+    c.K = 16, c.V = 1, c.H = 130;
+  return c;
+}
+
+constexpr at::ScalarType kTypes[] = {at::kBFloat16, at::kFloat};
+constexpr Variant kChunked[] = {Variant::Mamba2, Variant::Rwkv6, Variant::Hgrn2};
+
+TEST(CudaDecayScan, TheF64KernelIsTheReference) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : kDecays) {
+      const Case c = published(variant, 70, at::kFloat, decay);
+      const Problem p = make_problem(c), gpu = to_gpu(p);
+      const ScanResult expected = ops::decay_scan(p.in, p.state, Impl::Reference);
+      const ScanResult actual = decay_scan_cuda_f64(gpu.in, gpu.state);
+      EXPECT_TRUE(close(actual.y, expected.y, 1e-6)) << c.name();  // the CPU's are rounded to f32
+      EXPECT_TRUE(close(actual.state, expected.state, 1e-6)) << c.name();
+    }
+}
+
+TEST(CudaDecayScan, AgreesForAnyDecay) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : kDecays)
+      for (const at::ScalarType type : kTypes)
+        for (const int segments : {1, 4})
+          expect_agreement(published(variant, 450, type, decay), segments);
+}
+
+TEST(CudaDecayScan, AgreesForAnyLength) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : kTypes)
+      for (const int64_t T : {0, 1, 2, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 8193})
+        expect_agreement(published(variant, T, type, Decay::Resets));
+}
+
+TEST(CudaDecayScan, AgreesForAnyWidth) {
+  for (const Variant variant : {Variant::Mamba2, Variant::Rwkv6, Variant::Hgrn2, Variant::Rwkv7})
+    for (const at::ScalarType type : kTypes)
+      for (const int64_t K : {16, 24, 32, 64, 128})
+        for (const int64_t V : {16, 30, 64, 128})
+          expect_agreement({.variant = variant, .B = 2, .T = 150, .K = K, .V = V, .type = type});
+}
+
+TEST(CudaDecayScan, AnyPlanAgrees) {
+  for (const Variant variant : kVariants)
+    for (const int segments : {2, 3, 8, 16, 40})
+      expect_agreement(published(variant, 2000, at::kBFloat16), segments);
+}
+
+TEST(CudaDecayScan, EqualPlansGiveEqualBits) {
+  for (const Variant variant : kVariants)
+    for (const int segments : {1, 5}) {
+      const Problem p = to_gpu(make_problem(published(variant, 1000, at::kBFloat16)));
+      const ScanResult both = run(p, segments), again = run(p, segments);
+      EXPECT_TRUE(bitwise_equal(again.y, both.y));
+      EXPECT_TRUE(bitwise_equal(again.state, both.state));
+      const Problem one{map_inputs(p.in, [](const Tensor& x) { return x.slice(0, 1, 2); }),
+                        p.state.slice(0, 1, 2)};
+      const ScanResult alone = run(one, segments);
+      EXPECT_TRUE(bitwise_equal(alone.y, both.y.slice(0, 1, 2)));
+      EXPECT_TRUE(bitwise_equal(alone.state, both.state.slice(0, 1, 2)));
+    }
+}
+
+TEST(CudaDecayScan, SplitsAnywhere) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : kTypes) {
+      const Case c = published(variant, 1000, type);
+      const Problem p = to_gpu(make_problem(c));
+      const ScanResult whole = run(p, 1);
+      Bounds bounds = bounds_of(p.in);
+      bounds.y *= 2, bounds.y_element *= 2, bounds.state *= 2;
+      for (const int64_t t : {1, 15, 63, 64, 65, 100, 257, 512, 777, 999}) {
+        const ScanResult head = run({tokens(p.in, 0, t), p.state}, 1);
+        const ScanResult tail = run({tokens(p.in, t, c.T), head.state}, 1);
+        const Tensor y = at::cat({head.y, tail.y}, 1);
+        expect_close({y, tail.state}, whole, bounds, c.name() + " at " + std::to_string(t));
+        if (t % 64 == 0) {
+          EXPECT_TRUE(bitwise_equal(y, whole.y)) << c.name();
+          EXPECT_TRUE(bitwise_equal(tail.state, whole.state)) << c.name();
+        }
+      }
+    }
+}
+
+TEST(CudaDecayScan, DecodingTracksPrefill) {
+  for (const Variant variant : kVariants) {
+    const Case c = published(variant, 2000, at::kBFloat16);
+    const Problem p = to_gpu(make_problem(c));
+    const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
+    ScanResult step = run({tokens(p.in, 0, 1000), p.state});
+    std::vector<Tensor> y{step.y};
+    for (int64_t t = 1000; t < c.T; ++t) {
+      step = decay_scan_cuda(tokens(p.in, t, t + 1), step.state);
+      y.push_back(step.y);
+    }
+    expect_close({at::cat(y, 1), step.state}, expected, bounds_of(p.in), c.name());
+  }
+}
+
+TEST(CudaDecayScan, ReadsNothingAroundAView) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : kTypes)
+      for (const int64_t margin : {8, 3}) {  // rows of 16-byte alignment, and not
+        const Problem p = to_gpu(make_problem(published(variant, 200, type)));
+        const auto surround = [&](const Tensor& x) {
+          std::vector<int64_t> sizes = x.sizes().vec();
+          for (int64_t axis = 1; axis < x.dim(); ++axis)
+            sizes[axis] += 2 * margin;
+          Tensor inside = at::full(sizes, NAN, x.options());
+          for (int64_t axis = 1; axis < x.dim(); ++axis)
+            inside = inside.narrow(axis, margin, x.size(axis));
+          return inside.copy_(x);
+        };
+        const ScanResult expected = run(p, 1);
+        const ScanResult actual = run({map_inputs(p.in, surround), p.state}, 1);
+        EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
+        EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
+      }
+}
+
+TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
+  for (const Variant variant : kChunked) {
+    const Problem p = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
+    const auto head_first = [](const Tensor& x) {
+      return x.dim() == 4 ? x.transpose(1, 2).contiguous().transpose(1, 2) : x;
+    };
+    const ScanResult expected = run(p), actual = run({map_inputs(p.in, head_first), p.state});
+    EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
+    EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
+  }
+}
+
+TEST(CudaDecayScan, TwiceTheValuesAreTwiceTheOutput) {
+  for (const Variant variant : kVariants) {
+    Problem p = to_gpu(make_problem(published(variant, 300, at::kBFloat16)));
+    const ScanResult once = run(p);
+    p.in.v = p.in.v * 2;
+    p.state = p.state * 2;
+    const ScanResult twice = run(p);
+    EXPECT_TRUE(bitwise_equal(twice.y, once.y * 2));
+    EXPECT_TRUE(bitwise_equal(twice.state, once.state * 2));
+  }
+}
+
+TEST(CudaDecayScan, TakesExtremeValues) {
+  for (const Variant variant : kChunked)
+    for (const double size : {1e-38, 1e-20, 65504., 1e30}) {
+      Problem p = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
+      p.in.v = p.in.v * size;
+      p.state = p.state * size;
+      p.in.k = p.in.k * (size > 1 ? 1e-3 : 1);
+      expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                   testing::name_of(variant));
+    }
+}
+
+TEST(CudaDecayScan, TheBonusMayHaveItsOwnKeyAndTheInsertionAScale) {
+  for (const at::ScalarType type : kTypes)
+    for (const Variant variant : {Variant::Rwkv6, Variant::Mamba2}) {
+      const Case c = published(variant, 200, type);
+      Problem p = make_problem(c);
+      p.in.bonus = at::randn({c.H, c.K});
+      p.in.bonus_k = at::randn({c.B, c.T, c.H, c.K}).to(type);
+      p.in.v_scale = at::rand({c.B, c.T, c.H});
+      p = to_gpu(p);
+      expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in), c.name());
+    }
+}
+
+}  // namespace
+}  // namespace stuffed
+
+#endif
