@@ -1,0 +1,34 @@
+// A state in a file: a million-token prompt becomes a one-time cost.
+#pragma once
+#include <filesystem>
+#include <string>
+
+#include "stuffed/models/recurrent_lm.h"
+
+namespace stuffed {
+
+/// What a state is only valid with. Two tags must agree in every field.
+struct StateTag {
+  std::string model_hash;  // ModelConfig::hash
+  std::string family;
+  std::string dtype;  // of weights and activations
+  std::string state_dtype;
+  std::string mitigations;  // as given, joined by spaces; "none"
+};
+
+struct SavedState {
+  State state;
+  Tensor last_hidden;  // [B,D]: the row that predicts the next token
+};
+
+/// Safetensors: `layers.<i>.recurrent`, `.conv`, `.shift`, `.extra.<slot>`, `last_hidden`; the tag,
+/// the position and the format's version are metadata. Errors  Output
+void save_state(const std::filesystem::path& path, const SavedState& saved, const StateTag& tag);
+
+/// Errors  Input if the file is damaged, is no saved state, or its tag, version or shapes differ
+/// from what `expected` and the model demand; the message names the field
+SavedState load_state(const std::filesystem::path& path,
+                      const StateTag& expected,
+                      const RecurrentLM& model);
+
+}  // namespace stuffed

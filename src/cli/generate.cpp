@@ -1,0 +1,240 @@
+// `stuffed generate`: where the prompt comes from, and how the new text is shown.
+#include "stuffed/eval/generate.h"
+
+#include <fstream>
+#include <iterator>
+#include <memory>
+
+#include <ATen/ATen.h>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/tensor_file.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::string prompt, prompt_file, tokens, tokens_key = "tokens";
+  std::string save_state, load_state;
+  std::optional<double> temperature, top_p;
+  std::optional<int64_t> top_k;
+  eval::GenerateOptions how;
+  bool json = false;
+};
+
+/// Row 0 of a token file.
+std::vector<int32_t> read_tokens(const std::string& path, const std::string& key) {
+  const auto file = io::TensorFile::open(path);
+  check(file.has(key), Error::Kind::Input, "{}: holds no tensor '{}'; see --tokens-key", path, key);
+  const Tensor tokens = file.load(key);
+  check(at::isIntegralType(tokens.scalar_type(), false) && tokens.dim() == 2 && tokens.size(0) > 0,
+        Error::Kind::Input, "{}: '{}' is {} with {} axes, expected integers [documents, N]", path,
+        key, at::toString(tokens.scalar_type()), tokens.dim());
+  const Tensor wide = tokens.select(0, 0).to(at::kLong);
+  const Tensor row = wide.to(at::kInt).contiguous();
+  check(at::equal(row.to(at::kLong), wide), Error::Kind::Input, "{}: a token id exceeds 31 bits",
+        path);
+  return {row.const_data_ptr<int32_t>(), row.const_data_ptr<int32_t>() + row.numel()};
+}
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  check(file.good(), Error::Kind::Input, "{}: cannot be read", path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<int32_t> read_prompt(const Options& options, const io::Tokenizer* tokenizer) {
+  if (!options.tokens.empty())
+    return read_tokens(options.tokens, options.tokens_key);
+  const std::string text =
+      options.prompt_file.empty() ? options.prompt : read_text(options.prompt_file);
+  return text.empty() ? std::vector<int32_t>{} : tokenizer->encode(text);
+}
+
+/// Null where only token ids are asked for and the model's folder has no tokenizer.
+std::shared_ptr<const io::Tokenizer> find_tokenizer(const Options& options) {
+  const bool needed =
+      options.tokens.empty() && !(options.prompt.empty() && options.prompt_file.empty());
+  // A text that goes on after a saved state is no beginning.
+  const io::TokenizerOptions how = {.add_bos = options.load_state.empty()};
+  try {
+    return open_tokenizer(options.model, how);
+  } catch (const Error&) {
+    if (needed || !options.model.tokenizer.empty() || !options.how.stop.empty() ||
+        options.how.stop_eos)
+      throw;
+    return nullptr;
+  }
+}
+
+/// Passes on whole UTF-8 sequences only, so that a terminal never sees half a character.
+class TextStream {
+ public:
+  void add(const std::string& bytes) {
+    pending_ += bytes;
+    size_t whole = pending_.size();
+    for (size_t back = 1; back <= std::min<size_t>(3, pending_.size()); ++back) {
+      const auto byte = static_cast<unsigned char>(pending_[pending_.size() - back]);
+      const size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+      if (length > back)
+        whole = pending_.size() - back;
+      if (byte >= 0xC0 || byte < 0x80)
+        break;
+    }
+    write(whole);
+  }
+  void end() { write(pending_.size()); }
+
+ private:
+  void write(size_t bytes) {
+    std::fwrite(pending_.data(), 1, bytes, stdout);
+    std::fflush(stdout);
+    pending_.erase(0, bytes);
+  }
+  std::string pending_;
+};
+
+io::json as_json(const Options& options,
+                 const RecurrentLM& model,
+                 const io::Tokenizer* tokenizer,
+                 size_t prompt_tokens,
+                 const eval::Generated& generated,
+                 int64_t position) {
+  std::vector<int32_t> ids(generated.new_tokens.begin(), generated.new_tokens.end());
+  return {{"schema", "stuffed.generate"},
+          {"version", 1},
+          {"run", describe(options.model, model)},
+          {"prompt_tokens", prompt_tokens},
+          {"new_tokens", generated.new_tokens},
+          {"text", tokenizer ? io::json(tokenizer->decode(ids)) : io::json(nullptr)},
+          {"stop_reason", generated.stop_reason},
+          {"position_tokens", position}};
+}
+
+void run(Options options, Context& context) {
+  const auto tokenizer = find_tokenizer(options);
+  const auto model = context.models.open(options.model);
+  const auto rule = open_rule(options.model);
+  const StateTag tag = {
+      .model_hash = model->config().hash,
+      .family = model->config().family,
+      .dtype = options.model.dtype,
+      .state_dtype = options.model.state_dtype,
+      .mitigations = options.model.mitigations.empty()
+                         ? "none"
+                         : fmt::format("{}", fmt::join(options.model.mitigations, " "))};
+  SavedState saved = options.load_state.empty()
+                         ? SavedState{.state = model->initial_state(1), .last_hidden = {}}
+                         : load_state(options.load_state, tag, *model);
+  const std::vector<int32_t> prompt = read_prompt(options, tokenizer.get());
+  options.how.segment = options.model.segment;
+  eval::feed_prompt(*model, *rule, prompt, options.model.segment, saved, [&](int64_t fed) {
+    if (static_cast<int64_t>(prompt.size()) > options.model.segment)
+      fmt::print(stderr, "prompt: {} of {} tokens\n", fed, prompt.size());
+  });
+
+  eval::SamplerOptions& sampler = options.how.sampler;
+  sampler.greedy = !options.temperature && !options.top_k && !options.top_p;
+  sampler.temperature = options.temperature.value_or(1);
+  sampler.top_k = options.top_k.value_or(0);
+  sampler.top_p = options.top_p.value_or(1);
+  sampler.seed = options.model.seed;
+  TextStream text;
+  const auto show = [&](int64_t id, const std::string& bytes) {
+    if (options.json)
+      return;
+    if (tokenizer)
+      text.add(bytes);
+    else
+      fmt::print("{}\n", id);
+  };
+  const eval::Generated generated =
+      eval::generate(*model, *rule, tokenizer.get(), options.how, saved, show);
+  text.end();
+  if (options.json)
+    fmt::print("{}\n", as_json(options, *model, tokenizer.get(), prompt.size(), generated,
+                               saved.state.position)
+                           .dump());
+  else if (tokenizer)
+    fmt::print("\n");
+  if (!options.save_state.empty())
+    save_state(options.save_state, saved, tag);
+}
+
+void add_prompt_options(CLI::App& app, Options& options) {
+  const char* const group =
+      "Prompt (one of --prompt, --prompt-file, --tokens, or --load-state alone)";
+  auto* text = app.add_option("--prompt", options.prompt, "The text to continue")
+                   ->type_name("TEXT")
+                   ->group(group);
+  auto* file =
+      app.add_option("--prompt-file", options.prompt_file, "A file with the text to continue")
+          ->type_name("FILE")
+          ->group(group)
+          ->excludes(text);
+  app.add_option("--tokens", options.tokens,
+                 "safetensors with token ids [documents, N]: row 0; needs no tokenizer")
+      ->type_name("FILE")
+      ->group(group)
+      ->excludes(text)
+      ->excludes(file);
+  app.add_option("--tokens-key", options.tokens_key, "Name of the tensor")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(group);
+  app.add_option("--load-state", options.load_state,
+                 "Go on from a saved state; the prompt, if any, comes after it")
+      ->type_name("FILE")
+      ->group(group);
+}
+
+void add_sampling_options(CLI::App& app, Options& options) {
+  const char* const group = "Sampling (greedy unless one of these is given; seeded by --seed)";
+  app.add_option("--temperature", options.temperature, "Divides the logits")
+      ->check(CLI::Range(1e-6, 1e6))
+      ->type_name("X")
+      ->group(group);
+  app.add_option("--top-k", options.top_k, "Only the k most likely tokens")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+      ->type_name("K")
+      ->group(group);
+  app.add_option("--top-p", options.top_p, "Only the fewest tokens whose probability reaches p")
+      ->check(CLI::Range(1e-9, 1.0))
+      ->type_name("P")
+      ->group(group);
+}
+
+}  // namespace
+
+void add_generate(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "generate", "Continues a text; a long prompt's state can be saved and gone on from",
+      "  stuffed generate --model DIR --prompt 'Once upon a time' --max-new-tokens 100\n"
+      "  stuffed generate --model DIR --prompt-file book.txt --max-new-tokens 0 --save-state "
+      "book.state\n"
+      "  stuffed generate --model DIR --load-state book.state --prompt 'Who did it?' --temperature "
+      "0.8\n");
+  auto options = std::make_shared<Options>();
+  add_model_options(*app, options->model);
+  add_prompt_options(*app, *options);
+  add_sampling_options(*app, *options);
+  add_size(*app, "--max-new-tokens", options->how.max_new_tokens, "Length of the continuation", 0)
+      ->group("Output");
+  app->add_option("--stop", options->how.stop, "End once the new text contains this; repeatable")
+      ->type_name("TEXT")
+      ->group("Output");
+  app->add_flag("--stop-eos", options->how.stop_eos, "End at the tokenizer's end-of-text token")
+      ->group("Output");
+  app->add_option("--save-state", options->save_state, "Write the state after the last new token")
+      ->type_name("FILE")
+      ->group("Output");
+  app->add_flag("--json", options->json, "One JSON object instead of streamed text")
+      ->group("Output");
+  commands.push_back({.app = app, .run = [options](Context& context) { run(*options, context); }});
+}
+
+}  // namespace stuffed::cli
