@@ -34,25 +34,45 @@ ByteTrie::ByteTrie(std::vector<std::pair<std::string, int32_t>> words) {
       nodes_[n].before[word] = static_cast<uint16_t>(nodes_[n].before[word - 1] +
                                                      std::popcount(nodes_[n].children[word - 1]));
   }
+  after_two_.assign(size_t{1} << 16, -1);
+  for (int first = 0; first < 256; ++first) {
+    const int32_t node = child(nodes_[0], static_cast<unsigned char>(first));
+    for (int second = 0; node >= 0 && second < 256; ++second)
+      after_two_[static_cast<size_t>(first << 8 | second)] =
+          child(nodes_[static_cast<size_t>(node)], static_cast<unsigned char>(second));
+  }
+}
+
+int32_t ByteTrie::child(const Node& node, unsigned char byte) const {
+  const uint64_t bitmap = node.children[byte >> 6];
+  const uint64_t bit = uint64_t{1} << (byte & 63);
+  if ((bitmap & bit) == 0)
+    return -1;
+  return node.first_child + node.before[byte >> 6] + std::popcount(bitmap & (bit - 1));
 }
 
 ByteTrie::Match ByteTrie::longest(std::string_view text) const {
   Match best;
-  if (nodes_.empty())
+  if (nodes_.empty() || text.empty())
     return best;
-  const Node* node = &nodes_[0];
-  for (size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const uint64_t bitmap = node->children[byte >> 6];
-    const uint64_t bit = uint64_t{1} << (byte & 63);
-    if ((bitmap & bit) == 0)
-      break;
-    const int rank = node->before[byte >> 6] + std::popcount(bitmap & (bit - 1));
-    node = &nodes_[static_cast<size_t>(node->first_child + rank)];
-    if (node->value >= 0)
-      best = {i + 1, node->value};
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  int32_t node = text.size() > 1 ? after_two_[static_cast<size_t>(byte(0) << 8 | byte(1))] : -1;
+  size_t depth = 2;
+  if (node < 0) {
+    node = child(nodes_[0], byte(0));
+    if (node >= 0 && nodes_[static_cast<size_t>(node)].value >= 0)
+      best = {1, nodes_[static_cast<size_t>(node)].value};
+    return best;
   }
-  return best;
+  for (; node >= 0;
+       node = depth < text.size() ? child(nodes_[static_cast<size_t>(node)], byte(depth++)) : -1)
+    if (const int32_t value = nodes_[static_cast<size_t>(node)].value; value >= 0)
+      best = {depth, value};
+  if (best.bytes > 0)
+    return best;
+  node = child(nodes_[0], byte(0));
+  return {nodes_[static_cast<size_t>(node)].value >= 0 ? size_t{1} : size_t{0},
+          nodes_[static_cast<size_t>(node)].value};
 }
 
 }  // namespace stuffed::io

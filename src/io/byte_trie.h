@@ -39,7 +39,11 @@ class ByteTrie {
     return (node.children[byte >> 6] >> (byte & 63) & 1) != 0;
   }
 
+  /// The child of `node` for this byte, or -1.
+  int32_t child(const Node& node, unsigned char byte) const;
+
   std::vector<Node> nodes_;
+  std::vector<int32_t> after_two_;  // the node that two bytes lead to, or -1: most steps are these
 };
 
 }  // namespace stuffed::io

@@ -5,17 +5,15 @@
 #include <fstream>
 #include <iterator>
 
-#include <nlohmann/json.hpp>
-
 #include "bpe_json.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/json.h"
 #include "tokenizers.h"
 
 namespace stuffed::io {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 namespace {
 
@@ -39,7 +37,7 @@ std::string read_all(const std::string& path) {
 }
 
 TokenizerPointer from_json(const TokenizerFile& file, const TokenizerOptions& options) {
-  const json description = json::parse(file.content, nullptr, /*allow_exceptions=*/false);
+  const json description = parse_json(file.content, file.path);
   check(description.is_object(), Error::Kind::Input, "{}: not a JSON object, so not a tokenizer",
         file.path);
   if (description.contains("tokenizer")) {
@@ -65,14 +63,7 @@ TokenizerPointer from_json(const TokenizerFile& file, const TokenizerOptions& op
 TokenizerPointer from_file(const std::string& path, const TokenizerOptions& options) {
   TokenizerFile file{path, read_all(path), ""};
   file.hash = sha256(file.content);
-  const size_t first = file.content.find_first_not_of(" \t\r\n");
-  check(first != std::string::npos, Error::Kind::Input, "{}: the file is empty. {}", path,
-        kWhereToGet);
-  if (file.content[first] == '{')
-    return from_json(file, options);
-  if (file.content[0] >= '0' && file.content[0] <= '9')
-    return make_rwkv_tokenizer(file);
-  return make_spm_tokenizer(file, options);
+  return make_tokenizer(file, options);
 }
 
 // The first file of the folder that a tokenizer is read from, or nothing.
@@ -95,6 +86,17 @@ fs::path file_in(const fs::path& folder) {
 }
 
 }  // namespace
+
+TokenizerPointer make_tokenizer(const TokenizerFile& file, const TokenizerOptions& options) {
+  const size_t first = file.content.find_first_not_of(" \t\r\n");
+  check(first != std::string::npos, Error::Kind::Input, "{}: the file is empty. {}", file.path,
+        kWhereToGet);
+  if (file.content[first] == '{')
+    return from_json(file, options);
+  if (file.content[0] >= '0' && file.content[0] <= '9')
+    return make_rwkv_tokenizer(file);
+  return make_spm_tokenizer(file, options);
+}
 
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
                                                 const TokenizerOptions& options) {

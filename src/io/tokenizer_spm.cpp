@@ -3,15 +3,14 @@
 // memory does not grow with the text. Source: google/sentencepiece; special tokens in the text as
 // transformers' LlamaTokenizer has them.
 #include <charconv>
-#include <fstream>
 
-#include <nlohmann/json.hpp>
 #include <sentencepiece_processor.h>
 
 #include "added_tokens.h"
 #include "bpe_merge.h"
 #include "spm_model.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/json.h"
 #include "tokenizers.h"
 #include "utf8.h"
 
@@ -32,11 +31,11 @@ void load(SentencePieceProcessor& processor, const std::string& model, const std
 
 // The model's own folder may say that no beginning-of-text token is wanted.
 bool config_wants_bos(const std::string& model_path) {
-  std::ifstream file(std::filesystem::path(model_path).parent_path() / "tokenizer_config.json");
-  if (!file.good())
+  const auto path = std::filesystem::path(model_path).parent_path() / "tokenizer_config.json";
+  if (!std::filesystem::is_regular_file(path))
     return true;
-  const auto config = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-  return !config.is_object() || config.value("add_bos_token", nlohmann::json(true)) != false;
+  const json config = read_json(path);
+  return !config.is_object() || config.value("add_bos_token", json(true)) != false;
 }
 
 class SpmTokenizer final : public Tokenizer {

@@ -18,6 +18,9 @@ struct TokenizerFile {
 
 using TokenizerPointer = std::shared_ptr<const Tokenizer>;
 
+/// Chooses among the kinds below by what `file` holds. Throws Input if it is none of them.
+TokenizerPointer make_tokenizer(const TokenizerFile& file, const TokenizerOptions& options);
+
 /// Id = byte value, no beginning or end of text.
 TokenizerPointer make_bytes_tokenizer();
 

@@ -1,0 +1,150 @@
+// `stuffed tokenize`: text to token ids, as JSON or as a token file for --tokens, and back.
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include <nlohmann/json.hpp>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/tensor_file.h"
+#include "stuffed/io/tokenizer.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct TokenizeOptions {
+  std::string tokenizer, output;
+  std::vector<std::string> files;
+  bool no_bos = false, literal_special = false, decode = false, time = false;
+};
+
+constexpr const char* kExamples =
+    "  stuffed tokenize --tokenizer bytes README.md\n"
+    "  stuffed tokenize --tokenizer tokenizer.json book.txt -o book.safetensors\n"
+    "  stuffed tokenize --tokenizer tokenizer.json book.txt | stuffed tokenize --tokenizer "
+    "tokenizer.json --decode";
+
+std::string read_bytes(const std::string& path) {
+  std::string bytes;
+  std::FILE* file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
+  check(file != nullptr, Error::Kind::Input, "{}: cannot be read", path);
+  std::vector<char> block(size_t{1} << 20);
+  for (size_t got = 0; (got = std::fread(block.data(), 1, block.size(), file)) > 0;)
+    bytes.append(block.data(), got);
+  const bool failed = std::ferror(file) != 0;
+  if (file != stdin)
+    std::fclose(file);
+  check(!failed, Error::Kind::Input, "{}: cannot be read (is it a folder?)", path);
+  return bytes;
+}
+
+std::vector<int32_t> encode(const io::Tokenizer& tokenizer, const std::string& path, bool time) {
+  const std::string text = read_bytes(path);
+  const auto begin = std::chrono::steady_clock::now();
+  std::vector<int32_t> ids;
+  try {
+    ids = tokenizer.encode(text);
+  } catch (const Error& error) {
+    throw Error(error.kind(), fmt::format("{}: {}", path, error.what()));
+  }
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+  if (time)
+    fmt::print(stderr, "{}: {} bytes, {} tokens, {:.3f} s\n", path, text.size(), ids.size(),
+               taken.count());
+  return ids;
+}
+
+void print_ids(const std::vector<int32_t>& ids) {
+  fmt::memory_buffer line;
+  fmt::format_to(std::back_inserter(line), "[{}]\n", fmt::join(ids, ","));
+  std::fwrite(line.data(), 1, line.size(), stdout);
+}
+
+void write_ids(const std::vector<std::vector<int32_t>>& documents,
+               const io::Tokenizer& tokenizer,
+               const TokenizeOptions& options) {
+  const size_t length = documents.front().size();
+  for (size_t i = 0; i < documents.size(); ++i)
+    check(documents[i].size() == length, Error::Kind::Usage,
+          "-o: the documents of one token file have equal lengths, but {} has {} tokens and {} has "
+          "{}; write a file for each",
+          options.files.front(), length, options.files[i], documents[i].size());
+  Tensor tokens =
+      at::empty({static_cast<int64_t>(documents.size()), static_cast<int64_t>(length)}, at::kLong);
+  auto* out = tokens.mutable_data_ptr<int64_t>();
+  for (const auto& document : documents)
+    out = std::copy(document.begin(), document.end(), out);
+  io::write_safetensors(options.output, {{"tokens", tokens}},
+                        {{"tokenizer", std::string(tokenizer.kind())},
+                         {"tokenizer_sha256", tokenizer.hash()},
+                         {"bos", tokenizer.bos() ? std::to_string(*tokenizer.bos()) : "none"}});
+}
+
+void print_text(const io::Tokenizer& tokenizer, const std::string& path) {
+  const auto ids = nlohmann::json::parse(read_bytes(path), nullptr, /*allow_exceptions=*/false);
+  const auto is_id = [](const auto& id) {
+    return id.is_number_unsigned() && id.template get<uint64_t>() < (uint64_t{1} << 31);
+  };
+  check(ids.is_array() && std::all_of(ids.begin(), ids.end(), is_id), Error::Kind::Input,
+        "{}: not one JSON array of token ids, such as [510,1509]", path);
+  const std::string text = tokenizer.decode(ids.get<std::vector<int32_t>>());
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+void run_tokenize(const TokenizeOptions& options) {
+  const auto tokenizer = io::load_tokenizer(
+      options.tokenizer, {.add_bos = !options.no_bos, .parse_special = !options.literal_special});
+  std::vector<std::vector<int32_t>> documents;
+  for (const std::string& file : options.files) {
+    if (options.decode) {
+      print_text(*tokenizer, file);
+      continue;
+    }
+    std::vector<int32_t> ids = encode(*tokenizer, file, options.time);
+    if (options.output.empty())
+      print_ids(ids);
+    else
+      documents.push_back(std::move(ids));
+  }
+  if (!documents.empty())
+    write_ids(documents, *tokenizer, options);
+}
+
+}  // namespace
+
+void add_tokenize(CLI::App& root, Commands& commands) {
+  auto options = std::make_shared<TokenizeOptions>();
+  options->files = {"-"};
+  CLI::App* app = add_subcommand(
+      root, "tokenize",
+      "Turns text into token ids: a JSON array a line for each FILE, or a token file that other "
+      "commands take as --tokens",
+      kExamples);
+  app->add_option("--tokenizer", options->tokenizer,
+                  "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
+                  "or 'bytes'")
+      ->required()
+      ->type_name("PATH|bytes");
+  app->add_option("FILE", options->files,
+                  "Texts, each one document; '-' is standard input. UTF-8, or any bytes for World "
+                  "and bytes")
+      ->capture_default_str();
+  CLI::Option* output = app->add_option(
+      "-o,--output", options->output,
+      "Write a safetensors file with `tokens` [documents, N] i64 instead of printing");
+  app->add_flag("--no-bos", options->no_bos,
+                "Leave out the beginning-of-text token that the tokenizer's policy puts in front");
+  app->add_flag("--literal-special", options->literal_special,
+                "Take special tokens written in the text, such as <|endoftext|>, as ordinary text");
+  app->add_flag("--decode", options->decode,
+                "The other way: each FILE is a JSON array of ids; prints their text")
+      ->excludes(output);
+  app->add_flag("--time", options->time, "Report seconds spent encoding on standard error");
+  commands.push_back({.app = app, .run = [options](Context&) { run_tokenize(*options); }});
+}
+
+}  // namespace stuffed::cli
