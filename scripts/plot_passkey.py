@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Draws a passkey run: the heat map over length and depth, and accuracy for answers within the last tokens.
+
+    scripts/plot_passkey.py passkey.jsonl -o figures
+
+Writes heat_map.pdf and acc_curve.pdf. Cells without a trial are grey, so that they are not taken for zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import stuffed_results
+
+NO_DATA = "0.8"  # grey
+
+
+def label(tokens: int) -> str:
+    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+
+
+def accuracy_grid(run: stuffed_results.Run) -> tuple[list[int], np.ndarray]:
+    """Lengths, and accuracy [depths, lengths], masked where there is no trial."""
+    lengths = run.records["summary"]["lengths_tokens"]
+    grid = np.full((run.config["depths"], len(lengths)), np.nan)
+    for column, length in enumerate(lengths):
+        for row, cell in enumerate(run.records[f"summary/len={length}"]["depths"]):
+            if cell is not None:
+                grid[row, column] = cell["accuracy"]
+    return lengths, np.ma.masked_invalid(grid)
+
+
+def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path) -> None:
+    lengths, grid = accuracy_grid(run)
+    figure, axes = plt.subplots(figsize=(2.2, 2.2), dpi=300)
+    colours = matplotlib.colormaps["RdYlGn"].with_extremes(bad=NO_DATA)
+    axes.imshow(grid, cmap=colours, vmin=-0.2, vmax=1.2, aspect="auto", interpolation="nearest")
+    longest = max(lengths)
+    ticks = [i for i, n in enumerate(lengths) if n == longest or (n & (n - 1)) == 0]
+    ticks = ticks[-8:] if len(ticks) > 8 else ticks
+    axes.set_xticks(ticks, [label(lengths[i]) for i in ticks], rotation=45, fontsize=6)
+    rows = grid.shape[0]
+    marks = sorted({0, rows // 2, rows})
+    axes.set_yticks([m - 0.5 for m in marks], [f"{100 * m // rows}" for m in marks], fontsize=6)
+    axes.set_xlabel("Context Len.", fontsize=7)
+    axes.set_ylabel("Ans. Depth (%)", fontsize=7)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
+    summary = run.records["summary"]
+    lengths = np.array(summary["lengths_tokens"]) / 1024
+    figure, axes = plt.subplots(figsize=(3, 2.2), dpi=300)
+    for curve in summary["last_tokens"]:
+        points = [(x, p) for x, p in zip(lengths, curve["points"], strict=True) if p is not None]
+        x = [x for x, _ in points]
+        axes.plot(x, [p["accuracy"] for _, p in points], marker=".", label=label(curve["last_tokens"]))
+        axes.fill_between(x, [p["low"] for _, p in points], [p["high"] for _, p in points], alpha=0.15)
+    if run.config.get("train_len_tokens"):
+        axes.axvline(run.config["train_len_tokens"] / 1024, color="red", linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(-0.05, 1.05)
+    axes.set_xlabel("Input Length (K)", fontsize=7)
+    axes.set_ylabel("Accuracy", fontsize=7)
+    if summary["last_tokens"]:
+        axes.legend(title="within the last", fontsize=5, title_fontsize=5)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("-o", "--output", type=pathlib.Path, default=pathlib.Path("."))
+    arguments = parser.parse_args()
+    run = stuffed_results.read(arguments.results, "stuffed.passkey")
+    if "summary" not in run.records:
+        raise SystemExit(f"{arguments.results}: has no summary yet; let the run finish (the same command resumes)")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    draw_heat_map(run, arguments.output / "heat_map.pdf")
+    draw_curves(run, arguments.output / "acc_curve.pdf")
+
+
+if __name__ == "__main__":
+    main()

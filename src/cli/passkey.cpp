@@ -1,0 +1,193 @@
+// `stuffed passkey`: options, wiring, the dry run's figures and the heat map at the end.
+#include "stuffed/eval/passkey.h"
+
+#include <memory>
+#include <unistd.h>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/provenance.h"
+#include "stuffed/models/registry.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct Options {
+  ModelOptions model;
+  eval::PasskeyOptions task;
+  std::string protocol = "ours", grid;  // empty: the protocol's own
+  int64_t max_new_tokens = 0;           // 0: the protocol's own
+  int64_t state_memory_bytes = int64_t{4} << 30;
+  int64_t batch_size = 64;
+  int64_t train_len = 0;
+  bool dry_run = false, overwrite = false;
+  std::string output;
+};
+
+eval::PasskeyOptions task_of(const Options& options) {
+  using eval::PasskeyGrid;
+  using eval::PasskeyProtocol;
+  eval::PasskeyOptions task = options.task;
+  task.protocol = options.protocol == "ours"         ? PasskeyProtocol::Ours
+                  : options.protocol == "paper-code" ? PasskeyProtocol::PaperCode
+                                                     : PasskeyProtocol::PaperText;
+  const bool ours = task.protocol == PasskeyProtocol::Ours;
+  const std::string grid = !options.grid.empty() ? options.grid : ours ? "shared" : "per-length";
+  task.grid = grid == "shared" ? PasskeyGrid::Shared : PasskeyGrid::PerLength;
+  task.max_new_tokens = options.max_new_tokens > 0                    ? options.max_new_tokens
+                        : task.protocol == PasskeyProtocol::PaperCode ? 5
+                                                                      : 8;
+  task.seed = options.model.seed;
+  return task;
+}
+
+eval::TreeLimits limits_of(const Options& options, const RecurrentLM& model) {
+  return {.states = options.state_memory_bytes / model.initial_state(1).bytes(),
+          .batch = options.batch_size,
+          .segment_tokens = options.model.segment};
+}
+
+/// Prints what a run would take. Without a model the memory of a state is unknown, and no limit
+/// holds.
+void dry_run(const Options& options, const eval::PasskeyOptions& task_options) {
+  const auto tokenizer = open_tokenizer(options.model);
+  const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
+  eval::TreeLimits limits{.batch = options.batch_size, .segment_tokens = options.model.segment};
+  io::json state_bytes;
+  if (!options.model.model.empty()) {
+    const Skeleton skeleton = open_skeleton(options.model.model);
+    limits = limits_of(options, *skeleton.model);
+    state_bytes = skeleton.model->initial_state(1).bytes();
+  }
+  const eval::TreePlan plan = eval::plan_tree(task.tree, limits);
+  const io::json figures = {{"prompts", task.trials.size()},
+                            {"prompt_tokens", task.tree.prompt_tokens()},
+                            {"tokens_to_feed", task.tokens_to_feed(task_options.max_new_tokens)},
+                            {"peak_states", plan.peak_states},
+                            {"state_bytes", state_bytes},
+                            {"batches", plan.steps.size()},
+                            {"nodes", task.tree.nodes().size()}};
+  fmt::print("{}\n", figures.dump());
+}
+
+io::json describe_task(const Options& options, const eval::PasskeyOptions& task) {
+  return {{"lengths_tokens", task.lengths_tokens},
+          {"depths", task.depths},
+          {"trials", task.trials},
+          {"protocol", options.protocol},
+          {"grid", task.grid == eval::PasskeyGrid::Shared ? "shared" : "per-length"},
+          {"use_bos", task.use_bos},
+          {"add_prefix", task.add_prefix},
+          {"digits", task.digits},
+          {"max_new_tokens", task.max_new_tokens},
+          {"batch_size", options.batch_size},
+          {"state_memory_bytes", options.state_memory_bytes},
+          {"train_len_tokens", options.train_len > 0 ? io::json(options.train_len) : io::json()}};
+}
+
+void run(const Options& options, Context& context) {
+  const eval::PasskeyOptions task_options = task_of(options);
+  if (options.dry_run)
+    return dry_run(options, task_options);
+  check(!options.model.model.empty(), Error::Kind::Usage, "passkey: --model is required");
+  check(!options.output.empty(), Error::Kind::Usage, "passkey: -o OUT.jsonl is required");
+  const auto tokenizer = open_tokenizer(options.model);
+  const auto model = context.models.open(options.model);
+  check_vocabulary(*tokenizer, *model);
+  const auto rule = open_rule(options.model);
+  const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
+
+  io::json config = describe(options.model, *model);
+  config["tokenizer"] = {{"kind", tokenizer->kind()}, {"sha256", tokenizer->hash()}};
+  config.update(describe_task(options, task_options));
+  io::Results results =
+      io::Results::open(options.output,
+                        {.schema = "stuffed.passkey",
+                         .version = 1,
+                         .config = config,
+                         .provenance = io::provenance(context.command_line, model->device())},
+                        options.overwrite);
+  const bool line = isatty(STDERR_FILENO) != 0;
+  const eval::TreeCount count =
+      eval::run_passkey(*model, *rule, *tokenizer, task, task_options, limits_of(options, *model),
+                        results, [&](int64_t done) {
+                          if (line)
+                            fmt::print(stderr, "\r{}/{} prompts", done, task.trials.size());
+                        });
+  if (line)
+    fmt::print(stderr, "\n");
+  results.finish({{"tokens_fed", count.tokens_fed},
+                  {"peak_states", count.peak_states},
+                  {"forward_calls", count.forward_calls}});
+  fmt::print(options.output == "-" ? stderr : stdout, "{}",
+             eval::passkey_heat_map(task_options, results));
+}
+
+void add_task_options(CLI::App& app, Options& options) {
+  const char* const group = "Passkey";
+  eval::PasskeyOptions& task = options.task;
+  add_sizes(app, "--lengths", task.lengths_tokens, "Prompt lengths, such as 1K..128K:1K")
+      ->required()
+      ->group(group);
+  add_size(app, "--depths", task.depths, "Positions of the needle per length")->group(group);
+  add_size(app, "--trials", task.trials, "Samples per length and position")->group(group);
+  add_choice(app, "--protocol", options.protocol, {"ours", "paper-code", "paper-text"},
+             "Words and rules: ours leaves room for the answer; paper-code is the published code's "
+             "(5 new tokens); paper-text has the prompt printed in the paper")
+      ->group(group);
+  app.add_option("--grid", options.grid,
+                 "shared: lengths have needles in common, and one stream answers many; per-length: "
+                 "each sample has its own; default: shared for ours, per-length for the paper's")
+      ->check(CLI::IsMember({"shared", "per-length"}))
+      ->type_name("shared|per-length")
+      ->group(group);
+  app.add_flag("--use-bos", task.use_bos, "Put the text <|endoftext|> in front")->group(group);
+  app.add_flag("--add-prefix", task.add_prefix, "Put 1200 sentences of filler in front")
+      ->group(group);
+  add_size(app, "--digits", task.digits, "Of a passkey")->group(group);
+  add_size(app, "--max-new-tokens", options.max_new_tokens,
+           "Tokens decoded greedily; default: 8, or the protocol's 5 for paper-code")
+      ->group(group);
+  add_size(app, "--train-len", options.train_len,
+           "Training length of the model: recorded, and drawn in figures")
+      ->group(group);
+}
+
+}  // namespace
+
+void add_passkey(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "passkey",
+      "Finds a number hidden in filler, at every length and depth, feeding shared text once",
+      "  stuffed passkey --model DIR --lengths 1K..128K:1K -o passkey.jsonl\n"
+      "  stuffed passkey --model DIR --lengths 1K,2K,256K --depths 40 --trials 5 --train-len 8K -o "
+      "passkey.jsonl\n"
+      "  stuffed passkey --tokenizer tokenizer.json --lengths 1K..128K:1K --dry-run\n"
+      "\nA trial is correct if the key occurs in the decoded tokens. Killed at any moment, the "
+      "same "
+      "command goes on.\n");
+  auto options = std::make_shared<Options>();
+  add_model_options(*app, options->model, false);
+  add_task_options(*app, *options);
+  add_size(*app, "--state-memory", options->state_memory_bytes,
+           "Bytes of recurrent states alive at a time; more gives wider batches")
+      ->default_str("4G")
+      ->group("Evaluation");
+  add_size(*app, "--batch-size", options->batch_size, "Sequences fed at a time, at most")
+      ->group("Evaluation");
+  app->add_option("-o,--output", options->output, "Results, JSON Lines")
+      ->type_name("OUT.jsonl")
+      ->group("Output");
+  app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
+      ->group("Output");
+  app->add_flag("--dry-run", options->dry_run,
+                "Print prompts, their tokens, and tokens to feed as JSON; load no weights")
+      ->group("Output");
+  commands.push_back({.app = app,
+                      .run = [options](Context& context) { run(*options, context); },
+                      .resumable = true});
+}
+
+}  // namespace stuffed::cli

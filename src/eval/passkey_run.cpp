@@ -1,0 +1,173 @@
+// Asks the passkey prompts: greedy decoding from each prompt's state, and the loss of the true
+// answer from the same state.
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "passkey_summary.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
+#include "stuffed/eval/passkey.h"
+#include "stuffed/ops/linear_cross_entropy.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+/// What a model made of one prompt.
+struct Answer {
+  std::vector<int32_t> new_tokens;
+  double nll_nats = 0;       // of the whole true answer
+  int64_t tokens_right = 0;  // likeliest, the true ones before them given
+};
+
+class Asker {
+ public:
+  Asker(const RecurrentLM& model, const Recurrence& rule, int64_t max_new_tokens)
+      : model_(model), rule_(rule), max_new_tokens_(max_new_tokens) {}
+
+  /// One answer per row; `truths` are the rows' true answers.
+  std::vector<Answer> ask(const Leaves& leaves, const std::vector<std::vector<int32_t>>& truths) {
+    std::vector<Answer> answers(truths.size());
+    decode(leaves, answers);
+    std::map<size_t, std::vector<int64_t>> by_length;
+    for (size_t row = 0; row < truths.size(); ++row)
+      by_length[truths[row].size()].push_back(int64_t(row));
+    for (const auto& [length, rows] : by_length)
+      score(leaves, rows, truths, answers);
+    return answers;
+  }
+
+  int64_t tokens_fed() const { return tokens_fed_; }
+
+ private:
+  Tensor logits(const Tensor& hidden) const {  // [...,vocab] f32
+    return ops::linear(hidden, model_.head().linear)
+        .narrow(-1, 0, model_.head().vocab)
+        .to(at::kFloat);
+  }
+
+  Tensor feed(const Tensor& tokens, State& state) {
+    tokens_fed_ += tokens.numel();
+    return model_.forward(tokens, state, rule_).hidden;
+  }
+
+  void decode(const Leaves& leaves, std::vector<Answer>& answers) {
+    State state = leaves.state;
+    Tensor hidden = leaves.hidden;
+    std::vector<Tensor> columns{logits(hidden).argmax(-1)};  // [B] each
+    while (int64_t(columns.size()) < max_new_tokens_) {
+      hidden = feed(columns.back().unsqueeze(1), state).select(1, 0);
+      columns.push_back(logits(hidden).argmax(-1));
+    }
+    const Tensor tokens = at::stack(columns, 1).to(at::kCPU, at::kInt).contiguous();
+    for (size_t row = 0; row < answers.size(); ++row) {
+      const int32_t* const first = tokens[int64_t(row)].data_ptr<int32_t>();
+      answers[row].new_tokens.assign(first, first + max_new_tokens_);
+    }
+  }
+
+  /// Rows whose answers have equally many tokens.
+  void score(const Leaves& leaves,
+             const std::vector<int64_t>& rows,
+             const std::vector<std::vector<int32_t>>& truths,
+             std::vector<Answer>& answers) {
+    std::vector<int64_t> flat;
+    for (const int64_t row : rows)
+      flat.insert(flat.end(), truths[size_t(row)].begin(), truths[size_t(row)].end());
+    const auto count = int64_t(truths[size_t(rows.front())].size());
+    const Tensor targets =
+        at::tensor(flat, at::kLong).view({int64_t(rows.size()), count}).to(model_.device());
+    const Tensor index = at::tensor(rows, at::kLong).to(model_.device());
+    Tensor hidden = leaves.hidden.index_select(0, index).unsqueeze(1);  // [B,1,D]
+    if (count > 1) {
+      State state = rows.size() == truths.size() ? leaves.state : leaves.state.select(rows);
+      hidden = at::cat({hidden, feed(targets.narrow(1, 0, count - 1), state)}, 1);
+    }
+    const LmHead& head = model_.head();
+    const Tensor nll = ops::linear_cross_entropy(hidden, head.linear, head.vocab, targets)
+                           .to(at::kDouble)
+                           .sum(1)
+                           .to(at::kCPU);
+    const Tensor right = logits(hidden).argmax(-1).eq(targets).sum(1).to(at::kCPU);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      answers[size_t(rows[i])].nll_nats = nll[int64_t(i)].item<double>();
+      answers[size_t(rows[i])].tokens_right = right[int64_t(i)].item<int64_t>();
+    }
+  }
+
+  const RecurrentLM& model_;
+  const Recurrence& rule_;
+  const int64_t max_new_tokens_;
+  int64_t tokens_fed_ = 0;
+};
+
+/// The first digits, after spaces, are the key.
+bool is_exact(std::string_view prediction, std::string_view key) {
+  const size_t first = prediction.find_first_not_of(' ');
+  return first != prediction.npos && prediction.substr(first).starts_with(key);
+}
+
+io::json record_of(const PasskeyTrial& trial, const Answer& answer, const std::string& prediction) {
+  io::json record = {{"length_tokens", trial.length_tokens},
+                     {"prompt_tokens", trial.prompt_tokens},
+                     {"total_tokens", trial.prompt_tokens + int64_t(answer.new_tokens.size())},
+                     {"depth_index", trial.depth_index},
+                     {"depth", trial.depth},
+                     {"trial", trial.trial},
+                     {"blocks", trial.blocks},
+                     {"position_blocks", trial.position_blocks},
+                     {"repetition", trial.repetition},
+                     {"needle_token", trial.needle_token},
+                     {"passkey", trial.passkey},
+                     {"prediction", prediction},
+                     {"correct", prediction.find(trial.passkey) != prediction.npos},
+                     {"exact", is_exact(prediction, trial.passkey)},
+                     {"answer_nll_nats", answer.nll_nats},
+                     {"answer_tokens", trial.answer.size()},
+                     {"answer_tokens_right", answer.tokens_right}};
+  if (!std::isfinite(answer.nll_nats))
+    record["finite"] = false;
+  return record;
+}
+
+}  // namespace
+
+TreeCount run_passkey(const RecurrentLM& model,
+                      const Recurrence& rule,
+                      const io::Tokenizer& tokenizer,
+                      const PasskeyTask& task,
+                      const PasskeyOptions& options,
+                      const TreeLimits& limits,
+                      io::Results& results,
+                      const std::function<void(int64_t)>& on_progress) {
+  Asker asker(model, rule, options.max_new_tokens);
+  int64_t done = 0;
+  const auto on_leaves = [&](const Leaves& leaves) {
+    std::vector<std::vector<int32_t>> truths;
+    for (const auto& prompts : leaves.prompts)
+      truths.push_back(task.trials[size_t(prompts.front())].answer);
+    const std::vector<Answer> answers = asker.ask(leaves, truths);
+    for (size_t row = 0; row < answers.size(); ++row) {
+      const std::string prediction = tokenizer.decode(answers[row].new_tokens);
+      for (const int32_t prompt : leaves.prompts[row]) {
+        const PasskeyTrial& trial = task.trials[size_t(prompt)];
+        if (!results.done(trial.key()))
+          results.append(trial.key(), record_of(trial, answers[row], prediction));
+        ++done;
+      }
+    }
+    on_progress(done);
+    stop_if_interrupted();
+  };
+  const TreePlan plan = plan_tree(task.tree, limits);
+  TreeCount count = feed_tree(
+      model, rule, task.tree, plan, limits.segment_tokens,
+      [&](int32_t prompt) { return !results.done(task.trials[size_t(prompt)].key()); }, on_leaves);
+  count.tokens_fed += asker.tokens_fed();
+  append_passkey_summaries(task.trials, options, results);
+  return count;
+}
+
+}  // namespace stuffed::eval
