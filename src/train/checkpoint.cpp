@@ -1,0 +1,45 @@
+#include "src/train/checkpoint.h"
+
+#include <ATen/ATen.h>
+
+#include "stuffed/core/error.h"
+#include "stuffed/io/tensor_file.h"
+
+namespace stuffed::train {
+
+void save_checkpoint(const std::filesystem::path& path,
+                     const NamedTensors& tensors,
+                     int64_t step,
+                     const io::json& config) {
+  NamedTensors on_cpu;
+  for (const auto& [name, tensor] : tensors)
+    on_cpu.emplace_back(name, tensor.detach().to(at::kCPU));
+  io::write_safetensors(path, on_cpu, {{"step", std::to_string(step)}, {"config", config.dump()}});
+}
+
+int64_t load_checkpoint(const std::filesystem::path& path,
+                        const NamedTensors& tensors,
+                        const io::json& config) {
+  if (!std::filesystem::exists(path))
+    return 0;
+  const io::TensorFile file = io::TensorFile::open(path);
+  const auto& metadata = file.metadata();
+  check(metadata.contains("step") && metadata.contains("config"), Error::Kind::Input,
+        "{}: is no checkpoint of a training run (its metadata lacks step or config)",
+        path.string());
+  check(metadata.at("config") == config.dump(), Error::Kind::Usage,
+        "{}: was written under another configuration: {}; use another folder, or --overwrite",
+        path.string(), metadata.at("config"));
+  const at::NoGradGuard no_grad;
+  for (auto [name, tensor] : tensors) {
+    check(file.has(name), Error::Kind::Input, "{}: lacks tensor '{}'", path.string(), name);
+    const Tensor stored = file.load(name);
+    check(stored.sizes() == tensor.sizes(), Error::Kind::Input,
+          "{}: tensor '{}' has shape [{}], expected [{}]", path.string(), name,
+          fmt::join(stored.sizes(), ","), fmt::join(tensor.sizes(), ","));
+    tensor.copy_(stored);
+  }
+  return std::stoll(metadata.at("step"));
+}
+
+}  // namespace stuffed::train
