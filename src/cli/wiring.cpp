@@ -1,5 +1,6 @@
 #include "src/cli/wiring.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 
 #include "stuffed/core/error.h"
@@ -62,6 +63,20 @@ std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how) {
   return options.tokenizer.empty() ? io::find_tokenizer(options.model, how)
                                    : io::load_tokenizer(options.tokenizer, how);
+}
+
+std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model) {
+  struct Probe : Observer {
+    explicit Probe(Impl asked) : impl(asked) {}
+    void on_update(Where, const ScanInputs& in, const LayerState&) override {
+      impl = ops::choose(in, impl);
+    }
+    Impl impl;
+  } probe(parse_impl(options.impl));
+  State state = model.initial_state(1);
+  model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
+                *open_rule(options, &probe));
+  return std::string(impl_name(probe.impl));
 }
 
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) {

@@ -35,6 +35,10 @@ std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how = {});
 
+/// The implementation the recurrence takes for this model: never "auto". Feeds it one token to find
+/// out.
+std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model);
+
 /// Throws Input if the tokenizer can make ids the model does not know.
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model);
 

@@ -1,0 +1,55 @@
+// Loss by position in a long stream: one record per document, and a summary over all.
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "stuffed/io/results.h"
+#include "stuffed/io/token_source.h"
+#include "stuffed/models/recurrent_lm.h"
+
+namespace stuffed::eval {
+
+inline constexpr const char* kPplByLengthSchema = "stuffed.ppl_by_length";
+inline constexpr int kPplByLengthVersion = 1;
+
+struct PplByLengthOptions {
+  int64_t segment = 8192;            // tokens fed at a time
+  int64_t bucket = 1024;             // positions summed together
+  std::optional<int64_t> train_len;  // tokens; without it no onset is computed
+  std::filesystem::path per_token;   // sidecar with every nll; empty: none
+  io::json run;  // impl, dtype, state_dtype, segment_tokens: repeated in every record
+};
+
+struct PplProgress {
+  int64_t document = 0;           // index of the one being read
+  int64_t position = 0;           // targets of it scored so far
+  int64_t targets = 0;            // of it in all
+  int64_t scored_by_process = 0;  // targets, all documents
+};
+
+/// Where the loss leaves the level it has inside the training length.
+///   baseline = largest mean among buckets wholly inside train_len
+///   onset    = start of the first whole bucket beyond it whose mean exceeds twice the baseline
+/// Returns {"train_len_tokens","baseline_nll_nats","onset_tokens"}; the last is null if there is
+/// none and "unknown" if the stream ended before 8 x train_len. A mean that is not finite exceeds
+/// every bound. Errors  Usage if bucket > train_len / 4
+io::json collapse_onset(const std::vector<double>& mean_nll_nats,
+                        int64_t bucket,
+                        int64_t length,
+                        int64_t train_len);
+
+/// Scores every document that `results` does not hold yet, then appends the summary and the end
+/// line; returns the summary. Each document runs by itself, so its record depends on no other.
+/// Stops between documents if a signal came. `tokenizer` may be null: then no text is known and
+/// there are no bits per byte. Errors  Interrupted; whatever source, model and results throw
+io::json run_ppl_by_length(const RecurrentLM& model,
+                           const Recurrence& rule,
+                           io::TokenSource& source,
+                           const io::Tokenizer* tokenizer,
+                           const PplByLengthOptions& options,
+                           io::Results& results,
+                           const std::function<void(const PplProgress&)>& on_progress);
+
+}  // namespace stuffed::eval

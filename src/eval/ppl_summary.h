@@ -1,0 +1,14 @@
+// What the documents' records say together.
+#pragma once
+#include "stuffed/eval/ppl_by_length.h"
+
+namespace stuffed::eval {
+
+/// Per bucket: mean nll over all targets, standard error over documents, perplexity, bits per byte,
+/// running mean.
+io::json summarise(const io::Results& results,
+                   int64_t documents,
+                   const PplByLengthOptions& options,
+                   const io::TokenSource& source);
+
+}  // namespace stuffed::eval

@@ -1,0 +1,28 @@
+// The per-token sidecar: nll [documents,N] f32, written so that a killed run goes on where its
+// journal does.
+#pragma once
+#include <filesystem>
+#include <span>
+#include <vector>
+
+namespace stuffed::eval {
+
+/// Rows gather in PATH.partial, raw; finish() turns them into PATH. Without a path it does nothing.
+class TokenLosses {
+ public:
+  explicit TokenLosses(std::filesystem::path path) : path_(std::move(path)) {}
+
+  /// Keeps the first `floats` values, those of the documents the journal holds.
+  /// Errors  Input if fewer are there
+  void keep(int64_t floats) const;
+  void append(std::span<const float> nll) const;
+  /// Writes nll [documents,N]; a document shorter than the longest is padded with NaN.
+  void finish(const std::vector<int64_t>& targets) const;
+  void remove_partial() const;
+
+ private:
+  std::filesystem::path partial() const;
+  std::filesystem::path path_;
+};
+
+}  // namespace stuffed::eval
