@@ -1,44 +1,89 @@
-"""Reads a journal of results (JSON Lines: header, records, end). The only parser of them in Python."""
+"""Reads the journals that stuffed writes: the only parser, for every schema and version.
 
-from __future__ import annotations
+run = read("war.jsonl")
+run.summary["mean_nll_nats"], run.config["model"]["family"]
+"""
 
 import dataclasses
 import json
 import pathlib
 
-# The newest version of each schema that this reader knows.
-VERSIONS = {"stuffed.passkey": 1, "stuffed.ppl_by_length": 1}
+# The newest version of each schema that this reader knows. A newer file is refused, never guessed.
+KNOWN = {
+    "stuffed.passkey": 1,
+    "stuffed.ppl_by_length": 1,
+}
+
+
+class ResultsError(ValueError):
+    """The file is not a journal, is damaged, or is newer than this reader."""
 
 
 @dataclasses.dataclass
 class Run:
+    path: pathlib.Path
     schema: str
     version: int
     config: dict
     provenance: dict
-    records: dict[str, dict]  # by key, in the order of the file
+    records: dict  # key -> record, in file order
     finished: bool
+    resumed: list  # provenance of each process with another commit that went on
+
+    @property
+    def summary(self) -> dict:
+        if "summary" not in self.records:
+            raise ResultsError(f"{self.path}: has no summary yet; run its command again to finish it")
+        return self.records["summary"]
 
 
-def read(path: str | pathlib.Path, schema: str | None = None) -> Run:
-    """Raises ValueError, naming the file, for what is no journal, is newer than this reader, or has another schema."""
-    lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
-    whole = lines[:-1]  # what follows the last newline is a torn line, or nothing
-    if not whole:
-        raise ValueError(f"{path}: is empty")
-    header = json.loads(whole[0])
-    if not isinstance(header, dict) or "schema" not in header:
-        raise ValueError(f"{path}: line 1 is no header; is it a result of stuffed?")
-    if schema is not None and header["schema"] != schema:
-        raise ValueError(f"{path}: holds {header['schema']}, expected {schema}")
-    known = VERSIONS.get(header["schema"])
-    if known is None or header["version"] > known:
-        raise ValueError(f"{path}: {header['schema']} version {header['version']} is unknown here (known: {known})")
-    run = Run(header["schema"], header["version"], header["config"], header["provenance"], {}, False)
-    for line in whole[1:]:
-        record = json.loads(line)
-        if record.get("end"):
+def _parse(path: pathlib.Path, number: int, line: bytes) -> dict:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ResultsError(f"{path}: line {number}: is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ResultsError(f"{path}: line {number}: is not an object")
+    return value
+
+
+def _header(path: pathlib.Path, line: dict) -> Run:
+    schema, version = line.get("schema"), line.get("version")
+    if not isinstance(schema, str) or not isinstance(version, int) or "config" not in line:
+        raise ResultsError(f"{path}: is not a stuffed journal (no schema, version and config in its first line)")
+    if schema not in KNOWN:
+        raise ResultsError(f"{path}: schema '{schema}' is not known; known are {', '.join(sorted(KNOWN))}")
+    if version > KNOWN[schema]:
+        raise ResultsError(
+            f"{path}: has version {version} of '{schema}', this reader knows up to {KNOWN[schema]}; "
+            "use the scripts of the newer stuffed"
+        )
+    return Run(path, schema, version, line["config"], line.get("provenance", {}), {}, False, [])
+
+
+def read(path, schema: str | None = None) -> Run:
+    """Reads one journal, of the given schema if one is given. A torn last line, left by a killed run, is ignored."""
+    path = pathlib.Path(path)
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
+    if not lines:
+        raise ResultsError(f"{path}: is not a stuffed journal (not one whole line)")
+    run = _header(path, _parse(path, 1, lines[0]))
+    if schema is not None and run.schema != schema:
+        raise ResultsError(f"{path}: holds {run.schema}, expected {schema}")
+    for number, raw in enumerate(lines[1:], 2):
+        line = _parse(path, number, raw)
+        if run.finished:
+            raise ResultsError(f"{path}: line {number}: comes after the end line")
+        if "key" in line:
+            if line["key"] in run.records:
+                raise ResultsError(f"{path}: line {number}: key '{line['key']}' comes twice")
+            run.records[line["key"]] = line
+        elif "end" in line:
+            if line.get("records") != len(run.records):
+                raise ResultsError(f"{path}: says {line.get('records')} records, but {len(run.records)} are there")
             run.finished = True
-        elif "key" in record:
-            run.records[record["key"]] = record
+        elif "resumed" in line:
+            run.resumed.append(line.get("provenance", {}))
+        else:
+            raise ResultsError(f"{path}: line {number}: is neither a record nor a resumed or end line")
     return run

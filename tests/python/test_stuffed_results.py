@@ -1,0 +1,60 @@
+"""The one parser of results reads every version kept in tests/golden/results, and refuses what it cannot know."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+import stuffed_results  # noqa: E402
+
+SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_every_sample_is_read(path):
+    run = stuffed_results.read(path)
+    assert run.finished and run.records
+    assert path.name == f"{run.schema.removeprefix('stuffed.')}.v{run.version}.jsonl"
+
+
+def test_a_newer_version_is_refused(tmp_path):
+    lines = SAMPLES[0].read_text().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    header["version"] += 1
+    path = tmp_path / "newer.jsonl"
+    path.write_text(json.dumps(header) + "\n" + "".join(lines[1:]))
+    with pytest.raises(stuffed_results.ResultsError, match="newer stuffed"):
+        stuffed_results.read(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no journal", "no journal\n", "[]\n", '{"schema":"stuffed.other","version":1,"config":{}}\n']
+)
+def test_what_is_no_journal_is_refused(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    with pytest.raises(stuffed_results.ResultsError):
+        stuffed_results.read(path)
+
+
+def test_a_torn_last_line_is_ignored(tmp_path):
+    path = tmp_path / "torn.jsonl"
+    whole = SAMPLES[0].read_bytes()
+    end = whole.rindex(b'{"end"')
+    path.write_bytes(whole[: end + 5])
+    run = stuffed_results.read(path)
+    assert not run.finished and "summary" in run.records
+
+
+def test_the_plot_is_drawn(tmp_path):
+    sample = ROOT / "tests" / "golden" / "results" / "ppl_by_length.v1.jsonl"
+    for name, more in (("a.png", []), ("b.pdf", ["--log-x", "--perplexity"])):
+        subprocess.run(
+            [sys.executable, ROOT / "scripts" / "plot_ppl_by_length.py", sample, "-o", tmp_path / name, *more],
+            check=True,
+        )
+        assert (tmp_path / name).stat().st_size > 5000
