@@ -183,12 +183,13 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
       find_name(weights, "attn.f_proj.weight") && find_name(weights, "attn.i_proj.weight");
   if (!weights.has("model.lower_bounds") && !gates)
     return std::nullopt;
-  check(!find_name(weights, "attn.g_proj"), Error::Kind::Input,
-        "{}: '{}' is HGRN-1's output gate; HGRN-1 is not supported, HGRN-2 is",
-        weights.path().string(), *find_name(weights, "attn.g_proj"));
-  check(!find_name(weights, "h_conv1d"), Error::Kind::Input,
-        "{}: '{}' is a shared convolution before the projections, which is not supported",
-        weights.path().string(), *find_name(weights, "h_conv1d"));
+  if (const auto* found = find_name(weights, "attn.g_proj"))
+    fail(Error::Kind::Input, "{}: '{}' is HGRN-1's output gate; HGRN-1 is not supported, HGRN-2 is",
+         weights.path().string(), *found);
+  if (const auto* found = find_name(weights, "h_conv1d"))
+    fail(Error::Kind::Input,
+         "{}: '{}' is a shared convolution before the projections, which is not supported",
+         weights.path().string(), *found);
   const auto* split = find_name(weights, "mlp.up_proj.weight");
   return Recognition{
       .layout = split ? "fla" : "fla-fused-gate",
