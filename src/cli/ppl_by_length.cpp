@@ -40,11 +40,13 @@ void run(const Options& options, Context& context) {
   io::json config = describe(options.model, *model);
   config["data"] = source.identity();
   config["bucket_tokens"] = options.bucket;
+  config["batch_size"] = options.batch_size;
   config["train_len_tokens"] = options.train_len > 0 ? io::json(options.train_len) : io::json();
   config["per_token"] = !options.per_token.empty();
   eval::PplByLengthOptions how{
       .segment = options.model.segment,
       .bucket = options.bucket,
+      .batch = options.batch_size,
       .train_len = options.train_len > 0 ? std::optional(options.train_len) : std::nullopt,
       .per_token = options.per_token,
       .run = {{"impl", impl_that_runs(options.model, *model)},
@@ -122,9 +124,10 @@ void add_ppl_by_length(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model);
   add_data_options(*app, *options);
   add_size(*app, "--bucket", options->bucket, "Positions averaged together")->group("Evaluation");
-  add_size(*app, "--batch-size", options->batch_size,
-           "Accepted for scripts; every document runs by itself, so that no record depends on its "
-           "neighbours")
+  add_size(
+      *app, "--batch-size", options->batch_size,
+      "Documents of equal length fed side by side (a GPU is idle with one short one); no record "
+      "depends on its neighbours")
       ->group("Evaluation");
   add_size(*app, "--train-len", options->train_len,
            "Training length of the model: the collapse onset is looked for beyond it")
