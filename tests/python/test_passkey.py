@@ -4,12 +4,10 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 GOLDEN = ROOT / "tests" / "golden"
 STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
 TINY = ["--tokenizer", "bytes", "--device", "cpu", "--lengths", "512,1K", "--depths", "3", "--trials", "2"]

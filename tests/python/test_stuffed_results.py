@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import stuffed_results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-import stuffed_results  # noqa: E402
 
 SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
 
