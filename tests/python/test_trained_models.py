@@ -1,4 +1,4 @@
-"""The trained models of tests/models: transformers reads them and finds the same; they show what the demo says they do."""
+"""The trained models of tests/models: transformers finds the same in them, and they show what the demo says."""
 
 import json
 import os
@@ -42,9 +42,8 @@ def test_transformers_finds_the_same_logits(name, tmp_path):
     theirs = torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:], reduction="none").numpy()
     ours = load_file(nll)["nll"][0]
     assert np.sqrt(np.mean((ours - theirs) ** 2)) <= 1e-5 * np.sqrt(np.mean(theirs**2)) + 1e-6
-    greedy = json.loads(
-        run("generate", "--model", MODELS / name, "--prompt-file", tmp_path / "text.txt", "--max-new-tokens", "1", "--json").stdout
-    )
+    prompt = ["--prompt-file", tmp_path / "text.txt", "--max-new-tokens", "1", "--json"]
+    greedy = json.loads(run("generate", "--model", MODELS / name, *prompt).stdout)
     assert greedy["new_tokens"] == [int(logits[-1].argmax())]
 
 
