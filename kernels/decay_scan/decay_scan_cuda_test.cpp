@@ -289,6 +289,39 @@ TEST(CudaDecayScan, TakesExtremeValues) {
     }
 }
 
+TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
+  for (const at::ScalarType type : kTypes)
+    for (const Variant variant : kVariants) {
+      if (variant == Variant::Rwkv7 || variant == Variant::Mamba1)
+        continue;  // the first erases the state, the second has no log_decay to set
+      for (const int segments : {1, 3}) {
+        Problem p = make_problem(published(variant, 700, type));
+        p.in.log_decay = at::full_like(p.in.log_decay, -0.001).contiguous();
+        p.in.log_decay.select(1, 70).fill_(-25);  // 1e12 becomes 14
+        p.state = p.state * 1e12;
+        p = to_gpu(p);
+        expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                     testing::name_of(variant));
+      }
+    }
+}
+
+TEST(CudaDecayScan, OnlyWhatIsForgottenIsLeftOutOfASum) {
+  // Heads that forget within a few tokens, within a segment, never, and after a strong token.
+  for (const int segments : {3, 5, 9}) {
+    Problem p = make_problem(published(Variant::Mamba2, 6000, at::kBFloat16));
+    p.in.log_decay = at::empty(p.in.log_decay.sizes());
+    const double decays[] = {-3., -0.3, -0.05, -1e-4, 0.};
+    for (int64_t h = 0; h < p.in.log_decay.size(2); ++h) {
+      p.in.log_decay.select(2, h).fill_(decays[h % 5]);
+      p.in.log_decay.select(2, h).narrow(1, 100 * h % 5900, 1).fill_(h % 2 ? -120. : -30.);
+    }
+    p = to_gpu(p);
+    expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                 fmt::format("{} segments", segments));
+  }
+}
+
 TEST(CudaDecayScan, TheBonusMayHaveItsOwnKeyAndTheInsertionAScale) {
   for (const at::ScalarType type : kTypes)
     for (const Variant variant : {Variant::Rwkv6, Variant::Mamba2}) {

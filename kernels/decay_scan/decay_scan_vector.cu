@@ -365,14 +365,6 @@ __device__ void Walk<kHalves>::write_output(int64_t begin) {
 template <int kHalves>
 __device__ void Walk<kHalves>::update_state() {
   const Tile<kPitch> v(shared_.v), key(shared_.key);
-  float total[2] = {}, change[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int block = 0; block < 4; ++block)
-      total[half] += shared_.log2_decay[block][state_row(half)];
-    change[half] = decay_change(total[half]);
-  }
 #pragma unroll
   for (int first = 0; first < 8 * kHalves; first += 8) {
     float fresh[8][4] = {};  // tensor cores truncate: what they add up lives for one block only
@@ -395,6 +387,15 @@ __device__ void Walk<kHalves>::update_state() {
         mma(fresh[n], a, b[0], b[1]);
         mma(fresh[n + 1], a, b[2], b[3]);
       }
+    }
+    float change[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = 0;
+#pragma unroll
+      for (int block = 0; block < 4; ++block)
+        total += shared_.log2_decay[block][state_row(half)];
+      change[half] = decay_change(total);
     }
 #pragma unroll
     for (int n = 0; n < 8; ++n)
@@ -462,7 +463,7 @@ __global__ void __launch_bounds__(128 * kHalves, kHalves == 1 ? 3 : 1)
   const bool writes_output = task.is_first || first_segment > 0;
   const Ends ends = ends_of(p, plan, task, writes_output);
   auto& shared = *reinterpret_cast<Shared<kHalves>*>(memory);
-  shared.common.fill(p, task, 64 * kHalves);
+  shared.common.fill(p, plan, task, writes_output, 64 * kHalves);
   Walk<kHalves>(p, shared, shared.common.task, ends).run(writes_output);
 }
 

@@ -15,7 +15,7 @@ __device__ inline float fast_change(float x) {
   series = fmaf(nats, series, 1.f / 6);
   series = fmaf(nats, series, 0.5f);
   series = fmaf(nats, series, 1.f) * nats;
-  return nats > -0.125f ? series : exp2_fast(x) - 1.f;
+  return nats > -0.125f ? -fabsf(series) : exp2_fast(x);
 }
 
 /// The 16 channels of one token; a row of a thread that shares it with its neighbours comes from
@@ -62,7 +62,7 @@ __device__ void walk(const DecayScanParams& p,
             : 0.f;
     state[i] = ends.start && i < p.keys ? ends.start[i] : 0.f;
   }
-#pragma unroll 2
+#pragma unroll 1
   for (int64_t t = task.begin; t < task.end; ++t) {
     float key[kKeys], query[kKeys], out = 0;
     const float dt = step[t * p.step.t];
