@@ -79,6 +79,8 @@ void run(const Options& options, Context& context) {
   if (options.train_len > 0)
     task.train_len = options.train_len;
   const io::json config = config_of(options, task, *model, source);
+  eval::check_state_stats(task, model->config(), "--length", options.data.source.length,
+                          options.data.source.documents);
   task.metadata = {{"schema", eval::kStateStatsSchema},
                    {"version", std::to_string(eval::kStateStatsVersion)},
                    {"model_sha256", model->config().hash},

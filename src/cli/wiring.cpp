@@ -14,6 +14,10 @@ namespace {
 
 /// The limits of clamp_norm: Frobenius norms [layers, heads], recorded by state-stats.
 Tensor read_limits(const std::string& path, const RecurrentLM& model) {
+  check(!path.ends_with(".jsonl"), Error::Kind::Input,
+        "{}: is a journal; the limits of clamp_norm are in the arrays beside it, a .safetensors "
+        "file",
+        path);
   const io::TensorFile file = io::TensorFile::open(path);
   check(file.has("limits"), Error::Kind::Input,
         "{}: has no tensor 'limits' [layers, heads]; state-stats writes it among its arrays when "

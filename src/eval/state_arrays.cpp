@@ -27,12 +27,13 @@ void StateArrays::keep(int64_t documents) const {
     check(fs::exists(part(i)), Error::Kind::Input,
           "{}: is missing, but the journal holds document {}; start anew with --overwrite",
           part(i).string(), i);
-  fs::create_directories(folder(), error);
-  check(fs::is_directory(folder()), Error::Kind::Output, "{}: cannot be made: {}",
-        folder().string(), error.message());
 }
 
 void StateArrays::write_document(int64_t document, const NamedTensors& arrays) const {
+  std::error_code error;
+  fs::create_directories(folder(), error);
+  check(fs::is_directory(folder()), Error::Kind::Output, "{}: cannot be made: {}",
+        folder().string(), error.message());
   io::write_safetensors(part(document), arrays);
 }
 

@@ -47,7 +47,7 @@ const char* const kStateStatsArrays =
 
 namespace {
 
-constexpr int64_t kMostBytes = int64_t{4} << 30;
+constexpr double kMostGiB = 4;
 
 std::string key_of(int64_t document) {
   return fmt::format("document={}", document);
@@ -63,37 +63,7 @@ struct Task {
     return static_cast<int64_t>(layers.size()) == model.config().layers &&
            static_cast<int64_t>(heads.size()) == model.config().heads;
   }
-  /// Refuses what cannot be sampled or would not fit.
-  void check_document(const io::Document& document, int64_t documents) const;
 };
-
-void Task::check_document(const io::Document& document, int64_t documents) const {
-  const auto targets = static_cast<int64_t>(document.tokens.size()) - 1;
-  const int64_t samples = targets / options.stride;
-  check(samples > 0, Error::Kind::Usage,
-        "{}: its {} tokens hold no sample at a --stride of {}; choose a smaller one", document.name,
-        targets, options.stride);
-  for (const int64_t position : options.histogram_at)
-    check(position % options.stride == 0 && position <= targets, Error::Kind::Usage,
-          "--histogram-at {}: no state is sampled there; {} gives samples at the multiples of {} "
-          "up to {}",
-          position, document.name, options.stride, samples * options.stride);
-  const auto L = static_cast<double>(layers.size()), H = static_cast<double>(heads.size());
-  const double numbers =
-      static_cast<double>(std::max<int64_t>(1, documents) * samples) * L * H * kMostHeadRows;
-  check(numbers * sizeof(double) <= kMostBytes, Error::Kind::Usage,
-        "the arrays would hold {:.1f} GiB ({} samples of {} layers and {} heads, {} documents), "
-        "more than {} GiB; raise --stride, or choose fewer --layers or --heads",
-        numbers * sizeof(double) / (1 << 30), samples, layers.size(), heads.size(), documents,
-        kMostBytes >> 30);
-  const ModelConfig& config = model.config();
-  const double elements = static_cast<double>(options.histogram_at.size()) * L * H *
-                          static_cast<double>(config.key_width * config.value_width);
-  check(elements * sizeof(float) <= kMostBytes, Error::Kind::Usage,
-        "--histogram-at: the states of {} positions hold {:.1f} GiB, more than {} GiB; choose "
-        "fewer of them, or of --layers or --heads",
-        options.histogram_at.size(), elements * sizeof(float) / (1 << 30), kMostBytes >> 30);
-}
 
 NamedTensors feed(const Task& task,
                   const Recurrence& rule,
@@ -209,6 +179,46 @@ std::vector<int64_t> resolve_indices(std::vector<int64_t> chosen,
   return chosen;
 }
 
+void check_state_stats(const StateStatsOptions& options,
+                       const ModelConfig& model,
+                       std::string_view what,
+                       int64_t targets,
+                       int64_t documents) {
+  const int64_t stride = options.stride, samples = targets / stride;
+  check(options.train_len.value_or(stride) >= stride, Error::Kind::Usage,
+        "--train-len {} holds no sample at a --stride of {}; choose a smaller stride",
+        options.train_len.value_or(0), stride);
+  for (const int64_t position : options.histogram_at)
+    check(position % stride == 0, Error::Kind::Usage,
+          "--histogram-at {}: no state is sampled there; choose multiples of --stride {}", position,
+          stride);
+  if (targets == 0)
+    return;
+  check(samples > 0, Error::Kind::Usage,
+        "{}: {} tokens hold no sample at a --stride of {}; choose a smaller one", what, targets,
+        stride);
+  for (const int64_t position : options.histogram_at)
+    check(position <= targets, Error::Kind::Usage,
+          "--histogram-at {}: {} has its last sample at {}", position, what, samples * stride);
+
+  constexpr auto kGiB = static_cast<double>(int64_t{1} << 30);
+  const auto L = resolve_indices(options.layers, model.layers, "--layers").size(),
+             H = resolve_indices(options.heads, model.heads, "--heads").size();
+  const auto heads = static_cast<double>(L * H);
+  const double arrays = static_cast<double>(std::max<int64_t>(1, documents) * samples) * heads *
+                        static_cast<double>(kMostHeadRows * sizeof(double));
+  check(arrays <= kMostGiB * kGiB, Error::Kind::Usage,
+        "the arrays would hold {:.1f} GiB (samples x layers x heads: {} x {} x {}, documents: {}), "
+        "more than {:.0f}; raise --stride, or choose fewer --layers or --heads",
+        arrays / kGiB, samples, L, H, documents, kMostGiB);
+  const double states = static_cast<double>(options.histogram_at.size() * sizeof(float)) * heads *
+                        static_cast<double>(model.key_width * model.value_width);
+  check(states <= kMostGiB * kGiB, Error::Kind::Usage,
+        "--histogram-at: the states at {} positions hold {:.1f} GiB, more than {:.0f}; choose "
+        "fewer of them, or of --layers or --heads",
+        options.histogram_at.size(), states / kGiB, kMostGiB);
+}
+
 io::json run_state_stats(
     const RecurrentLM& model,
     const std::function<std::shared_ptr<const Recurrence>(Observer&)>& make_rule,
@@ -223,9 +233,7 @@ io::json run_state_stats(
   std::vector<int64_t>& at = task.options.histogram_at;
   std::sort(at.begin(), at.end());
   at.erase(std::unique(at.begin(), at.end()), at.end());
-  check(!options.train_len || *options.train_len >= options.stride, Error::Kind::Usage,
-        "--train-len {} holds no sample at a --stride of {}; choose a smaller stride",
-        options.train_len.value_or(0), options.stride);
+  check_state_stats(options, model.config(), "", 0, 1);
   const StateArrays arrays(options.arrays);
   if (results.finished()) {
     check(std::filesystem::exists(options.arrays), Error::Kind::Input,
@@ -247,12 +255,13 @@ io::json run_state_stats(
     if (results.done(key_of(index)))
       continue;
     stop_if_interrupted();
-    task.check_document(*document, documents);
+    const auto size = static_cast<int64_t>(document->tokens.size());
+    check_state_stats(options, model.config(), document->name, size - 1, documents);
     progress.document = index;
     const NamedTensors found = feed(task, *rule, observer, *document, progress, on_progress);
     arrays.write_document(index, found);
     results.append(key_of(index), record_of(*document, index, found, options));
-    targets.push_back(static_cast<int64_t>(document->tokens.size()) - 1);
+    targets.push_back(size - 1);
   }
   conclude(task, arrays, targets, source, results);
   results.finish();

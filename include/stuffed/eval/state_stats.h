@@ -21,18 +21,18 @@ inline constexpr int kStateStatsVersion = 1;
 extern const char* const kStateStatsArrays;
 
 struct StateStatsOptions {
-  int64_t segment = 8192;             // tokens fed at a time
-  int64_t stride = 1024;              // the state is sampled after every multiple of it
-  std::optional<int64_t> train_len;   // tokens; without it: no limits and no exploding heads
-  std::vector<int64_t> layers = {};   // which are recorded, ascending; empty: all
-  std::vector<int64_t> heads = {};    // likewise, in each of these layers
-  bool rank = true;                   // the effective rank costs most of the time
-  std::vector<int64_t> histogram_at;  // positions, multiples of `stride`
-  int64_t histogram_bins = 39;        // 40 edges, as in arXiv:2410.07145's code
-  int64_t top = 20;                   // heads in the table
-  std::filesystem::path arrays;       // the sidecar
+  int64_t segment = 8192;                  // tokens fed at a time
+  int64_t stride = 1024;                   // the state is sampled after every multiple of it
+  std::optional<int64_t> train_len = {};   // tokens; without it: no limits and no exploding heads
+  std::vector<int64_t> layers = {};        // which are recorded, ascending; empty: all
+  std::vector<int64_t> heads = {};         // likewise, in each of these layers
+  bool rank = true;                        // the effective rank costs most of the time
+  std::vector<int64_t> histogram_at = {};  // positions, multiples of `stride`
+  int64_t histogram_bins = 39;             // 40 edges, as in arXiv:2410.07145's code
+  int64_t top = 20;                        // heads in the table
+  std::filesystem::path arrays = {};       // the sidecar
   std::map<std::string, std::string> metadata = {};  // of the sidecar
-  io::json run;  // impl, dtype, state_dtype, segment_tokens: repeated in every record
+  io::json run = {};  // impl, dtype, state_dtype, segment_tokens: repeated in every record
 };
 
 /// Sorted, without repetitions; all of [0, count) if `chosen` is empty.
@@ -40,6 +40,14 @@ struct StateStatsOptions {
 std::vector<int64_t> resolve_indices(std::vector<int64_t> chosen,
                                      int64_t count,
                                      std::string_view flag);
+
+/// Refuses what cannot be sampled in `targets` tokens, or would not fit into memory; with 0
+/// targets, what cannot be sampled in any number of them. `what` names the tokens. Errors  Usage
+void check_state_stats(const StateStatsOptions& options,
+                       const ModelConfig& model,
+                       std::string_view what,
+                       int64_t targets,
+                       int64_t documents);
 
 /// Streams every document that `results` does not hold yet, then appends the summary, writes the
 /// sidecar and the end line; returns the summary. Each document runs by itself, so its record and
