@@ -32,7 +32,9 @@ void add_data_options(CLI::App& app, DataOptions& options) {
       ->group(group);
   add_size(app, "--length", source.length, "Targets scored per document; default: all there are")
       ->group(group);
-  add_size(app, "--documents", source.documents, "Default: all there are")->group(group);
+  add_size(app, "--documents", source.documents,
+           source.documents > 0 ? "How many, from the first" : "Default: all there are")
+      ->group(group);
   app.add_flag("--skip-short", options.skip_short,
                "Leave out documents shorter than --length, and list them")
       ->group(group);

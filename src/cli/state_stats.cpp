@@ -125,7 +125,7 @@ void add_statistics_options(CLI::App& app, Options& options) {
   add_sizes(app, "--heads", task.heads, "Likewise, in each layer (Mamba-1: channels)", 0)
       ->group(group);
   app.add_flag("--no-rank", options.no_rank,
-               "Leave out the effective rank, which costs more than all else")
+               "Leave out the effective rank, an eigenvalue problem per sample, layer and head")
       ->group(group);
   add_sizes(app, "--histogram-at", task.histogram_at,
             "Positions, multiples of --stride: histograms of each head's state over their common "

@@ -21,16 +21,16 @@ inline constexpr int kStateStatsVersion = 1;
 extern const char* const kStateStatsArrays;
 
 struct StateStatsOptions {
-  int64_t segment = 8192;                  // tokens fed at a time
-  int64_t stride = 1024;                   // the state is sampled after every multiple of it
-  std::optional<int64_t> train_len = {};   // tokens; without it: no limits and no exploding heads
-  std::vector<int64_t> layers = {};        // which are recorded, ascending; empty: all
-  std::vector<int64_t> heads = {};         // likewise, in each of these layers
-  bool rank = true;                        // the effective rank costs most of the time
-  std::vector<int64_t> histogram_at = {};  // positions, multiples of `stride`
-  int64_t histogram_bins = 39;             // 40 edges, as in arXiv:2410.07145's code
-  int64_t top = 20;                        // heads in the table
-  std::filesystem::path arrays = {};       // the sidecar
+  int64_t segment = 8192;                 // tokens fed at a time
+  int64_t stride = 1024;                  // the state is sampled after every multiple of it
+  std::optional<int64_t> train_len = {};  // tokens; without it: no limits and no exploding heads
+  std::vector<int64_t> layers = {};       // which are recorded, ascending; empty: all
+  std::vector<int64_t> heads = {};        // likewise, in each of these layers
+  bool rank = true;  // record the effective rank, an eigenvalue problem per head
+  std::vector<int64_t> histogram_at = {};            // positions, multiples of `stride`
+  int64_t histogram_bins = 39;                       // 40 edges, as in arXiv:2410.07145's code
+  int64_t top = 20;                                  // heads in the table
+  std::filesystem::path arrays = {};                 // the sidecar
   std::map<std::string, std::string> metadata = {};  // of the sidecar
   io::json run = {};  // impl, dtype, state_dtype, segment_tokens: repeated in every record
 };
