@@ -13,6 +13,7 @@ KNOWN = {
     "stuffed.passkey": 1,
     "stuffed.ppl_by_length": 1,
     "stuffed.state_stats": 1,
+    "stuffed.retention": 1,
 }
 
 
