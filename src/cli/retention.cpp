@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "src/cli/app.h"
-#include "src/cli/options.h"
+#include "src/cli/data_options.h"
 #include "src/cli/retention_report.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  io::SourceOptions source;
-  bool skip_short = false, pack = false, overwrite = false, fail_nonfinite = false;
+  DataOptions data;
+  bool overwrite = false, fail_nonfinite = false;
   int64_t points = 32, half_life_starts = 15, train_len = 0;
   std::vector<int64_t> read_tokens, suffixes;
   std::string output, arrays;
@@ -61,21 +61,11 @@ io::json describe_task(const Options& options, const io::TokenSource& source) {
 }
 
 void run(const Options& options, Context& context) {
-  io::SourceOptions where = options.source;
-  check(!(options.skip_short && options.pack), Error::Kind::Usage,
-        "--skip-short and --pack exclude each other");
-  where.when_short = options.pack         ? io::Short::Pack
-                     : options.skip_short ? io::Short::Skip
-                                          : io::Short::Refuse;
-  std::shared_ptr<const io::Tokenizer> tokenizer;
-  if (where.tokens.empty() || !options.model.tokenizer.empty())
-    tokenizer = open_tokenizer(options.model);
+  const auto tokenizer = tokenizer_for(options.data, options.model);
   const auto model = context.models.open(options.model);
-  if (tokenizer)
-    check_vocabulary(*tokenizer, *model);
   eval::DecayIntervals decays;
-  const auto rule = open_rule(options.model, &decays);
-  io::TokenSource source = io::TokenSource::open(where, tokenizer, model->config().vocab);
+  const auto rule = open_rule(options.model, *model, &decays);
+  io::TokenSource source = open_source(options.data, tokenizer, *model);
 
   io::json config = describe(options.model, *model);
   config.update(describe_task(options, source));
@@ -104,41 +94,6 @@ void run(const Options& options, Context& context) {
   fmt::print(options.output == "-" ? stderr : stdout, "{}", retention_table(summary));
   check(!options.fail_nonfinite || summary.at("finite") == true, Error::Kind::NonFinite,
         "{}: a prediction or a decay is not finite (--fail-nonfinite)", options.output);
-}
-
-void add_data_options(CLI::App& app, Options& options) {
-  const char* const group = "Data (exactly one of --text, --jsonl, --tokens, --prompt)";
-  io::SourceOptions& source = options.source;
-  app.add_option("--text", source.text, "UTF-8 text; each file is one document")
-      ->type_name("FILE...")
-      ->group(group);
-  app.add_option("--jsonl", source.jsonl, "Each line is one document")
-      ->type_name("FILE")
-      ->group(group);
-  app.add_option("--field", source.field,
-                 "Of a JSONL line; a.b descends, also into JSON held in strings")
-      ->capture_default_str()
-      ->type_name("NAME")
-      ->group(group);
-  app.add_option("--tokens", source.tokens, "safetensors with token ids [documents, N+1]")
-      ->type_name("FILE")
-      ->group(group);
-  app.add_option("--tokens-key", source.tokens_key, "Name of the tensor")
-      ->capture_default_str()
-      ->type_name("NAME")
-      ->group(group);
-  app.add_option("--prompt", source.prompt, "A text that repeats until --length is reached")
-      ->check(CLI::IsMember({"newlines", "capital"}))
-      ->type_name("newlines|capital")
-      ->group(group);
-  add_size(app, "--length", source.length, "Tokens read per document; default: all there are")
-      ->group(group);
-  add_size(app, "--documents", source.documents, "Default: all there are")->group(group);
-  app.add_flag("--skip-short", options.skip_short,
-               "Leave out documents shorter than --length, and list them")
-      ->group(group);
-  app.add_flag("--pack", options.pack, "Join documents until --length is reached, and record where")
-      ->group(group);
 }
 
 void add_task_options(CLI::App& app, Options& options) {
@@ -193,7 +148,7 @@ void add_retention(CLI::App& root, Commands& commands) {
       "stream.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
-  add_data_options(*app, *options);
+  add_data_options(*app, options->data);
   add_task_options(*app, *options);
   app->add_option("-o,--output", options->output,
                   "Results, JSON Lines; - is standard output, which cannot be resumed")

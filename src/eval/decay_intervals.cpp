@@ -146,7 +146,8 @@ Tensor DecayIntervals::lived() const {
   std::vector<Tensor> layers;
   for (const Layer& layer : layers_) {
     check(layer.lived.defined(), Error::Kind::Internal, "DecayIntervals: a layer was never seen");
-    layers.push_back(layer.lived.t());
+    const Tensor known = layer.life_totals.isfinite().all(-1);  // [lives,H]
+    layers.push_back(at::where(known, layer.lived, -1).t());
   }
   return at::stack(layers).to(at::kCPU).contiguous();
 }

@@ -92,7 +92,7 @@ io::json record_of(const io::Document& document,
                    const DecayIntervals& decays,
                    const RetentionArrays::Named& arrays) {
   const Tensor by_layer = decays.weights().mean.mean(1);  // [L,sums]
-  bool finite = by_layer.isfinite().all().item<bool>();
+  bool finite = by_layer.isfinite().all().item<bool>() && decays.lived().ge(0).all().item<bool>();
   io::json record = {{"name", document.name}, {"targets", document.tokens.size() - 1}};
   int64_t begin = 0;
   for (size_t i = 0; i < plan.points.size(); ++i) {

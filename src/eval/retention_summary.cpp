@@ -80,7 +80,8 @@ io::json summarise_point(const std::vector<io::json>& records, size_t index) {
 
 Tensor half_lives(const Tensor& lived, int64_t followed) {
   const Tensor median = upper_median(lived);
-  return at::where(median < followed, median.to(at::kFloat) + 1, at::full({}, kNaN, at::kFloat));
+  const Tensor ended = (median < followed).logical_and(lived.amin(-1) >= 0);
+  return at::where(ended, median.to(at::kFloat) + 1, at::full({}, kNaN, at::kFloat));
 }
 
 io::json half_life_json(const Tensor& half_life, int64_t starts, int64_t followed) {

@@ -6,7 +6,7 @@
 namespace stuffed::eval {
 
 /// [L,H,S] int64, tokens each head lived in each interval -> [L,H] f32: the upper median over S
-/// plus one; NaN where it is not below `followed`, hence censored.
+/// plus one; NaN where it is not below `followed`, hence censored, or where one is -1, not finite.
 Tensor half_lives(const Tensor& lived, int64_t followed);
 
 /// {"starts","followed_tokens","by_layer":[{"least_tokens","median_tokens","most_tokens",

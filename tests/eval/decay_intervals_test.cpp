@@ -130,6 +130,21 @@ TEST(DecayIntervals, ForgettingExactlyIsNotNaN) {
   EXPECT_GT(decays.weights().mean[0][0][7].item<double>(), 0);  // {128, 400} does not
 }
 
+TEST(DecayIntervals, NaNIsNoShortLife) {
+  Tensor decay = random_decay(400, 2, 3, 5);
+  decay[0][150][1][2] = std::numeric_limits<float>::quiet_NaN();
+  DecayIntervals decays;
+  decays.watch(1, kIntervals, kIntervals);
+  feed(decays, inputs_of(decay), {64});
+  const Tensor lived = decays.lived(), mean = decays.weights().mean;
+  for (size_t i = 0; i < kIntervals.size(); ++i) {
+    const bool holds = kIntervals[i].begin <= 150 && 150 < kIntervals[i].end;
+    EXPECT_EQ(lived[0][1][int64_t(i)].item<int64_t>() == -1, holds);
+    EXPECT_EQ(std::isnan(mean[0][1][int64_t(i)].item<double>()), holds);
+    EXPECT_GE(lived[0][0][int64_t(i)].item<int64_t>(), 0);
+  }
+}
+
 TEST(DecayIntervals, SumsAreF64) {  // 2^24 f32 steps of 1e-8 would not move an f32 sum at 1
   const int64_t tokens = 100000;
   Tensor decay = at::full({2, tokens, 1, 1}, -1e-8f);

@@ -39,6 +39,7 @@ TEST(HalfLives, AreTheUpperMedianPlusOneAndCensoredIfItIsNotReached) {
   EXPECT_EQ(found[0][0].item<float>(), 5);
   EXPECT_TRUE(std::isnan(found[0][1].item<float>()));
   EXPECT_TRUE(std::isnan(half_lives(at::tensor({9, 10, 10, 9}, at::kLong), 10).item<float>()));
+  EXPECT_TRUE(std::isnan(half_lives(at::tensor({1, -1, 2}, at::kLong), 10).item<float>()));
   EXPECT_EQ(found[0][2].item<float>(), 10);
   EXPECT_EQ(found[0][3].item<float>(), 3);
 }

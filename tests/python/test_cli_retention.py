@@ -212,6 +212,26 @@ def test_the_kept_sample_of_version_1_has_the_fields_that_are_written_now(tokens
     assert sample[0]["config"].keys() == now[0]["config"].keys()
 
 
+def test_numbers_that_are_not_finite_are_null_and_exit_code_6_on_request(tokens, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    weights = load_file(MODEL / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.1.mixer.out_proj.weight"))
+    weights[name] = np.full_like(weights[name], np.nan)
+    save_file(weights, model / "model.safetensors")
+    (model / "config.json").write_bytes((MODEL / "config.json").read_bytes())
+    out = tmp_path / "a.jsonl"
+    assert run(*command(tokens, out, "--documents", "1", model=model)).returncode == 0
+    for record in map(json.loads, records(out)):
+        assert record["finite"] is False
+        assert set(record["points"][0]["effrem"]) == {None}
+        weights = record["points"][0]["surviving_weight_by_layer"]
+        assert None not in weights[0] and None in weights[2]
+        layers = record["half_life"]["by_layer"]
+        assert layers[0]["least_tokens"] and layers[2]["least_tokens"] is None
+    assert run(*command(tokens, out, "--documents", "1", "--fail-nonfinite", model=model)).returncode == 6
+
+
 def test_the_plot_is_drawn(tokens, tmp_path):
     out = tmp_path / "run.jsonl"
     assert run(*command(tokens, out, "--at", "50,200", "--train-len", "64")).returncode == 0

@@ -39,7 +39,8 @@ class DecayIntervals : public Observer {
   };
   Weights weights() const;
   /// Tokens of each interval after which the mean weight still was at least 1/2: [L,H,lives] int64
-  /// on the CPU. The half-life is one more, unless that is all of the interval.
+  /// on the CPU. The half-life is one more, unless that is all of the interval. -1: a decay was
+  /// NaN.
   Tensor lived() const;
   bool erases() const { return erases_; }
 

@@ -51,7 +51,7 @@ HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts);
 /// Per head: half_life_tokens, the median over starting positions of the number of tokens after
 /// which the weight is below 1/2 (for an even number of them the upper one of the middle two). All
 /// are followed for equally long; if the median does not end by then it is censored: null, and at
-/// least `followed_tokens`.
+/// least `followed_tokens`. (Null, too, if decays are NaN; then `finite` is false.)
 ///
 /// Sidecar  surviving_weight[/least,/most].read=T [documents,L,H,suffixes] f32,
 ///          half_life_tokens [documents,L,H] f32 (NaN: censored), half_life_tokens/median [L,H]
