@@ -12,6 +12,7 @@ import pathlib
 KNOWN = {
     "stuffed.passkey": 1,
     "stuffed.ppl_by_length": 1,
+    "stuffed.verify": 1,
 }
 
 

@@ -166,6 +166,10 @@ ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
        "STUFFED_CUDA=ON");
 }
 
+ScanResult decay_scan_cuda_f64(const ScanInputs&, const Tensor&) {
+  fail(Error::Kind::Unsupported, "decay_scan: this build has no CUDA kernels");
+}
+
 #endif
 
 }  // namespace stuffed::kernels
