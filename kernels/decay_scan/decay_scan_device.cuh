@@ -258,25 +258,6 @@ __device__ void store_output(const DecayScanParams& p,
     }
 }
 
-/// What a CTA's threads all know, kept out of their registers.
-struct Common {
-  Task task;
-  Rows<__nv_bfloat16> q, k, v;
-  Rows<float> log_decay;
-
-  /// By all threads; ends with a barrier.
-  __device__ void fill(const DecayScanParams& p, const Task& of, int columns) {
-    if (threadIdx.x == 0) {
-      task = of;
-      q = {p.q, of.b, of.h, 0, p.keys};
-      k = {p.k, of.b, of.h, 0, p.keys};
-      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
-      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
-    }
-    __syncthreads();
-  }
-};
-
 /// Where a segment's start state comes from and where its end goes. A segment that writes no output
 /// starts from nothing, and its end is what it adds; the combine kernel turns those into start
 /// states in place.
@@ -284,6 +265,27 @@ struct Ends {
   const float* start;  // [K,V] or null
   float* end;          // [K,V]
   float* decay;        // [K] or [1] log2 of the segment's whole decay; null if nobody needs it
+};
+
+/// What a CTA's threads all know, kept out of their registers.
+struct Common {
+  Task task;
+  Ends ends;
+  Rows<__nv_bfloat16> q, k, v;
+  Rows<float> log_decay;
+
+  /// By all threads; ends with a barrier.
+  __device__ void fill(const DecayScanParams& p, const Task& of, const Ends& to, int columns) {
+    if (threadIdx.x == 0) {
+      task = of;
+      ends = to;
+      q = {p.q, of.b, of.h, 0, p.keys};
+      k = {p.k, of.b, of.h, 0, p.keys};
+      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
+      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
+    }
+    __syncthreads();
+  }
 };
 
 __host__ __device__ inline int64_t state_floats(const DecayScanParams& p) {
