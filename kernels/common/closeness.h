@@ -13,4 +13,9 @@ double relative_rms(const Tensor& actual, const Tensor& expected);
 /// [B,H,K,V] over K and V with {2, 3}.
 double worst_relative_rms(const Tensor& actual, const Tensor& expected, at::IntArrayRef axes);
 
+/// worst_relative_rms() of y [B,T,H,V] a head. A head that shows fewer than 16 numbers (a few
+/// tokens of Mamba-1, whose heads are single columns) is taken together with the others of its
+/// sequence: one sum that happens to cancel has no relative error worth a name.
+double worst_output_rms(const Tensor& actual, const Tensor& expected);
+
 }  // namespace stuffed::kernels

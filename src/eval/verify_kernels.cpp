@@ -123,7 +123,7 @@ class KernelCheck {
              const Case& c,
              const std::string& how = "") const {
     stop_if_interrupted();
-    const double y = kernels::worst_relative_rms(actual.y, expected.y, {1, 3});
+    const double y = kernels::worst_output_rms(actual.y, expected.y);
     const double state = kernels::worst_relative_rms(actual.state, expected.state, {2, 3});
     const auto share = [&](double output_error, double state_error) {
       return std::max(output_error / verdict.output_bound, state_error / verdict.state_bound);

@@ -22,6 +22,18 @@ TEST(Closeness, TheWorstHeadCountsAndZeroAgreesWithZero) {
   EXPECT_TRUE(std::isinf(worst_relative_rms(expected, at::zeros_like(expected), {1, 3})));
 }
 
+TEST(Closeness, FewNumbersOfAHeadAreJudgedWithTheirNeighbours) {
+  Tensor expected = at::ones({1, 1, 4, 1});
+  expected[0][0][3][0] = 1e-6;  // a sum that cancelled
+  Tensor actual = expected.clone();
+  actual[0][0][3][0] = 2e-6;
+  EXPECT_LT(kernels::worst_output_rms(actual, expected), 1e-5);
+  EXPECT_NEAR(
+      kernels::worst_output_rms(actual.expand({1, 1, 4, 16}), expected.expand({1, 1, 4, 16})), 1,
+      1e-3);
+  EXPECT_NEAR(kernels::worst_output_rms(expected * 1.01, expected), 0.01, 1e-6);
+}
+
 TEST(Closeness, WhatIsNotFiniteOrOfAnotherShapeIsInfinitelyFar) {
   const Tensor expected = at::ones({4});
   Tensor actual = at::ones({4});

@@ -1,4 +1,4 @@
-"""verify from outside: it agrees on sound models and kernels, and ends in exit code 1 when one implementation is broken."""
+"""verify from outside: sound models and kernels agree, and a broken implementation ends in exit code 1."""
 
 import os
 import pathlib
