@@ -81,7 +81,7 @@ class DecodeSession {
   Tensor last_;    // [B,D]; a view of hidden_ where a graph writes it
   Tensor logits_;  // [B,vocab] f32
   Tensor choice_;  // [B] int64
-  bool has_hidden_ = false;
+  bool is_loaded_ = false, has_hidden_ = false;
   std::string why_no_graph_;
   std::unique_ptr<Graphs> graphs_;
 };
