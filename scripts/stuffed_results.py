@@ -10,10 +10,12 @@ import pathlib
 
 # The newest version of each schema that this reader knows. A newer file is refused, never guessed.
 KNOWN = {
+    "stuffed.bench": 1,
     "stuffed.passkey": 1,
     "stuffed.ppl_by_length": 1,
     "stuffed.state_stats": 1,
     "stuffed.retention": 1,
+    "stuffed.verify": 1,
 }
 
 

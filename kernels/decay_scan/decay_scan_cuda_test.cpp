@@ -232,6 +232,44 @@ TEST(CudaDecayScan, DecodingTracksPrefill) {
   }
 }
 
+TEST(CudaDecayScan, InPlaceGivesTheSameBits) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : kTypes)
+      for (const int64_t T : {0, 1, 2, 8, 9, 100}) {
+        const Case c = published(variant, T, type, Decay::Resets);
+        const Problem p = to_gpu(make_problem(c));
+        const ScanResult expected = run(p);
+        const Tensor state = p.state.clone();
+        EXPECT_TRUE(bitwise_equal(kernels::decay_scan_cuda_in_place(p.in, state), expected.y))
+            << c.name();
+        EXPECT_TRUE(bitwise_equal(state, expected.state)) << c.name();
+      }
+}
+
+TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
+  constexpr int64_t kPrefill = 65536, kSteps = 1000;
+  for (const Variant variant : kVariants)
+    for (const Decay decay : {Decay::Weak, Decay::Tiny})
+      for (const at::ScalarType type : kTypes) {
+        if (decay == Decay::Tiny && variant != Variant::Mamba2 && variant != Variant::Rwkv6)
+          continue;  // one scalar and one vector decay where nothing is ever forgotten
+        Case c = published(variant, kPrefill + kSteps, type, decay);
+        c.B = 1, c.H = std::min<int64_t>(c.H, 2);
+        const Problem p = to_gpu(make_problem(c));
+        const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
+        const ScanResult prefill = run({tokens(p.in, 0, kPrefill), p.state});
+        std::vector<Tensor> y;
+        for (int64_t t = kPrefill; t < c.T; ++t)
+          y.push_back(kernels::decay_scan_cuda_in_place(tokens(p.in, t, t + 1), prefill.state));
+        const ScanResult actual{at::cat(y, 1), prefill.state};
+        expect_close(actual, {expected.y.slice(1, kPrefill, c.T), expected.state}, bounds_of(p.in),
+                     c.name());
+        fmt::print("{}: y {:.2g}, state {:.2g}\n", c.name(),
+                   worst_head(actual.y, expected.y.slice(1, kPrefill, c.T), {1, 3}),
+                   worst_head(actual.state, expected.state, {2, 3}));
+      }
+}
+
 TEST(CudaDecayScan, ReadsNothingAroundAView) {
   for (const Variant variant : kVariants)
     for (const at::ScalarType type : kTypes)

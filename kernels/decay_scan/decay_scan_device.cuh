@@ -270,6 +270,27 @@ struct Ends {
   float* decay;        // [K] or [1] log2 of the segment's whole decay; null if nobody needs it
 };
 
+/// What a CTA's threads all know, kept out of their registers.
+struct Common {
+  Task task;
+  Ends ends;
+  Rows<__nv_bfloat16> q, k, v;
+  Rows<float> log_decay;
+
+  /// By all threads; ends with a barrier.
+  __device__ void fill(const DecayScanParams& p, const Task& of, const Ends& to, int columns) {
+    if (threadIdx.x == 0) {
+      task = of;
+      ends = to;
+      q = {p.q, of.b, of.h, 0, p.keys};
+      k = {p.k, of.b, of.h, 0, p.keys};
+      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
+      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
+    }
+    __syncthreads();
+  }
+};
+
 __host__ __device__ inline int64_t state_floats(const DecayScanParams& p) {
   return p.batch * p.heads * p.keys * p.columns;
 }
@@ -290,31 +311,6 @@ __device__ inline Ends ends_of(const DecayScanParams& p,
       writes_output ? nullptr : decays + (task.segment * p.batch * p.heads + head) * p.keys;
   return ends;
 }
-
-/// What a CTA's threads all know, kept out of their registers.
-struct Common {
-  Task task;
-  Rows<__nv_bfloat16> q, k, v;
-  Rows<float> log_decay;
-  Ends ends;
-
-  /// By all threads; ends with a barrier.
-  __device__ void fill(const DecayScanParams& p,
-                       const DecayScanPlan& plan,
-                       const Task& of,
-                       bool writes_output,
-                       int columns) {
-    if (threadIdx.x == 0) {
-      task = of;
-      ends = ends_of(p, plan, of, writes_output);
-      q = {p.q, of.b, of.h, 0, p.keys};
-      k = {p.k, of.b, of.h, 0, p.keys};
-      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
-      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
-    }
-    __syncthreads();
-  }
-};
 
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;

@@ -350,22 +350,22 @@ __device__ void Walk<kKeys>::run(bool writes_output, int stages) {
     state_[i / (kTiles * 4)][i / 4 % kTiles][i % 4] = 0;
   if (ends_.start)
     for_state([&](float& x, int at) { x = ends_.start[at]; });
-  int stage_index = 0, decays_index = 0;
+  int index = 0;  // of the block's decays, and of its stage if there are two
   for (int64_t begin = task_.begin; begin < task_.end; begin += kBlock) {
     const bool more = begin + kBlock < task_.end;
-    const Stage& stage = shared_.stages[stage_index];
-    const Decays& decays = shared_.decays[decays_index];
-    decays_index ^= 1;
+    const Stage& stage = shared_.stages[stages == 2 ? index : 0];
+    const Decays& decays = shared_.decays[index];
+    index ^= 1;
     if (writes_output)
       publish_state();
     wait_copies<0>();
     __syncthreads();  // block, decays and state are there; everyone has left the other stage
     if (more && stages == 2)
-      load(shared_.stages[stage_index ^= 1], begin + kBlock, writes_output);
+      load(shared_.stages[index], begin + kBlock, writes_output);
     if (writes_output)
       write_output(stage, decays, begin);
     if (warp_ == 0 && more) {
-      make_decays(shared_.decays[decays_index], shared_.log_decay, shared_.scale, lane_);
+      make_decays(shared_.decays[index], shared_.log_decay, shared_.scale, lane_);
       load_decays(begin + 2 * kBlock);
     }
     update_state(stage, decays);
@@ -421,8 +421,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool writes_output = task.is_first || first_segment > 0;
   if (!writes_output)
     task.begin = first_remembered(p, task);
+  const Ends ends = ends_of(p, plan, task, writes_output);
   auto& shared = *reinterpret_cast<Shared<kKeys>*>(memory);
-  shared.common.fill(p, plan, task, writes_output, kColumns);
+  shared.common.fill(p, task, ends, kColumns);
   Walk<kKeys>(p, shared, shared.common.task, shared.common.ends).run(writes_output, stages);
 }
 

@@ -50,9 +50,12 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
          "{}: {}; keys are the long options of the command without their dashes",
          root.get_config_ptr()->as<std::string>(), error.what());
   } catch (const CLI::ParseError& error) {
-    const auto chosen = root.get_subcommands();
-    fail(Error::Kind::Usage, "{}\nRun 'stuffed{}{} --help' for the options.", error.what(),
-         chosen.empty() ? "" : " ", chosen.empty() ? "" : chosen.front()->get_name());
+    std::string chosen;
+    for (const CLI::App* at = &root; !at->get_subcommands().empty();) {
+      at = at->get_subcommands().front();
+      chosen += " " + at->get_name();
+    }
+    fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the options.", error.what(), chosen);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "checkpoint.h"
+#include "imagined.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 
@@ -83,6 +84,18 @@ class ModelBuilder {
     return skeleton;
   }
 
+  static std::unique_ptr<RecurrentLM> imagine(const Checkpoint& checkpoint,
+                                              const std::function<void(RecurrentLM&)>& fill,
+                                              const LoadOptions& options) {
+    auto model = recognise(checkpoint).first;
+    place(*model, options);
+    if (!fill)
+      return model;
+    fill(*model);
+    finish(*model, options);
+    return model;
+  }
+
   static std::unique_ptr<RecurrentLM> create(const std::string& name,
                                              const io::json& config,
                                              uint64_t seed,
@@ -148,6 +161,12 @@ class ModelBuilder {
 std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
                                         const LoadOptions& options) {
   return ModelBuilder::load(path, options);
+}
+
+std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
+                                           const std::function<void(RecurrentLM&)>& fill,
+                                           const LoadOptions& options) {
+  return ModelBuilder::imagine(checkpoint, fill, options);
 }
 
 Skeleton open_skeleton(const std::filesystem::path& path) {
