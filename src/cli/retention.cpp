@@ -145,7 +145,14 @@ void add_retention(CLI::App& root, Commands& commands) {
       "from the last n alone, read from the empty state. 0: what came before them does not matter. "
       "Any family, mitigations\n"
       "included. All suffixes are rows of one pass; with --points they cost a few times the "
-      "stream.\n");
+      "stream.\n"
+      "Arrays, f32: surviving_weight.read=T, surviving_weight/least.read=T, "
+      "surviving_weight/most.read=T [documents, layers,\n"
+      "heads, suffixes]; half_life_tokens [documents, layers, heads] and half_life_tokens/median "
+      "[layers, heads], NaN: censored.\n"
+      "They wait in OUT.safetensors.document-<i>.partial: killed at any moment, the same command "
+      "goes on and ends with the same\n"
+      "records and arrays.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
