@@ -10,6 +10,7 @@
 #include "kernels/common/closeness.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/eval/decode.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
 namespace stuffed::eval {
@@ -55,15 +56,18 @@ class ModelBench {
     layer_weights_ = static_cast<double>(matrices.count);
   }
 
-  BenchRecord run(const ModelCase& c) {
-    BenchRecord record = start(c);
-    record_or_no_memory(record, [&] {
-      if (c.phase == Phase::Decode)
-        decode(c, record.fields);
-      else
-        read(c, record.fields);
-    });
-    return record;
+  void run(const ModelCase& c, const OnRecord& on_record) {
+    const auto record_one = [&](const char* what, auto body) {
+      BenchRecord record = start(c, what);
+      record_or_no_memory(record, [&] { body(record.fields); });
+      on_record(record);
+    };
+    if (c.phase != Phase::Decode) {
+      record_one(phase_name(c.phase), [&](io::json& fields) { read(c, fields); });
+      return;
+    }
+    record_one("decode", [&](io::json& fields) { decode(c, fields); });
+    record_one("decode-session", [&](io::json& fields) { decode_in_session(c, fields); });
   }
 
  private:
@@ -74,22 +78,21 @@ class ModelBench {
 
   const ModelConfig& config() const { return model_.config(); }
 
-  BenchRecord start(const ModelCase& c) const {
+  BenchRecord start(const ModelCase& c, const char* what) const {
     const std::string device = options_.device.is_cuda() ? "cuda" : "cpu";
-    return {
-        .key = fmt::format("model/{}/{}/B{}_T{}/{}/{}/{}", name_, phase_name(c.phase), c.batch,
-                           c.tokens, dtype_label(model_.dtype()), device, impl_name(options_.impl)),
-        .fields = {{"kind", "model"},
-                   {"model", name_},
-                   {"family", config().family},
-                   {"phase", phase_name(c.phase)},
-                   {"batch", c.batch},
-                   {"tokens", c.tokens},
-                   {"layers", config().layers},
-                   {"parameters", config().parameters},
-                   {"dtype", dtype_label(model_.dtype())},
-                   {"device", device},
-                   {"impl", impl_name(options_.impl)}}};
+    return {.key = fmt::format("model/{}/{}/B{}_T{}/{}/{}/{}", name_, what, c.batch, c.tokens,
+                               dtype_label(model_.dtype()), device, impl_name(options_.impl)),
+            .fields = {{"kind", "model"},
+                       {"model", name_},
+                       {"family", config().family},
+                       {"phase", what},
+                       {"batch", c.batch},
+                       {"tokens", c.tokens},
+                       {"layers", config().layers},
+                       {"parameters", config().parameters},
+                       {"dtype", dtype_label(model_.dtype())},
+                       {"device", device},
+                       {"impl", impl_name(options_.impl)}}};
   }
 
   Tensor draw(int64_t batch, int64_t tokens) const {
@@ -158,46 +161,93 @@ class ModelBench {
            count * (2 * weights + L * scan.flops));
   }
 
+  /// What decoding starts from.
+  struct Prompt {
+    Tensor tokens;  // [B,N]
+    State state;    // after them
+    Tensor hidden;  // [B,D], of the last
+  };
+
+  Prompt feed_prompt(const ModelCase& c) const {
+    Prompt prompt{.tokens = draw(c.batch, std::min(c.tokens, kDecodePrompt)),
+                  .state = model_.initial_state(c.batch),
+                  .hidden = {}};
+    prompt.hidden = model_.forward(prompt.tokens, prompt.state, *rule_).hidden.select(1, -1);
+    return prompt;
+  }
+
   void decode(const ModelCase& c, io::json& fields) {
-    const Tensor prompt = draw(c.batch, std::min(c.tokens, kDecodePrompt));
-    State start = model_.initial_state(c.batch);
-    model_.forward(prompt, start, *rule_);
-    State checked = start;
-    const Tensor first = prompt.narrow(1, 0, 1);
-    if (!forward_is_right(first, checked, fields) || !steps_are_right(prompt, fields)) {
-      fields["verdict"] = "REFUSED";
+    const Prompt prompt = feed_prompt(c);
+    State stepwise = model_.initial_state(c.batch);
+    const auto step = [&](const Tensor& tokens) {
+      return model_.forward(tokens, stepwise, *rule_).hidden;
+    };
+    if (!decode_is_right(prompt, step, fields))
       return;
-    }
     const Measured measured = measure(options_, /*flush=*/false, [&] {
-      State state = start;
-      Tensor next = first;
+      State state = prompt.state;
+      Tensor next = prompt.tokens.narrow(1, 0, 1);
       for (int64_t i = 0; i < decode_steps_; ++i)
         next = likeliest(model_.forward(next, state, *rule_).hidden);
     });
-    fields["steps"] = decode_steps_;
-    fields["prompt_tokens"] = prompt.size(1);
-    const auto steps = static_cast<double>(decode_steps_), B = static_cast<double>(c.batch);
-    const double weights = layer_weights_ + head_weights();
-    const double state_bytes = 2 * 4 * static_cast<double>(model_.state_elements());
-    finish(fields, measured, steps * B, steps * (weights * element_bytes() + B * state_bytes),
-           steps * B * 2 * weights);
-    fields["ms_per_step"] = measured.timing.median() * 1e3 / steps;
+    finish_decode(c, prompt, measured, fields);
   }
 
-  /// One by one gives what one go gives.
-  bool steps_are_right(const Tensor& prompt, io::json& fields) const {
-    const int64_t count = std::min(kCheckedTokens, prompt.size(1));
-    State at_once = model_.initial_state(prompt.size(0)), stepwise = at_once;
-    const Tensor expected = model_.forward(prompt.narrow(1, 0, count), at_once, *rule_).hidden;
+  void decode_in_session(const ModelCase& c, io::json& fields) {
+    const Prompt prompt = feed_prompt(c);
+    DecodeSession session(model_, *rule_, {.batch = c.batch});
+    session.load(model_.initial_state(c.batch));
+    const auto step = [&](const Tensor& tokens) {
+      session.step(tokens);
+      return session.hidden().clone();
+    };
+    const std::string& reason = session.why_no_graph();
+    fields["cuda_graph"] = reason.empty();
+    fields["why_no_graph"] = reason.empty() ? io::json() : io::json(reason);
+    if (!decode_is_right(prompt, step, fields))
+      return;
+    const Measured measured = measure(
+        options_, /*flush=*/false, [&] { session.greedy(decode_steps_); },
+        [&] { session.load(prompt.state, prompt.hidden); });
+    finish_decode(c, prompt, measured, fields);
+  }
+
+  /// The recurrence's calls of one step, and steps one by one (`step`: tokens [B,1] to hidden rows
+  /// [B,1,D], from an initial state) against the same tokens in one go.
+  template <class Step>
+  bool decode_is_right(const Prompt& prompt, const Step& step, io::json& fields) const {
+    State checked = prompt.state;
+    const bool calls_are_right = forward_is_right(prompt.tokens.narrow(1, 0, 1), checked, fields);
+    const int64_t count = std::min(kCheckedTokens, prompt.tokens.size(1));
+    State at_once = model_.initial_state(prompt.tokens.size(0));
+    const Tensor expected =
+        model_.forward(prompt.tokens.narrow(1, 0, count), at_once, *rule_).hidden;
     std::vector<Tensor> rows;
     for (int64_t i = 0; i < count; ++i)
-      rows.push_back(model_.forward(prompt.narrow(1, i, 1), stepwise, *rule_).hidden);
+      rows.push_back(step(prompt.tokens.narrow(1, i, 1)));
     const double error = kernels::relative_rms(at::cat(rows, 1), expected);
     // The products of one row and of many are cut differently.
     const double bound = model_.dtype() == at::kFloat ? 1e-4 : 5e-2;
     fields["check"]["steps_relative_rms"] = std::isfinite(error) ? io::json(error) : io::json();
     fields["check"]["steps_bound"] = bound;
-    return error <= bound;
+    const bool is_right = calls_are_right && error <= bound;
+    if (!is_right)
+      fields["verdict"] = "REFUSED";
+    return is_right;
+  }
+
+  void finish_decode(const ModelCase& c,
+                     const Prompt& prompt,
+                     const Measured& measured,
+                     io::json& fields) const {
+    const auto steps = static_cast<double>(decode_steps_), B = static_cast<double>(c.batch);
+    const double weights = layer_weights_ + head_weights();
+    const double state_bytes = 2 * 4 * static_cast<double>(model_.state_elements());
+    fields["steps"] = decode_steps_;
+    fields["prompt_tokens"] = prompt.tokens.size(1);
+    finish(fields, measured, steps * B, steps * (weights * element_bytes() + B * state_bytes),
+           steps * B * 2 * weights);
+    fields["ms_per_step"] = measured.timing.median() * 1e3 / steps;
   }
 
   /// [B,1] from hidden rows [B,1,D]; the GPU is not waited for.
@@ -251,7 +301,7 @@ void bench_model(RecurrentLM& model,
   ModelBench bench(model, name, decode_steps, options);
   for (const ModelCase& c : cases) {
     stop_if_interrupted();
-    on_record(bench.run(c));
+    bench.run(c, on_record);
   }
 }
 

@@ -41,12 +41,16 @@ io::json work_fields(double bytes,
   return fields;
 }
 
-Measured measure(const BenchOptions& options, bool flush, const std::function<void()>& body) {
+Measured measure(const BenchOptions& options,
+                 bool flush,
+                 const std::function<void()>& body,
+                 const std::function<void()>& prepare) {
   const io::json before = read_clocks(options.device);
   reset_peak_memory(options.device);
   Measured measured;
-  measured.timing = time_runs(
-      options.device, {.warmup = options.warmup, .repeats = options.repeats, .flush = flush}, body);
+  const TimingOptions how{
+      .warmup = options.warmup, .repeats = options.repeats, .flush = flush, .prepare = prepare};
+  measured.timing = time_runs(options.device, how, body);
   measured.fields = {
       {"verdict", "timed"},      {"warmup", options.warmup},
       {"caches_flushed", flush}, {"peak_memory_bytes", peak_memory_bytes(options.device)},

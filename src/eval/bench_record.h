@@ -22,7 +22,10 @@ struct Measured {
   Timing timing;
   io::json fields;
 };
-Measured measure(const BenchOptions& options, bool flush, const std::function<void()>& body);
+Measured measure(const BenchOptions& options,
+                 bool flush,
+                 const std::function<void()>& body,
+                 const std::function<void()>& prepare = {});
 
 std::optional<Ceilings> ceilings_if_wanted(const BenchOptions& options);
 

@@ -97,11 +97,15 @@ Timing time_runs(at::Device device,
     buffer = at::empty({device.is_cuda() ? kGpuFlushBytes : kCpuFlushBytes},
                        at::TensorOptions(device).dtype(at::kByte));
   const auto prepare = [&] {
+    if (options.prepare)
+      options.prepare();
     if (options.flush)
       buffer.fill_(1);
   };
-  for (int64_t i = 0; i < options.warmup; ++i)
+  for (int64_t i = 0; i < options.warmup; ++i) {
+    prepare();
     body();
+  }
   Timing timing;
   for (int64_t i = 0; i < options.repeats; ++i) {
 #if STUFFED_WITH_CUDA

@@ -15,6 +15,7 @@ namespace stuffed::eval {
 struct TimingOptions {
   int64_t warmup = 3, repeats = 20;
   bool flush = false;  // write a buffer larger than the caches before each repeat, outside the time
+  std::function<void()> prepare = {};  // before each run, outside the time
 };
 
 /// Seconds of each repeat, sorted.

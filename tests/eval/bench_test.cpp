@@ -52,10 +52,11 @@ TEST(Timing, QuantilesLieBetweenNeighbours) {
 }
 
 TEST(Timing, EveryRunIsCountedAndOnlyRepeatsAreTimed) {
-  int runs = 0;
-  const Timing timing =
-      time_runs(at::kCPU, {.warmup = 2, .repeats = 5, .flush = false}, [&] { ++runs; });
+  int runs = 0, prepared = 0;
+  const TimingOptions how{.warmup = 2, .repeats = 5, .prepare = [&] { ++prepared; }};
+  const Timing timing = time_runs(at::kCPU, how, [&] { ++runs; });
   EXPECT_EQ(runs, 7);
+  EXPECT_EQ(prepared, 7);
   EXPECT_EQ(timing.seconds.size(), 5u);
   EXPECT_TRUE(std::ranges::is_sorted(timing.seconds));
 }

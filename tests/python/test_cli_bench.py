@@ -71,11 +71,12 @@ def test_every_family_is_timed_with_random_weights(tmp_path, family):
     done = bench("model", "--shape", f"{family}-tiny", *more)
     assert done.returncode == 0, done.stderr
     records = stuffed_results.read(out).records
-    assert [r["phase"] for r in records.values()] == ["prefill", "evaluate", "decode"]
+    assert [r["phase"] for r in records.values()] == ["prefill", "evaluate", "decode", "decode-session"]
     for record in records.values():
         check_record(record)
         assert record["check"]["finite"] and record["layers"] == 2
-    prefill, evaluate, decode = records.values()
+    prefill, evaluate, decode, session = records.values()
+    assert not session["cuda_graph"] and "CPU" in session["why_no_graph"] and session["steps"] == 3
     assert evaluate["flops_per_token"] == pytest.approx(prefill["flops_per_token"] + 2 * 64 * 256)
     assert decode["ms_per_step"] == pytest.approx(decode["seconds_median"] * 1e3 / 3)
 
@@ -89,7 +90,7 @@ def test_what_is_one_percent_wrong_is_refused(tmp_path):
     assert record["verdict"] == "REFUSED" and "seconds_median" not in record
     model = ["--shape", "hgrn2-tiny", "--tokens", "30", "--no-ceilings"]
     done = bench("model", *model, "--break", *QUICK)
-    assert done.returncode == 1 and done.stdout.count("REFUSED") == 3, done.stdout + done.stderr
+    assert done.returncode == 1 and done.stdout.count("REFUSED") == 4, done.stdout + done.stderr
 
 
 def test_a_checkpoint_is_timed_too(tmp_path):

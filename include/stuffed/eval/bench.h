@@ -53,10 +53,11 @@ struct ModelCase {
 };
 
 /// Prefill: hidden rows of a segment. Evaluate: prefill, logits and cross entropy. Decode: one
-/// token a step, the likeliest fed back. `name` says which model in keys. Before a phase is timed,
-/// the calls of the recurrence that it makes in the first, middle and last layer are compared with
-/// f64; before evaluation some losses with f64 ones; before decoding some tokens one by one with
-/// the same in one go.
+/// token a step, the likeliest fed back; measured twice, by plain forward calls and by a
+/// DecodeSession, which on a GPU replays a CUDA graph ("decode-session"). `name` says which model
+/// in keys. Before a phase is timed, the calls of the recurrence that it makes in the first, middle
+/// and last layer are compared with f64; before evaluation some losses with f64 ones; before
+/// decoding some tokens one by one with the same in one go.
 void bench_model(RecurrentLM& model,
                  const std::string& name,
                  const std::vector<ModelCase>& cases,
