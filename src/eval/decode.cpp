@@ -1,6 +1,7 @@
 #include "stuffed/eval/decode.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 
 #include "decode_graph.h"
 #include "stuffed/core/error.h"
@@ -160,6 +161,9 @@ void DecodeSession::advance() {
     graphs_->step->replay();
     state_.position += options_.tokens_per_step;
   } else {
+    // Nothing is differentiated, and a step on the CPU is so many views and small operators that
+    // even passing by autograd's keys costs as much as some of the matrices.
+    const at::AutoDispatchBelowADInplaceOrView no_autograd;
     hidden_ = model_.forward(tokens_, state_, rule_).hidden;
     last_ = hidden_.select(1, options_.tokens_per_step - 1);
   }
