@@ -10,8 +10,12 @@ import pathlib
 
 # The newest version of each schema that this reader knows. A newer file is refused, never guessed.
 KNOWN = {
+    "stuffed.bench": 1,
     "stuffed.passkey": 1,
     "stuffed.ppl_by_length": 1,
+    "stuffed.state_stats": 1,
+    "stuffed.retention": 1,
+    "stuffed.verify": 1,
 }
 
 
@@ -87,3 +91,18 @@ def read(path, schema: str | None = None) -> Run:
         else:
             raise ResultsError(f"{path}: line {number}: is neither a record nor a resumed or end line")
     return run
+
+
+def arrays(run: Run) -> dict:
+    """The tensors of the sidecar a run names in its config, by name. What they are: stuffed COMMAND --help."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    name = run.config.get("arrays")
+    if not name:
+        raise ResultsError(f"{run.path}: a run of {run.schema} has no arrays beside it")
+    path = run.path.parent / name
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ResultsError(f"{path}: the arrays of {run.path.name} cannot be read: {error}") from error

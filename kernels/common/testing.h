@@ -10,28 +10,11 @@
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
-#include "stuffed/core/tensor.h"
+#include "kernels/common/closeness.h"
 
 namespace stuffed::testing {
 
-/// RMS(actual - expected) / RMS(expected), in f64 on the CPU. 0 for two empty tensors or if both
-/// are zero; infinite if a shape differs or one is not finite where the other is.
-inline double relative_rms(const Tensor& actual, const Tensor& expected) {
-  if (actual.sizes() != expected.sizes())
-    return std::numeric_limits<double>::infinity();
-  if (expected.numel() == 0)
-    return 0;
-  const Tensor a = actual.detach().to(at::kCPU, at::kDouble);
-  const Tensor e = expected.detach().to(at::kCPU, at::kDouble);
-  const Tensor error = a - e;
-  if (!error.isfinite().all().item<bool>())
-    return std::numeric_limits<double>::infinity();
-  const double scale = e.square().mean().sqrt().item<double>();
-  const double rms = error.square().mean().sqrt().item<double>();
-  if (rms == 0)
-    return 0;
-  return scale == 0 ? std::numeric_limits<double>::infinity() : rms / scale;
-}
+using kernels::relative_rms;
 
 /// For EXPECT_TRUE(close(...)): on failure prints the error, the bound and the worst element.
 inline ::testing::AssertionResult close(const Tensor& actual,

@@ -36,17 +36,23 @@ int32_t choose_path(const DecayScanParams& p) {
 }
 
 /// Blocks of segment 0, for each later segment's `each`: all other segments first sum up what they
-/// will add, which costs this share of walking them, and meanwhile segment 0 is walked.
-constexpr double kPrefixCost = 0.5;
+/// will add, which costs this share of walking them, and meanwhile segment 0 is walked. With one
+/// decay a head only as much is summed up as is not forgotten.
+#ifndef STUFFED_SCALAR_PREFIX
+#define STUFFED_SCALAR_PREFIX 0.3
+#endif
+double prefix_cost(int32_t path) {
+  return path == kScalar ? STUFFED_SCALAR_PREFIX : 0.5;
+}
 
 /// Segments side by side (all but one, as segment 0 runs while the others sum up) for the least
 /// time, counted in blocks one after the other.
-int32_t choose_segments(int64_t ctas, int slots, int64_t blocks) {
+int32_t choose_segments(int64_t ctas, int slots, int64_t blocks, double prefix) {
   int32_t best = 1;
   double best_time = static_cast<double>((ctas + slots - 1) / slots * blocks);
   for (int32_t side = 2; side <= 64 && 4 * side <= blocks; ++side) {
     const double waves = static_cast<double>((ctas * side + slots - 1) / slots);
-    const double time = waves * (1 + kPrefixCost) * blocks / (side + kPrefixCost) + 2;
+    const double time = waves * (1 + prefix) * blocks / (side + prefix) + 2;
     if (time < 0.9 * best_time) {
       best = side + 1;
       best_time = time;
@@ -80,19 +86,19 @@ extern "C" DecayScanPlan stuffed_decay_scan_plan(const DecayScanParams* params, 
   DecayScanPlan plan;
   plan.path = scan::choose_path(p);
   const scan::Path path = scan::path_of(p, plan.path);
+  const double prefix = scan::prefix_cost(plan.path);
   const int64_t blocks = (p.tokens + scan::kBlock - 1) / scan::kBlock;
   const int64_t ctas = (p.columns + path.columns_per_cta - 1) / path.columns_per_cta *
                        ((p.heads + path.heads_per_cta - 1) / path.heads_per_cta) * p.batch;
   if (segments <= 0)
-    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks) : 1;
+    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks, prefix) : 1;
   segments = static_cast<int32_t>(std::min<int64_t>(segments, blocks));
   if (segments <= 2 || p.read.data) {
     plan.first = blocks;
     return plan;
   }
-  plan.each =
-      std::max<int64_t>(1, static_cast<int64_t>(blocks / (segments - 1 + scan::kPrefixCost)));
-  plan.first = std::max<int64_t>(1, static_cast<int64_t>(plan.each * scan::kPrefixCost));
+  plan.each = std::max<int64_t>(1, static_cast<int64_t>(blocks / (segments - 1 + prefix)));
+  plan.first = std::max<int64_t>(1, static_cast<int64_t>(plan.each * prefix));
   // What is left over goes to as many segments as it fills; the last one takes the rest.
   plan.each = (blocks - plan.first + segments - 2) / (segments - 1);
   plan.segments = static_cast<int32_t>(1 + (blocks - plan.first + plan.each - 1) / plan.each);

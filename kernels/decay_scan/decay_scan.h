@@ -48,12 +48,22 @@ namespace kernels {
 /// Slow.
 ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state);
 
+/// A few tokens on the CPU in f32, one after the other: what decoding runs. Writes the new state to
+/// `to`, dense and of state's shape, which may be `state` itself; returns y.
+Tensor decay_scan_step(const ScanInputs& in, const Tensor& state, const Tensor& to);
+
+/// Whether decay_scan_step is for such inputs: T <= 8, f32 state on the CPU; reads no data.
+bool decay_scan_step_takes(const ScanInputs& in, const Tensor& state);
+
 /// Whether this build has a CUDA kernel for inputs of this kind (types, widths, options); reads no
 /// data.
 bool decay_scan_cuda_takes(const ScanInputs& in);
 
 /// Our CUDA kernels. Throws Unsupported in a build without them, and for inputs they do not take.
 ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state);
+
+/// The same, and the new state is written over `state`, which must be dense.
+Tensor decay_scan_cuda_in_place(const ScanInputs& in, const Tensor& state);
 
 }  // namespace kernels
 }  // namespace stuffed

@@ -99,12 +99,12 @@ inline Tensor make_log_decay(Decay decay, at::IntArrayRef shape, const at::Tenso
   return g;
 }
 
-/// Random inputs of a case, on the CPU, the layout of each variant as its family passes it
-/// (expanded heads and all).
-inline Problem make_problem(const Case& c) {
+/// Random inputs of a case, the layout of each variant as its family passes it (expanded heads and
+/// all). Equal seeds give equal values on one kind of device, not across kinds.
+inline Problem make_problem(const Case& c, at::Device device = at::kCPU) {
   at::manual_seed(c.seed);
   const at::ScalarType wide = c.type == at::kDouble ? at::kDouble : at::kFloat;
-  const at::TensorOptions options = at::TensorOptions(wide);
+  const at::TensorOptions options = at::TensorOptions(wide).device(device);
   const auto normal = [&](at::IntArrayRef shape, double scale) {
     return (at::randn(shape, options) * scale).to(c.type);
   };

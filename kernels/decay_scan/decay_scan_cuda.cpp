@@ -118,24 +118,51 @@ bool decay_scan_cuda_takes(const ScanInputs& in) {
   return in.q.size(3) <= 128;
 }
 
+namespace {
+
+/// Queues the kernels; `state_out` may be `state` if the plan allows.
+void launch(const ScanInputs& in, const Tensor& state, int segments, const ScanResult& out) {
+  DecayScanParams p = params_of(in, state);
+  p.y = out.y.mutable_data_ptr();
+  p.state_out = out.state.mutable_data_ptr<float>();
+  const DecayScanPlan plan = stuffed_decay_scan_plan(&p, segments);
+  const Tensor workspace = at::empty({stuffed_decay_scan_workspace(&p, &plan)}, state.options());
+  p.workspace = workspace.mutable_data_ptr<float>();
+  check_cuda(stuffed_decay_scan_launch(&p, &plan, c10::cuda::getCurrentCUDAStream().stream()),
+             "decay_scan");
+}
+
+// With at most so many tokens every kernel that may run keeps the state in registers from its
+// first token to its last, and no two threads share an element: it may be written where it was.
+constexpr int64_t kTokensInPlace = 8;
+
+}  // namespace
+
 ScanResult decay_scan_cuda(const ScanInputs& given, const Tensor& given_state, int segments) {
   check_taken(given, given_state);
   const c10::cuda::CUDAGuard guard(given_state.device());
   const ScanInputs in = in_one_type(given);
   const Tensor state = given_state.contiguous();
   ScanResult out{at::empty(in.v.sizes(), in.v.options()), at::empty_like(state)};
-  if (state.numel() > 0) {
-    DecayScanParams p = params_of(in, state);
-    p.y = out.y.mutable_data_ptr();
-    p.state_out = out.state.mutable_data_ptr<float>();
-    const DecayScanPlan plan = stuffed_decay_scan_plan(&p, segments);
-    const Tensor workspace = at::empty({stuffed_decay_scan_workspace(&p, &plan)}, state.options());
-    p.workspace = workspace.mutable_data_ptr<float>();
-    check_cuda(stuffed_decay_scan_launch(&p, &plan, c10::cuda::getCurrentCUDAStream().stream()),
-               "decay_scan");
-  }
+  if (state.numel() > 0)
+    launch(in, state, segments, out);
   out.y = out.y.to(given.v.scalar_type());
   return out;
+}
+
+Tensor decay_scan_cuda_in_place(const ScanInputs& given, const Tensor& state) {
+  if (given.q.size(1) > kTokensInPlace || !state.is_contiguous()) {
+    const ScanResult out = decay_scan_cuda(given, state);
+    state.copy_(out.state);
+    return out.y;
+  }
+  check_taken(given, state);
+  const c10::cuda::CUDAGuard guard(state.device());
+  const ScanInputs in = in_one_type(given);
+  const Tensor y = at::empty(in.v.sizes(), in.v.options());
+  if (state.numel() > 0)
+    launch(in, state, /*segments=*/1, {y, state});
+  return y.to(given.v.scalar_type());
 }
 
 ScanResult decay_scan_cuda_f64(const ScanInputs& given, const Tensor& given_state) {
@@ -160,10 +187,18 @@ bool decay_scan_cuda_takes(const ScanInputs&) {
   return false;
 }
 
+Tensor decay_scan_cuda_in_place(const ScanInputs& in, const Tensor& state) {
+  return decay_scan_cuda(in, state, 0).y;
+}
+
 ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
   fail(Error::Kind::Unsupported,
        "decay_scan: this build has no CUDA kernels; use --impl chunked, or build with "
        "STUFFED_CUDA=ON");
+}
+
+ScanResult decay_scan_cuda_f64(const ScanInputs&, const Tensor&) {
+  fail(Error::Kind::Unsupported, "decay_scan: this build has no CUDA kernels");
 }
 
 #endif

@@ -232,6 +232,44 @@ TEST(CudaDecayScan, DecodingTracksPrefill) {
   }
 }
 
+TEST(CudaDecayScan, InPlaceGivesTheSameBits) {
+  for (const Variant variant : kVariants)
+    for (const at::ScalarType type : kTypes)
+      for (const int64_t T : {0, 1, 2, 8, 9, 100}) {
+        const Case c = published(variant, T, type, Decay::Resets);
+        const Problem p = to_gpu(make_problem(c));
+        const ScanResult expected = run(p);
+        const Tensor state = p.state.clone();
+        EXPECT_TRUE(bitwise_equal(kernels::decay_scan_cuda_in_place(p.in, state), expected.y))
+            << c.name();
+        EXPECT_TRUE(bitwise_equal(state, expected.state)) << c.name();
+      }
+}
+
+TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
+  constexpr int64_t kPrefill = 65536, kSteps = 1000;
+  for (const Variant variant : kVariants)
+    for (const Decay decay : {Decay::Weak, Decay::Tiny})
+      for (const at::ScalarType type : kTypes) {
+        if (decay == Decay::Tiny && variant != Variant::Mamba2 && variant != Variant::Rwkv6)
+          continue;  // one scalar and one vector decay where nothing is ever forgotten
+        Case c = published(variant, kPrefill + kSteps, type, decay);
+        c.B = 1, c.H = std::min<int64_t>(c.H, 2);
+        const Problem p = to_gpu(make_problem(c));
+        const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
+        const ScanResult prefill = run({tokens(p.in, 0, kPrefill), p.state});
+        std::vector<Tensor> y;
+        for (int64_t t = kPrefill; t < c.T; ++t)
+          y.push_back(kernels::decay_scan_cuda_in_place(tokens(p.in, t, t + 1), prefill.state));
+        const ScanResult actual{at::cat(y, 1), prefill.state};
+        expect_close(actual, {expected.y.slice(1, kPrefill, c.T), expected.state}, bounds_of(p.in),
+                     c.name());
+        fmt::print("{}: y {:.2g}, state {:.2g}\n", c.name(),
+                   worst_head(actual.y, expected.y.slice(1, kPrefill, c.T), {1, 3}),
+                   worst_head(actual.state, expected.state, {2, 3}));
+      }
+}
+
 TEST(CudaDecayScan, ReadsNothingAroundAView) {
   for (const Variant variant : kVariants)
     for (const at::ScalarType type : kTypes)
@@ -287,6 +325,39 @@ TEST(CudaDecayScan, TakesExtremeValues) {
       expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
                    testing::name_of(variant));
     }
+}
+
+TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
+  for (const at::ScalarType type : kTypes)
+    for (const Variant variant : kVariants) {
+      if (variant == Variant::Rwkv7 || variant == Variant::Mamba1)
+        continue;  // the first erases the state, the second has no log_decay to set
+      for (const int segments : {1, 3}) {
+        Problem p = make_problem(published(variant, 700, type));
+        p.in.log_decay = at::full_like(p.in.log_decay, -0.001).contiguous();
+        p.in.log_decay.select(1, 70).fill_(-25);  // 1e12 becomes 14
+        p.state = p.state * 1e12;
+        p = to_gpu(p);
+        expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                     testing::name_of(variant));
+      }
+    }
+}
+
+TEST(CudaDecayScan, OnlyWhatIsForgottenIsLeftOutOfASum) {
+  // Heads that forget within a few tokens, within a segment, never, and after a strong token.
+  for (const int segments : {3, 5, 9}) {
+    Problem p = make_problem(published(Variant::Mamba2, 6000, at::kBFloat16));
+    p.in.log_decay = at::empty(p.in.log_decay.sizes());
+    const double decays[] = {-3., -0.3, -0.05, -1e-4, 0.};
+    for (int64_t h = 0; h < p.in.log_decay.size(2); ++h) {
+      p.in.log_decay.select(2, h).fill_(decays[h % 5]);
+      p.in.log_decay.select(2, h).narrow(1, 100 * h % 5900, 1).fill_(h % 2 ? -120. : -30.);
+    }
+    p = to_gpu(p);
+    expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                 fmt::format("{} segments", segments));
+  }
 }
 
 TEST(CudaDecayScan, TheBonusMayHaveItsOwnKeyAndTheInsertionAScale) {

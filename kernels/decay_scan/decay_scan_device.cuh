@@ -28,17 +28,20 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-/// state * 2^x + fresh. Near x = 0 the factor itself has too few bits in f32 (an error of 1e-7 per
-/// block is 1 % after 10M tokens), so the change is computed instead of the product.
+/// What a decay 2^x does to a state, in one number. Near x = 0 the factor itself has too few bits
+/// in f32 (an error of 1e-7 per block is 1 % after 10M tokens), so it is the change, 2^x - 1,
+/// negative; a strong decay is the factor, positive: 2^x - 1 would be -1 for every x below -25 and
+/// lose what is left of a large state.
+__device__ inline float decay_change(float log2_decay) {
+  return log2_decay > -1.f ? -fabsf(expm1f(log2_decay * kLn2)) : exp2_fast(log2_decay);
+}
+
+/// state * 2^x + fresh, `change` being decay_change(x).
 __device__ inline float decay_state(float state, float change, float fresh) {
 #ifdef STUFFED_BREAK_SCAN  // for tests that must fail
   fresh *= 1.01f;
 #endif
-  return fmaf(state, change, state) + fresh;
-}
-
-__device__ inline float decay_change(float log2_decay) {
-  return expm1f(log2_decay * kLn2);
+  return fmaf(state, change, __float_as_int(change) < 0 ? state : 0.f) + fresh;
 }
 
 __device__ inline uint32_t pack(float low, float high) {
@@ -258,25 +261,6 @@ __device__ void store_output(const DecayScanParams& p,
     }
 }
 
-/// What a CTA's threads all know, kept out of their registers.
-struct Common {
-  Task task;
-  Rows<__nv_bfloat16> q, k, v;
-  Rows<float> log_decay;
-
-  /// By all threads; ends with a barrier.
-  __device__ void fill(const DecayScanParams& p, const Task& of, int columns) {
-    if (threadIdx.x == 0) {
-      task = of;
-      q = {p.q, of.b, of.h, 0, p.keys};
-      k = {p.k, of.b, of.h, 0, p.keys};
-      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
-      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
-    }
-    __syncthreads();
-  }
-};
-
 /// Where a segment's start state comes from and where its end goes. A segment that writes no output
 /// starts from nothing, and its end is what it adds; the combine kernel turns those into start
 /// states in place.
@@ -284,6 +268,27 @@ struct Ends {
   const float* start;  // [K,V] or null
   float* end;          // [K,V]
   float* decay;        // [K] or [1] log2 of the segment's whole decay; null if nobody needs it
+};
+
+/// What a CTA's threads all know, kept out of their registers.
+struct Common {
+  Task task;
+  Ends ends;
+  Rows<__nv_bfloat16> q, k, v;
+  Rows<float> log_decay;
+
+  /// By all threads; ends with a barrier.
+  __device__ void fill(const DecayScanParams& p, const Task& of, const Ends& to, int columns) {
+    if (threadIdx.x == 0) {
+      task = of;
+      ends = to;
+      q = {p.q, of.b, of.h, 0, p.keys};
+      k = {p.k, of.b, of.h, 0, p.keys};
+      v = {p.v, of.b, of.h, of.first_column, min(p.columns - of.first_column, columns)};
+      log_decay = {p.log_decay, of.b, of.h, 0, p.keys};
+    }
+    __syncthreads();
+  }
 };
 
 __host__ __device__ inline int64_t state_floats(const DecayScanParams& p) {

@@ -350,22 +350,22 @@ __device__ void Walk<kKeys>::run(bool writes_output, int stages) {
     state_[i / (kTiles * 4)][i / 4 % kTiles][i % 4] = 0;
   if (ends_.start)
     for_state([&](float& x, int at) { x = ends_.start[at]; });
-  int stage_index = 0, decays_index = 0;
+  int index = 0;  // of the block's decays, and of its stage if there are two
   for (int64_t begin = task_.begin; begin < task_.end; begin += kBlock) {
     const bool more = begin + kBlock < task_.end;
-    const Stage& stage = shared_.stages[stage_index];
-    const Decays& decays = shared_.decays[decays_index];
-    decays_index ^= 1;
+    const Stage& stage = shared_.stages[stages == 2 ? index : 0];
+    const Decays& decays = shared_.decays[index];
+    index ^= 1;
     if (writes_output)
       publish_state();
     wait_copies<0>();
     __syncthreads();  // block, decays and state are there; everyone has left the other stage
     if (more && stages == 2)
-      load(shared_.stages[stage_index ^= 1], begin + kBlock, writes_output);
+      load(shared_.stages[index], begin + kBlock, writes_output);
     if (writes_output)
       write_output(stage, decays, begin);
     if (warp_ == 0 && more) {
-      make_decays(shared_.decays[decays_index], shared_.log_decay, shared_.scale, lane_);
+      make_decays(shared_.decays[index], shared_.log_decay, shared_.scale, lane_);
       load_decays(begin + 2 * kBlock);
     }
     update_state(stage, decays);
@@ -380,6 +380,36 @@ __device__ void Walk<kKeys>::run(bool writes_output, int stages) {
     *ends_.decay = shared_.segment_decay;
 }
 
+/// Where a segment that only sums up may begin: what lies further back is decayed by 2^-160, which
+/// is 0 in f32, before the segment ends. Looks back in rounds of 256, 512, ... 2048 tokens.
+__device__ int64_t first_remembered(const DecayScanParams& p, const Task& task) {
+  __shared__ float sums[kThreads / 32];
+  const auto* const decay =
+      static_cast<const float*>(p.log_decay.data) + task.b * p.log_decay.b + task.h * p.log_decay.h;
+  float total = 0;
+  int64_t begin = task.end;
+  for (int each = 1; begin > task.begin && total > kFloorLog2; each = min(2 * each, 8)) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int64_t t = begin - 1 - threadIdx.x - i * kThreads;
+      if (i < each && t >= task.begin)
+        sum += to_log2(decay[t * p.log_decay.t]);
+    }
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+      sum += __shfl_xor_sync(~0u, sum, lanes);
+    if ((threadIdx.x & 31) == 0)
+      sums[threadIdx.x >> 5] = sum;
+    __syncthreads();
+#pragma unroll
+    for (int warp = 0; warp < kThreads / 32; ++warp)
+      total += sums[warp];
+    __syncthreads();
+    begin = max(task.begin, begin - each * kThreads);
+  }
+  return begin;
+}
+
 template <int kKeys>
 __global__ void __launch_bounds__(kThreads, 2)
     scalar_kernel(const __grid_constant__ DecayScanParams p,
@@ -387,12 +417,14 @@ __global__ void __launch_bounds__(kThreads, 2)
                   int first_segment,
                   int stages) {
   extern __shared__ __align__(16) char memory[];
-  const Task task = task_of(p, plan, first_segment, kColumns);
+  Task task = task_of(p, plan, first_segment, kColumns);
   const bool writes_output = task.is_first || first_segment > 0;
+  if (!writes_output)
+    task.begin = first_remembered(p, task);
   const Ends ends = ends_of(p, plan, task, writes_output);
   auto& shared = *reinterpret_cast<Shared<kKeys>*>(memory);
-  shared.common.fill(p, task, kColumns);
-  Walk<kKeys>(p, shared, shared.common.task, ends).run(writes_output, stages);
+  shared.common.fill(p, task, ends, kColumns);
+  Walk<kKeys>(p, shared, shared.common.task, shared.common.ends).run(writes_output, stages);
 }
 
 template <int kKeys>

@@ -172,7 +172,7 @@ __device__ float Walk<kLanes>::erase_step(int token) {
 /// Ends a block: the base takes up its decay and what it added. Between barriers.
 template <int kLanes>
 __device__ void Walk<kLanes>::flush() {
-  shared_.change[threadIdx.x] = expm1f(log_decay_);
+  shared_.change[threadIdx.x] = decay_change(log_decay_ * kLog2E);
   segment_decay_ += log_decay_ * kLog2E;
   log_decay_ = 0;
   __syncthreads();

@@ -22,6 +22,7 @@ struct Shared {
   alignas(16) float log2_decay[4][kKeys];           // of each 16 tokens
   alignas(16) float decay[4][kKeys];                // 2 to the power of that
   alignas(16) float bonus[kKeys];
+  float scale[kBlock];  // v_scale of each token
   Common common;
   // What the two halves of the channels tell each other: their parts of the scores, and their
   // queries.
@@ -64,15 +65,16 @@ class Walk {
     shared_.common.v.template load<kKeys, kPitch, kThreads>(shared_.v, begin, task_.end);
     commit_copies();
   }
+  /// By the first threads; the barrier that follows is the loop's.
   __device__ void load_scales(int64_t begin) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t t = begin + 16 * part_ + group_ + 8 * i;
-      const View& x = p_.v_scale;
-      scale_[i] = x.data && t < task_.end
-                      ? static_cast<const float*>(x.data)[task_.b * x.b + t * x.t + task_.h * x.h]
-                      : 1.f;
-    }
+    const View& x = p_.v_scale;
+    if (threadIdx.x >= kBlock)
+      return;
+    const int64_t t = begin + threadIdx.x;
+    shared_.scale[threadIdx.x] =
+        x.data && t < task_.end
+            ? static_cast<const float*>(x.data)[task_.b * x.b + t * x.t + task_.h * x.h]
+            : 1.f;
   }
 
   __device__ int state_row(int half) const {
@@ -94,7 +96,6 @@ class Walk {
   const Task& task_;
   const Ends& ends_;
   const int lane_, warp_, part_, half_, group_, quad_;
-  float scale_[2];
   float state_[8 * kHalves][4];  // rows state_row(0 and 1), columns 8n + 2 quad_ and the next
   float query_[4][2][4];   // q decayed from the start of the 16 tokens, then of ever earlier ones
   float diagonal_[2][4];   // scores of this warp's tokens with each other
@@ -172,13 +173,14 @@ __device__ void Walk<kHalves>::prepare(int64_t begin) {
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
           float self = k[i][c];
-          const int64_t t = begin + row + 8 * i;
           const View& x = p_.bonus_k;
-          if (x.data)
+          if (x.data) {
+            const int64_t t = begin + (kHalves == 1 ? recomputed(row) : row) + 8 * i;
             self = t < task_.end && channel + c < p_.keys
                        ? float(static_cast<const __nv_bfloat16*>(
                              x.data)[task_.b * x.b + t * x.t + task_.h * x.h + (channel + c) * x.c])
                        : 0.f;
+          }
           own[i] += q[i][c] * bonus[c] * self;
         }
     }
@@ -186,7 +188,7 @@ __device__ void Walk<kHalves>::prepare(int64_t begin) {
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        k[i][c] *= scale_[i];
+        k[i][c] *= shared_.scale[16 * part_ + group_ + 8 * i];
 #pragma unroll
     for (int level = 0; level < 3; ++level) {
       const bool upper = group_ >> level & 1;
@@ -235,7 +237,7 @@ __device__ void Walk<kHalves>::prepare(int64_t begin) {
     for (int i = 0; i < 2; ++i) {
       own[i] += __shfl_xor_sync(~0u, own[i], 1);
       own[i] += __shfl_xor_sync(~0u, own[i], 2);
-      own[i] *= exclusive ? 1.f : scale_[i];
+      own[i] *= exclusive ? 1.f : shared_.scale[16 * part_ + group_ + 8 * i];
     }
     // A score comes from the level of the highest bit in which row and column differ.
 #pragma unroll
@@ -365,14 +367,6 @@ __device__ void Walk<kHalves>::write_output(int64_t begin) {
 template <int kHalves>
 __device__ void Walk<kHalves>::update_state() {
   const Tile<kPitch> v(shared_.v), key(shared_.key);
-  float total[2] = {}, change[2];
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-#pragma unroll
-    for (int block = 0; block < 4; ++block)
-      total[half] += shared_.log2_decay[block][state_row(half)];
-    change[half] = decay_change(total[half]);
-  }
 #pragma unroll
   for (int first = 0; first < 8 * kHalves; first += 8) {
     float fresh[8][4] = {};  // tensor cores truncate: what they add up lives for one block only
@@ -395,6 +389,15 @@ __device__ void Walk<kHalves>::update_state() {
         mma(fresh[n], a, b[0], b[1]);
         mma(fresh[n + 1], a, b[2], b[3]);
       }
+    }
+    float change[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = 0;
+#pragma unroll
+      for (int block = 0; block < 4; ++block)
+        total += shared_.log2_decay[block][state_row(half)];
+      change[half] = decay_change(total);
     }
 #pragma unroll
     for (int n = 0; n < 8; ++n)
@@ -462,8 +465,8 @@ __global__ void __launch_bounds__(128 * kHalves, kHalves == 1 ? 3 : 1)
   const bool writes_output = task.is_first || first_segment > 0;
   const Ends ends = ends_of(p, plan, task, writes_output);
   auto& shared = *reinterpret_cast<Shared<kHalves>*>(memory);
-  shared.common.fill(p, task, 64 * kHalves);
-  Walk<kHalves>(p, shared, shared.common.task, ends).run(writes_output);
+  shared.common.fill(p, task, ends, 64 * kHalves);
+  Walk<kHalves>(p, shared, shared.common.task, shared.common.ends).run(writes_output);
 }
 
 template <int kHalves>

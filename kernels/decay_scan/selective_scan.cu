@@ -15,7 +15,7 @@ __device__ inline float fast_change(float x) {
   series = fmaf(nats, series, 1.f / 6);
   series = fmaf(nats, series, 0.5f);
   series = fmaf(nats, series, 1.f) * nats;
-  return nats > -0.125f ? series : exp2_fast(x) - 1.f;
+  return nats > -0.125f ? -fabsf(series) : exp2_fast(x);
 }
 
 /// The 16 channels of one token; a row of a thread that shares it with its neighbours comes from
@@ -44,14 +44,14 @@ __device__ void walk(const DecayScanParams& p,
                      const Task& task,
                      const Ends& ends,
                      bool writes_output) {
-  const auto at = [&](const View& x) { return task.b * x.b + task.h * x.h; };
+  const auto at = [&](const View& x) { return task.b * x.b + task.begin * x.t + task.h * x.h; };
   const T* q = static_cast<const T*>(p.q.data) + at(p.q);
   const T* k = static_cast<const T*>(p.k.data) + at(p.k);
   const T* v = static_cast<const T*>(p.v.data) + at(p.v);
   const float* step = static_cast<const float*>(p.step.data) + at(p.step);
   const float* scale =
       p.v_scale.data ? static_cast<const float*>(p.v_scale.data) + at(p.v_scale) : nullptr;
-  T* y = static_cast<T*>(p.y) + task.b * p.tokens * p.heads + task.h;
+  T* y = static_cast<T*>(p.y) + (task.b * p.tokens + task.begin) * p.heads + task.h;
   const float offset = p.offset * kLog2E;
   float state[kKeys], rate[kKeys], steps = 0;
 #pragma unroll
@@ -63,12 +63,14 @@ __device__ void walk(const DecayScanParams& p,
     state[i] = ends.start && i < p.keys ? ends.start[i] : 0.f;
   }
 #pragma unroll 2
-  for (int64_t t = task.begin; t < task.end; ++t) {
+  for (int64_t left = task.end - task.begin; left > 0; --left) {
     float key[kKeys], query[kKeys], out = 0;
-    const float dt = step[t * p.step.t];
-    const float value = float(v[t * p.v.t]) * (scale ? scale[t * p.v_scale.t] : 1.f);
-    load_row(key, k + t * p.k.t, p.k.c, p.keys);
-    load_row(query, q + t * p.q.t, p.q.c, p.keys);
+    const float dt = *step, value = float(*v) * (scale ? *scale : 1.f);
+    load_row(key, k, p.k.c, p.keys);
+    load_row(query, q, p.q.c, p.keys);
+    step += p.step.t, v += p.v.t, k += p.k.t, q += p.q.t;
+    if (scale)
+      scale += p.v_scale.t;
     steps += dt;
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
@@ -77,7 +79,8 @@ __device__ void walk(const DecayScanParams& p,
       out = fmaf(query[i], state[i], out);
     }
     if (writes_output)
-      y[t * p.heads] = T(out);
+      *y = T(out);
+    y += p.heads;
   }
 #pragma unroll
   for (int i = 0; i < kKeys; ++i)

@@ -50,13 +50,16 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
          "{}: {}; keys are the long options of the command without their dashes",
          root.get_config_ptr()->as<std::string>(), error.what());
   } catch (const CLI::ParseError& error) {
-    const auto chosen = root.get_subcommands();
+    std::string chosen;
+    for (const CLI::App* at = &root; !at->get_subcommands().empty();) {
+      at = at->get_subcommands().front();
+      chosen += " " + at->get_name();
+    }
     // What is missing is noticed first, but what is mistyped is what the user wants to hear of.
-    std::vector<std::string> unknown = root.remaining(/*recurse=*/true);
+    const std::vector<std::string> unknown = root.remaining(/*recurse=*/true);
     const bool mistyped = dynamic_cast<const CLI::RequiredError*>(&error) && !unknown.empty();
-    fail(Error::Kind::Usage, "{}\nRun 'stuffed{}{} --help' for the {}.",
-         mistyped ? fmt::format("{} is not known here", unknown.front()) : error.what(),
-         chosen.empty() ? "" : " ", chosen.empty() ? "" : chosen.front()->get_name(),
+    fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the {}.",
+         mistyped ? fmt::format("{} is not known here", unknown.front()) : error.what(), chosen,
          chosen.empty() ? "commands" : "options");
   }
 }

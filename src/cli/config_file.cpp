@@ -38,8 +38,10 @@ std::vector<CLI::ConfigItem> TomlConfig::from_config(std::istream& input) const 
   std::vector<CLI::ConfigItem> items;
   for (const auto& [key, node] : table) {
     CLI::ConfigItem item;
-    for (const CLI::App* command : root_->get_subcommands())
-      item.parents.push_back(command->get_name());
+    for (const CLI::App* at = root_; !at->get_subcommands().empty();) {  // `bench scan` is two
+      at = at->get_subcommands().front();
+      item.parents.push_back(at->get_name());
+    }
     item.name = key.str();
     std::replace(item.name.begin(), item.name.end(), '_', '-');
     if (const toml::array* array = node.as_array()) {

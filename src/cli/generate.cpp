@@ -140,7 +140,7 @@ size_t feed(const Options& options,
 void run(Options options, Context& context) {
   const auto tokenizer = find_tokenizer(options);
   const auto model = context.models.open(options.model);
-  const auto rule = open_rule(options.model);
+  const auto rule = open_rule(options.model, *model);
   const StateTag tag = {
       .model_hash = model->config().hash,
       .family = model->config().family,

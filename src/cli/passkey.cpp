@@ -96,7 +96,7 @@ void run(const Options& options, Context& context) {
   const auto tokenizer = open_tokenizer(options.model);
   const auto model = context.models.open(options.model);
   check_vocabulary(*tokenizer, *model);
-  const auto rule = open_rule(options.model);
+  const auto rule = open_rule(options.model, *model);
   const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
 
   io::json config = describe(options.model, *model);

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "src/cli/app.h"
-#include "src/cli/options.h"
+#include "src/cli/data_options.h"
 #include "src/cli/ppl_report.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
@@ -15,36 +15,28 @@ namespace {
 
 struct Options {
   ModelOptions model;
-  io::SourceOptions source;
+  DataOptions data;
   int64_t bucket = 1024, batch_size = 1, train_len = 0;
-  bool skip_short = false, pack = false, overwrite = false, fail_nonfinite = false;
+  bool overwrite = false, fail_nonfinite = false;
   std::string output, per_token;
 };
 
 void run(const Options& options, Context& context) {
-  io::SourceOptions where = options.source;
-  check(!(options.skip_short && options.pack), Error::Kind::Usage,
-        "--skip-short and --pack exclude each other");
-  where.when_short = options.pack         ? io::Short::Pack
-                     : options.skip_short ? io::Short::Skip
-                                          : io::Short::Refuse;
-  std::shared_ptr<const io::Tokenizer> tokenizer;
-  if (where.tokens.empty() || !options.model.tokenizer.empty())
-    tokenizer = open_tokenizer(options.model);
+  const auto tokenizer = tokenizer_for(options.data, options.model);
   const auto model = context.models.open(options.model);
-  if (tokenizer)
-    check_vocabulary(*tokenizer, *model);
-  const auto rule = open_rule(options.model);
-  io::TokenSource source = io::TokenSource::open(where, tokenizer, model->config().vocab);
+  const auto rule = open_rule(options.model, *model);
+  io::TokenSource source = open_source(options.data, tokenizer, *model);
 
   io::json config = describe(options.model, *model);
   config["data"] = source.identity();
   config["bucket_tokens"] = options.bucket;
+  config["batch_size"] = options.batch_size;
   config["train_len_tokens"] = options.train_len > 0 ? io::json(options.train_len) : io::json();
   config["per_token"] = !options.per_token.empty();
   eval::PplByLengthOptions how{
       .segment = options.model.segment,
       .bucket = options.bucket,
+      .batch = options.batch_size,
       .train_len = options.train_len > 0 ? std::optional(options.train_len) : std::nullopt,
       .per_token = options.per_token,
       .run = {{"impl", impl_that_runs(options.model, *model)},
@@ -68,41 +60,6 @@ void run(const Options& options, Context& context) {
         "{}: the loss is not finite somewhere (--fail-nonfinite)", options.output);
 }
 
-void add_data_options(CLI::App& app, Options& options) {
-  const char* const group = "Data (exactly one of --text, --jsonl, --tokens, --prompt)";
-  io::SourceOptions& source = options.source;
-  app.add_option("--text", source.text, "UTF-8 text; each file is one document")
-      ->type_name("FILE...")
-      ->group(group);
-  app.add_option("--jsonl", source.jsonl, "Each line is one document")
-      ->type_name("FILE")
-      ->group(group);
-  app.add_option("--field", source.field,
-                 "Of a JSONL line; a.b descends, also into JSON held in strings")
-      ->capture_default_str()
-      ->type_name("NAME")
-      ->group(group);
-  app.add_option("--tokens", source.tokens, "safetensors with token ids [documents, N+1]")
-      ->type_name("FILE")
-      ->group(group);
-  app.add_option("--tokens-key", source.tokens_key, "Name of the tensor")
-      ->capture_default_str()
-      ->type_name("NAME")
-      ->group(group);
-  app.add_option("--prompt", source.prompt, "A text that repeats until --length is reached")
-      ->check(CLI::IsMember({"newlines", "capital"}))
-      ->type_name("newlines|capital")
-      ->group(group);
-  add_size(app, "--length", source.length, "Targets scored per document; default: all there are")
-      ->group(group);
-  add_size(app, "--documents", source.documents, "Default: all there are")->group(group);
-  app.add_flag("--skip-short", options.skip_short,
-               "Leave out documents shorter than --length, and list them")
-      ->group(group);
-  app.add_flag("--pack", options.pack, "Join documents until --length is reached, and record where")
-      ->group(group);
-}
-
 }  // namespace
 
 void add_ppl_by_length(CLI::App& root, Commands& commands) {
@@ -120,11 +77,12 @@ void add_ppl_by_length(CLI::App& root, Commands& commands) {
       "any moment, the same command goes on and ends with the same records.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
-  add_data_options(*app, *options);
+  add_data_options(*app, options->data);
   add_size(*app, "--bucket", options->bucket, "Positions averaged together")->group("Evaluation");
-  add_size(*app, "--batch-size", options->batch_size,
-           "Accepted for scripts; every document runs by itself, so that no record depends on its "
-           "neighbours")
+  add_size(
+      *app, "--batch-size", options->batch_size,
+      "Documents of equal length fed side by side (a GPU is idle with one short one); no record "
+      "depends on its neighbours")
       ->group("Evaluation");
   add_size(*app, "--train-len", options->train_len,
            "Training length of the model: the collapse onset is looked for beyond it")

@@ -4,9 +4,45 @@
 #include <ATen/Context.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
+#include "stuffed/io/tensor_file.h"
 #include "stuffed/models/registry.h"
 
 namespace stuffed::cli {
+
+namespace {
+
+/// The limits of clamp_norm: Frobenius norms [layers, heads], recorded by state-stats.
+Tensor read_limits(const std::string& path, const RecurrentLM& model) {
+  check(!path.ends_with(".jsonl"), Error::Kind::Input,
+        "{}: is a journal; the limits of clamp_norm are in the arrays beside it, a .safetensors "
+        "file",
+        path);
+  const io::TensorFile file = io::TensorFile::open(path);
+  check(file.has("limits"), Error::Kind::Input,
+        "{}: has no tensor 'limits' [layers, heads]; state-stats writes it among its arrays when "
+        "it is given --train-len, and neither --layers nor --heads",
+        path);
+  const Tensor limits = file.load("limits").to(at::kDouble);
+  const ModelConfig& config = model.config();
+  check(limits.sizes() == at::IntArrayRef({config.layers, config.heads}), Error::Kind::Input,
+        "{}: tensor 'limits' has shape [{}], but this model's layers and heads are [{}, {}]; "
+        "record them with state-stats on the same model",
+        path, fmt::join(limits.sizes(), ", "), config.layers, config.heads);
+  return limits.clone();  // the file may go
+}
+
+/// Hashes of the files that mitigations read, by the name they were given.
+io::json mitigation_files(const std::vector<std::string>& mitigations) {
+  io::json files = io::json::object();
+  build_recurrence({.mitigations = mitigations, .read_limits = [&files](const std::string& file) {
+                      files[file] = sha256_file(file);
+                      return at::zeros({1, 1});
+                    }});
+  return files;
+}
+
+}  // namespace
 
 std::shared_ptr<const RecurrentLM> ModelCache::open(const ModelOptions& options) {
   const at::Device device = parse_device(options.device);
@@ -52,11 +88,15 @@ std::string dtype_name(at::ScalarType dtype) {
   }
 }
 
-std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options, Observer* observer) {
-  return build_recurrence({.mitigations = options.mitigations,
-                           .impl = parse_impl(options.impl),
-                           .state_dtype = parse_dtype(options.state_dtype),
-                           .observer = observer});
+std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
+                                            const RecurrentLM& model,
+                                            Observer* observer) {
+  return build_recurrence(
+      {.mitigations = options.mitigations,
+       .impl = parse_impl(options.impl),
+       .state_dtype = parse_dtype(options.state_dtype),
+       .observer = observer,
+       .read_limits = [&model](const std::string& file) { return read_limits(file, model); }});
 }
 
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
@@ -75,7 +115,7 @@ std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model
   } probe(parse_impl(options.impl));
   State state = model.initial_state(1);
   model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
-                *open_rule(options, &probe));
+                *open_rule(options, model, &probe));
   return std::string(impl_name(probe.impl));
 }
 
@@ -88,7 +128,7 @@ void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) 
 
 io::json describe(const ModelOptions& options, const RecurrentLM& model) {
   const ModelConfig& config = model.config();
-  return {
+  io::json run = {
       {"model", {{"sha256", config.hash}, {"family", config.family}, {"layout", config.layout}}},
       {"device", model.device().is_cuda() ? "cuda" : "cpu"},
       {"dtype", dtype_name(model.dtype())},
@@ -98,6 +138,9 @@ io::json describe(const ModelOptions& options, const RecurrentLM& model) {
       {"mitigations", options.mitigations},
       {"seed", options.seed},
   };
+  if (const io::json files = mitigation_files(options.mitigations); !files.empty())
+    run["mitigation_files"] = files;
+  return run;
 }
 
 }  // namespace stuffed::cli

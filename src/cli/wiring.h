@@ -28,7 +28,10 @@ at::ScalarType parse_dtype(const std::string& name);  // "f32", "bf16"
 std::string dtype_name(at::ScalarType dtype);
 
 /// The update rule, with its mitigations and an observer if there is one (not owned).
+/// Errors  Usage for a mitigation that is not understood; Input if the limits clamp_norm names are
+/// missing, no limits, or another model's
 std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
+                                            const RecurrentLM& model,
                                             Observer* observer = nullptr);
 
 /// --tokenizer, or the one in the model's folder. Throws Input saying what was looked for.
@@ -43,7 +46,7 @@ std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model);
 
 /// What decides a run's numbers, for the header of its results: model (hash, family, layout),
-/// device kind, dtypes, implementation, segment, mitigations, seed.
+/// device kind, dtypes, implementation, segment, mitigations and the hashes of their files, seed.
 io::json describe(const ModelOptions& options, const RecurrentLM& model);
 
 }  // namespace stuffed::cli

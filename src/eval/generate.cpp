@@ -5,16 +5,16 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/eval/decode.h"
 
 namespace stuffed::eval {
 
 namespace {
 
-/// [vocab] f32 from hidden [1,D].
-Tensor next_logits(const RecurrentLM& model, const Tensor& hidden) {
-  const LmHead& head = model.head();
-  return ops::linear(hidden, head.linear).to(at::kFloat).select(0, 0).narrow(0, 0, head.vocab);
-}
+// A text of fewer tokens is made sooner than a graph is recorded.
+constexpr int64_t kWorthAGraph = 8;
+// Tokens the GPU chooses and feeds by itself before their text is shown.
+constexpr int64_t kTokensUnseen = 16;
 
 void step(const RecurrentLM& model,
           const Recurrence& rule,
@@ -61,13 +61,9 @@ Generated generate(const RecurrentLM& model,
         options.stop, [&](const std::string& stop) { return text.find(stop) != text.npos; });
   };
   Generated result{.new_tokens = {}, .bytes = {}, .stop_reason = "length"};
-  while (static_cast<int64_t>(result.new_tokens.size()) < options.max_new_tokens) {
-    const int64_t id =
-        sample(next_logits(model, saved.last_hidden), options.sampler, saved.state.position);
-    if (options.stop_eos && tokenizer && tokenizer->eos() == id) {
-      result.stop_reason = "eos";
-      break;
-    }
+  if (options.max_new_tokens <= 0)
+    return result;
+  const auto add = [&](int64_t id) {
     std::string bytes;
     if (tokenizer && id < tokenizer->vocab_size()) {
       const auto narrow = static_cast<int32_t>(id);
@@ -77,13 +73,34 @@ Generated generate(const RecurrentLM& model,
     result.bytes += bytes;
     if (on_token)
       on_token(id, bytes);
-    step(model, rule,
-         at::full({1, 1}, id, at::TensorOptions().dtype(at::kLong).device(model.device())), saved);
+  };
+  DecodeSession session(model, rule, {.wants_graph = options.max_new_tokens >= kWorthAGraph});
+  session.load(saved.state, saved.last_hidden);
+  const bool only_length_stops =
+      options.sampler.greedy && options.stop.empty() && !options.stop_eos;
+  while (static_cast<int64_t>(result.new_tokens.size()) < options.max_new_tokens) {
+    if (only_length_stops && model.device().is_cuda()) {
+      const int64_t left = options.max_new_tokens - static_cast<int64_t>(result.new_tokens.size());
+      const Tensor ids = session.greedy(std::min(left, kTokensUnseen)).select(0, 0);
+      for (int64_t i = 0; i < ids.size(0); ++i)
+        add(ids[i].item<int64_t>());
+      continue;
+    }
+    const int64_t id = options.sampler.greedy ? session.likeliest().item<int64_t>()
+                                              : sample(session.logits().select(0, 0),
+                                                       options.sampler, session.position());
+    if (options.stop_eos && tokenizer && tokenizer->eos() == id) {
+      result.stop_reason = "eos";
+      break;
+    }
+    add(id);
+    session.step(at::full({1, 1}, id, at::kLong));
     if (stops(result.bytes)) {
       result.stop_reason = "stop";
       break;
     }
   }
+  saved = {.state = session.state(), .last_hidden = session.last_hidden()};
   return result;
 }
 

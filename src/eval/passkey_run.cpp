@@ -8,6 +8,7 @@
 #include "passkey_summary.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/eval/decode.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
@@ -24,8 +25,11 @@ struct Answer {
 
 class Asker {
  public:
-  Asker(const RecurrentLM& model, const Recurrence& rule, int64_t max_new_tokens)
-      : model_(model), rule_(rule), max_new_tokens_(max_new_tokens) {}
+  Asker(const RecurrentLM& model,
+        const Recurrence& rule,
+        int64_t max_new_tokens,
+        int64_t spare_states)
+      : model_(model), rule_(rule), max_new_tokens_(max_new_tokens), spare_states_(spare_states) {}
 
   /// One answer per row; `truths` are the rows' true answers.
   std::vector<Answer> ask(const Leaves& leaves, const std::vector<std::vector<int32_t>>& truths) {
@@ -53,15 +57,35 @@ class Asker {
     return model_.forward(tokens, state, rule_).hidden;
   }
 
+  /// The session that batches of this size share, or null. An answer is too short to record a graph
+  /// for a size that may never come again, and a session's buffers are states that stay: there is
+  /// one, for the size seen most often, if the states fit beside the tree's.
+  DecodeSession* recorded_session(int64_t batch) {
+    const int64_t seen = ++seen_[batch];
+    if (!model_.device().is_cuda() || batch > spare_states_)
+      return nullptr;
+    if (session_ && session_->batch() == batch)
+      return session_.get();
+    if (seen <= (session_ ? seen_[session_->batch()] : 1))
+      return nullptr;
+    session_.reset();  // first, so that two never share the memory
+    session_ = std::make_unique<DecodeSession>(model_, rule_, DecodeOptions{.batch = batch});
+    return session_.get();
+  }
+
   void decode(const Leaves& leaves, std::vector<Answer>& answers) {
-    State state = leaves.state;
-    Tensor hidden = leaves.hidden;
-    std::vector<Tensor> columns{logits(hidden).argmax(-1)};  // [B] each
-    while (int64_t(columns.size()) < max_new_tokens_) {
-      hidden = feed(columns.back().unsqueeze(1), state).select(1, 0);
-      columns.push_back(logits(hidden).argmax(-1));
-    }
-    const Tensor tokens = at::stack(columns, 1).to(at::kCPU, at::kInt).contiguous();
+    const int64_t batch = leaves.hidden.size(0);
+    std::unique_ptr<DecodeSession> passing;
+    DecodeSession* recorded = recorded_session(batch);
+    if (!recorded)
+      passing = std::make_unique<DecodeSession>(
+          model_, rule_, DecodeOptions{.batch = batch, .wants_graph = false});
+    DecodeSession& session = recorded ? *recorded : *passing;
+    session.load(leaves.state, leaves.hidden);
+    const Tensor fed = session.greedy(max_new_tokens_ - 1);
+    tokens_fed_ += fed.numel();
+    const Tensor last = session.likeliest().to(at::kCPU).unsqueeze(1);  // chosen, and not fed
+    const Tensor tokens = at::cat({fed, last}, 1).to(at::kInt).contiguous();
     for (size_t row = 0; row < answers.size(); ++row) {
       const int32_t* const first = tokens[int64_t(row)].data_ptr<int32_t>();
       answers[row].new_tokens.assign(first, first + max_new_tokens_);
@@ -100,6 +124,9 @@ class Asker {
   const RecurrentLM& model_;
   const Recurrence& rule_;
   const int64_t max_new_tokens_;
+  const int64_t spare_states_;       // that a session may keep
+  std::map<int64_t, int64_t> seen_;  // batches, by size
+  std::unique_ptr<DecodeSession> session_;
   int64_t tokens_fed_ = 0;
 };
 
@@ -142,7 +169,8 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const TreeLimits& limits,
                       io::Results& results,
                       const std::function<void(int64_t)>& on_progress) {
-  Asker asker(model, rule, options.max_new_tokens);
+  const TreePlan plan = plan_tree(task.tree, limits);
+  Asker asker(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
   int64_t done = 0;
   const auto on_leaves = [&](const Leaves& leaves) {
     std::vector<std::vector<int32_t>> truths;
@@ -161,7 +189,6 @@ TreeCount run_passkey(const RecurrentLM& model,
     on_progress(done);
     stop_if_interrupted();
   };
-  const TreePlan plan = plan_tree(task.tree, limits);
   TreeCount count = feed_tree(
       model, rule, task.tree, plan, limits.segment_tokens,
       [&](int32_t prompt) { return !results.done(task.trials[size_t(prompt)].key()); }, on_leaves);

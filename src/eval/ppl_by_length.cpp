@@ -51,29 +51,49 @@ std::vector<int64_t> text_bytes(const io::Document& document,
   return bytes;
 }
 
-BucketSums score(const RecurrentLM& model,
-                 const Recurrence& rule,
-                 const io::Document& document,
-                 const PplByLengthOptions& options,
-                 const TokenLosses& sidecar,
-                 PplProgress& progress,
-                 const std::function<void(const PplProgress&)>& on_progress) {
-  const auto size = static_cast<int64_t>(document.tokens.size());
-  const Tensor tokens =
-      at::tensor(at::ArrayRef<int32_t>(document.tokens), at::kInt).view({1, size});
-  State state = model.initial_state(1);
-  BucketSums sums;
-  progress.targets = size - 1;
+/// Documents that are fed side by side: consecutive ones of one length.
+struct Batch {
+  int64_t first = 0;  // index of the first
+  std::vector<io::Document> documents;
+};
+
+/// [rows, N+1]. Missing rows repeat the first document: with one shape for every batch a document's
+/// losses do not depend on how many share it, nor on which.
+Tensor batch_tokens(const std::vector<io::Document>& documents, int64_t rows) {
+  std::vector<Tensor> parts;
+  for (int64_t row = 0; row < rows; ++row)
+    parts.push_back(at::tensor(at::ArrayRef<int32_t>(
+        documents[static_cast<size_t>(row) < documents.size() ? static_cast<size_t>(row) : 0]
+            .tokens)));
+  return at::stack(parts);
+}
+
+/// One BucketSums a document. `floats` of the sidecar are taken by the documents before these.
+std::vector<BucketSums> score(const RecurrentLM& model,
+                              const Recurrence& rule,
+                              const Batch& batch,
+                              const PplByLengthOptions& options,
+                              const TokenLosses& sidecar,
+                              int64_t floats,
+                              PplProgress& progress,
+                              const std::function<void(const PplProgress&)>& on_progress) {
+  State state = model.initial_state(options.batch);
+  std::vector<BucketSums> sums(batch.documents.size());
+  progress.targets = static_cast<int64_t>(batch.documents.front().tokens.size()) - 1;
+  const Tensor tokens = batch_tokens(batch.documents, options.batch);
   stream(model, rule, tokens, state, options.segment, [&](const Segment& segment) {
     const Tensor nll = ops::linear_cross_entropy(segment.out.hidden, model.head().linear,
                                                  model.head().vocab, segment.targets)
                            .to(at::kCPU, at::kFloat)
-                           .contiguous();
-    const std::span values(nll.const_data_ptr<float>(), static_cast<size_t>(nll.numel()));
-    add(sums, values, segment.begin, options.bucket);
-    sidecar.append(values);
-    progress.position = segment.begin + nll.numel();
-    progress.scored_by_process += nll.numel();
+                           .contiguous();  // [rows,T]
+    for (size_t row = 0; row < sums.size(); ++row) {
+      const auto width = static_cast<size_t>(nll.size(1));
+      const std::span values(nll.const_data_ptr<float>() + row * width, width);
+      add(sums[row], values, segment.begin, options.bucket);
+      sidecar.write(values, floats + static_cast<int64_t>(row) * progress.targets + segment.begin);
+    }
+    progress.position = segment.begin + nll.size(1);
+    progress.scored_by_process += nll.size(1) * static_cast<int64_t>(sums.size());
     on_progress(progress);
   });
   return sums;
@@ -127,15 +147,35 @@ io::json run_ppl_by_length(const RecurrentLM& model,
   sidecar.keep(floats);
 
   PplProgress progress;
-  for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
+  Batch batch;
+  const auto finish_batch = [&] {
+    if (batch.documents.empty())
+      return;
+    stop_if_interrupted();
+    progress.document = batch.first;
+    const std::vector<BucketSums> sums =
+        score(model, rule, batch, options, sidecar, floats, progress, on_progress);
+    for (size_t row = 0; row < sums.size(); ++row) {
+      const int64_t index = batch.first + static_cast<int64_t>(row);
+      results.append(key_of(index),
+                     record_of(batch.documents[row], index, sums[row], tokenizer, options));
+      targets.push_back(progress.targets);
+      floats += progress.targets;
+    }
+    batch.documents.clear();
+  };
+  for (int64_t index = 0; std::optional<io::Document> document = source.next(); ++index) {
     if (results.done(key_of(index)))
       continue;
-    stop_if_interrupted();
-    progress.document = index;
-    const BucketSums sums = score(model, rule, *document, options, sidecar, progress, on_progress);
-    results.append(key_of(index), record_of(*document, index, sums, tokenizer, options));
-    targets.push_back(static_cast<int64_t>(document->tokens.size()) - 1);
+    if (!batch.documents.empty() &&
+        (static_cast<int64_t>(batch.documents.size()) == options.batch ||
+         batch.documents.front().tokens.size() != document->tokens.size()))
+      finish_batch();
+    if (batch.documents.empty())
+      batch.first = index;
+    batch.documents.push_back(std::move(*document));
   }
+  finish_batch();
   if (!results.done("summary"))
     results.append("summary",
                    summarise(results, static_cast<int64_t>(targets.size()), options, source));

@@ -33,10 +33,11 @@ void TokenLosses::keep(int64_t floats) const {
   check(!error, Error::Kind::Output, "{}: {}", partial().string(), error.message());
 }
 
-void TokenLosses::append(std::span<const float> nll) const {
+void TokenLosses::write(std::span<const float> nll, int64_t place) const {
   if (path_.empty())
     return;
-  std::ofstream file(partial(), std::ios::binary | std::ios::app);
+  std::fstream file(partial(), std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(place * static_cast<int64_t>(sizeof(float)));
   file.write(reinterpret_cast<const char*>(nll.data()),
              static_cast<std::streamsize>(nll.size_bytes()));
   file.close();

@@ -15,7 +15,8 @@ class TokenLosses {
   /// Keeps the first `floats` values, those of the documents the journal holds.
   /// Errors  Input if fewer are there
   void keep(int64_t floats) const;
-  void append(std::span<const float> nll) const;
+  /// Puts values at `place`, counted in floats from the first document's first.
+  void write(std::span<const float> nll, int64_t place) const;
   /// Writes nll [documents,N]; a document shorter than the longest is padded with NaN.
   void finish(const std::vector<int64_t>& targets) const;
   void remove_partial() const;

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 
 #include "checkpoint.h"
+#include "imagined.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 
@@ -99,6 +100,18 @@ class ModelBuilder {
     return std::move(model);
   }
 
+  static std::unique_ptr<RecurrentLM> imagine(const Checkpoint& checkpoint,
+                                              const std::function<void(RecurrentLM&)>& fill,
+                                              const LoadOptions& options) {
+    auto model = recognise(checkpoint).first;
+    place(*model, options);
+    if (!fill)
+      return model;
+    fill(*model);
+    finish(*model, options);
+    return model;
+  }
+
   static std::unique_ptr<RecurrentLM> create(const std::string& name,
                                              const io::json& config,
                                              uint64_t seed,
@@ -168,6 +181,12 @@ std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
 
 std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
   return ModelBuilder::understand(checkpoint);
+}
+
+std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
+                                           const std::function<void(RecurrentLM&)>& fill,
+                                           const LoadOptions& options) {
+  return ModelBuilder::imagine(checkpoint, fill, options);
 }
 
 Skeleton open_skeleton(const std::filesystem::path& path) {

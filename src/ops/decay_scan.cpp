@@ -1,6 +1,7 @@
 // Which implementation of the recurrence runs, and the only place where its arguments are checked.
 #include "stuffed/ops/decay_scan.h"
 
+#include <algorithm>
 #include <array>
 
 #include <ATen/ATen.h>
@@ -60,7 +61,16 @@ void check_sign(const char* name, Tensor x, int sign) {
       x = x.narrow(axis, 0, 1);
   if (!x.is_cpu() || x.numel() == 0)
     return;
-  const double extreme = (sign > 0 ? x.detach().min() : x.detach().max()).item<double>();
+  double extreme = 0;
+  if (x.scalar_type() == at::kFloat && x.is_contiguous()) {  // decoding passes here every step
+    const float* const data = x.const_data_ptr<float>();
+    float worst = 0;
+    for (int64_t i = 0; i < x.numel(); ++i)
+      worst = std::min(worst, data[i] * static_cast<float>(sign));
+    extreme = worst * sign;
+  } else {
+    extreme = (sign > 0 ? x.detach().min() : x.detach().max()).item<double>();
+  }
   check(!(extreme * sign < 0), kBug,
         "decay_scan: {} holds {}, of the wrong sign: the state would grow by itself", name,
         extreme);
@@ -134,20 +144,50 @@ Impl choose(const ScanInputs& in, Impl impl) {
              : Impl::Chunked;
 }
 
-ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl) {
+namespace {
+
+/// Checks everything, and chooses.
+Impl prepare(const ScanInputs& in, const Tensor& state, Impl impl, bool& has_gradient) {
   check_scan(in, state);
-  const bool gradient = needs_gradient(in) || (at::GradMode::is_enabled() && state.requires_grad());
-  impl = gradient && impl == Impl::Auto ? Impl::Chunked : choose(in, impl);
-  check(!gradient || impl == Impl::Chunked, Error::Kind::Unsupported,
+  has_gradient = needs_gradient(in) || (at::GradMode::is_enabled() && state.requires_grad());
+  impl = has_gradient && impl == Impl::Auto ? Impl::Chunked : choose(in, impl);
+  check(!has_gradient || impl == Impl::Chunked, Error::Kind::Unsupported,
         "decay_scan: the {} implementation has no gradient; use chunked", impl_name(impl));
-  if (impl == Impl::Chunked)
-    return decay_scan_chunked(in, state);
+  return impl;
+}
+
+}  // namespace
+
+ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl) {
+  bool has_gradient = false;
+  impl = prepare(in, state, impl, has_gradient);
+  if (impl == Impl::Chunked) {
+    if (has_gradient || !kernels::decay_scan_step_takes(in, state))
+      return decay_scan_chunked(in, state);
+    const Tensor next = at::empty(state.sizes(), state.options());
+    const Tensor y = kernels::decay_scan_step(in, state, next);
+    return {y, next};
+  }
   if (impl == Impl::Cuda)
     return kernels::decay_scan_cuda(in, state);
   check(state.is_cpu(), Error::Kind::Unsupported,
         "decay_scan: the reference runs on the CPU, the tensors are on {}; use --device cpu",
         state.device().str());
   return kernels::decay_scan_cpu(in, state);
+}
+
+Tensor decay_scan_in_place(const ScanInputs& in, const Tensor& state, Impl impl) {
+  bool has_gradient = false;
+  const Impl chosen = prepare(in, state, impl, has_gradient);
+  check(!has_gradient && state.is_contiguous(), kBug,
+        "decay_scan: a state is written over only if it is dense and no gradient is wanted");
+  if (chosen == Impl::Cuda)
+    return kernels::decay_scan_cuda_in_place(in, state);
+  if (chosen == Impl::Chunked && kernels::decay_scan_step_takes(in, state))
+    return kernels::decay_scan_step(in, state, state);
+  const ScanResult out = decay_scan(in, state, impl);
+  state.copy_(out.state);
+  return out.y;
 }
 
 }  // namespace ops

@@ -45,6 +45,51 @@ void convolve(const Tensor& x,
   }
 }
 
+/// One token of one sequence: the window is `columns` [C,W-1] and x [C], and moves on by one.
+template <class T>
+void convolve_token(const T* x,
+                    const float* taps,  // [C,W]
+                    const float* bias,  // [C] or null
+                    const T* columns,
+                    bool silu,
+                    int64_t C,
+                    int64_t W,
+                    T* y,
+                    T* next) {
+  std::vector<float> sum(static_cast<size_t>(C));
+  for (int64_t c = 0; c < C; ++c) {
+    float s = bias ? bias[c] : 0;
+    for (int64_t m = 0; m < W - 1; ++m)
+      s += static_cast<float>(columns[c * (W - 1) + m]) * taps[c * W + m];
+    sum[static_cast<size_t>(c)] = s + static_cast<float>(x[c]) * taps[c * W + W - 1];
+    for (int64_t m = 0; m + 1 < W - 1; ++m)
+      next[c * (W - 1) + m] = columns[c * (W - 1) + m + 1];
+    if (W > 1)
+      next[c * (W - 1) + W - 2] = x[c];
+  }
+  if (silu)
+    kernels::silu_row(sum.data(), C);
+  kernels::store_row(sum.data(), y, C);
+}
+
+/// x [B,1,C]: decoding, where arranging the window would cost more than the window.
+ConvResult short_conv_token(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
+  const int64_t B = x.size(0), C = x.size(2), W = weight.size(1);
+  const ConvResult out{at::empty({B, 1, C}, x.options()), at::empty({B, C, W - 1}, x.options())};
+  with_type(x, [&]<class T>(T*) {
+    at::parallel_for(0, B, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b)
+        convolve_token<T>(x.const_data_ptr<T>() + b * x.stride(0), weight.const_data_ptr<float>(),
+                          bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                          columns.const_data_ptr<T>() + b * C * (W - 1), silu, C, W,
+                          out.y.mutable_data_ptr<T>() + b * C,
+                          out.columns.mutable_data_ptr<T>() + b * C * (W - 1));
+    });
+  });
+  return out;
+}
+
 ConvResult short_conv_rows(
     const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
   const int64_t B = x.size(0), T = x.size(1), C = x.size(2), W = weight.size(1);
@@ -73,7 +118,12 @@ ConvResult short_conv(
   const bool trained =
       at::GradMode::is_enabled() && (weight.requires_grad() || columns.requires_grad() ||
                                      (bias.defined() && bias.requires_grad()));
-  if (!trained && weight.scalar_type() == at::kFloat && takes_cpu_rows({x}))
+  const bool takes_rows = !trained && weight.scalar_type() == at::kFloat && takes_cpu_rows({x});
+  if (takes_rows && x.size(1) == 1 && columns.scalar_type() == x.scalar_type() &&
+      columns.is_contiguous() && weight.is_contiguous() &&
+      (!bias.defined() || bias.is_contiguous()))
+    return short_conv_token(x, weight, bias, columns, silu);
+  if (takes_rows)
     return short_conv_rows(x, weight, bias, columns, silu);
   const int64_t tokens = x.size(1), width = weight.size(1);
   const Tensor padded =

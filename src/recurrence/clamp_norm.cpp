@@ -39,6 +39,10 @@ class ClampNorm : public Recurrence {
     return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   }
 
+  std::string why_not_replayed() const override {
+    return "mitigation clamp_norm acts at multiples of its interval";
+  }
+
  private:
   /// [H,1,1] f64.
   Tensor limit_of(int64_t layer, const Tensor& state) const {

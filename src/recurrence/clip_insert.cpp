@@ -26,6 +26,8 @@ class ClipInsert : public Recurrence {
     return inner_->advance(where, clipped, layer);
   }
 
+  std::string why_not_replayed() const override { return inner_->why_not_replayed(); }
+
  private:
   Inner inner_;
   double max_;

@@ -15,6 +15,8 @@ class Observed : public Recurrence {
     return y;
   }
 
+  std::string why_not_replayed() const override { return "an observer sees every update"; }
+
  private:
   Inner inner_;
   Observer* observer_;

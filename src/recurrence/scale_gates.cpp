@@ -32,6 +32,8 @@ class ScaleGates : public Recurrence {
     return inner_->advance(where, scaled, layer);
   }
 
+  std::string why_not_replayed() const override { return inner_->why_not_replayed(); }
+
  private:
   void scale_decay(ScanInputs& in) const {
     if (scales_.decay == 1 && scales_.dt == 1)

@@ -92,6 +92,10 @@ class SlidingWindow : public Recurrence {
     return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   }
 
+  std::string why_not_replayed() const override {
+    return "mitigation sliding_window depends on how much of the window is filled";
+  }
+
  private:
   Tokens held_and_new(Where where, const ScanInputs& in, const LayerState& layer) const {
     const auto k = layer.extra.find("window.k");

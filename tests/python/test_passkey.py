@@ -1,21 +1,16 @@
-"""Passkey recipes, figures and exports end to end, on tiny checkpoints."""
+"""Passkey runs, figures and exports end to end, on tiny checkpoints."""
 
 import json
 import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 GOLDEN = ROOT / "tests" / "golden"
 STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
 TINY = ["--tokenizer", "bytes", "--device", "cpu", "--lengths", "512,1K", "--depths", "3", "--trials", "2"]
-RECIPES = sorted((ROOT / "configs" / "paper").glob("*.toml"))
-PASSKEY_RECIPES = [p for p in RECIPES if "stuffed passkey" in p.read_text()]
-PPL_RECIPES = [p for p in RECIPES if "stuffed ppl-by-length" in p.read_text()]
 
 pytestmark = pytest.mark.skipif(not STUFFED.exists(), reason="build/stuffed is not built")
 
@@ -32,38 +27,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     assert done.returncode == 0, done.stderr
     assert "depth" in done.stdout
     return path
-
-
-def test_recipes_exist() -> None:
-    assert len(PASSKEY_RECIPES) >= 7
-    assert len(PASSKEY_RECIPES) + len(PPL_RECIPES) == len(RECIPES)
-
-
-@pytest.mark.parametrize("recipe", PASSKEY_RECIPES, ids=lambda p: p.stem)
-def test_recipe_runs(recipe: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "out.jsonl"
-    done = stuffed("passkey", "--config", recipe, "--model", GOLDEN / "mamba2-hf", *TINY, "-o", path)
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert sum("passkey" in line for line in lines) == 12
-    assert lines[-1]["end"] is True
-
-
-@pytest.mark.parametrize("recipe", PPL_RECIPES, ids=lambda p: p.stem)
-def test_loss_recipe_runs(recipe: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    if "ppl-by-length" not in stuffed("--help").stdout:
-        pytest.skip("this build has no ppl-by-length")
-    known = stuffed("ppl-by-length", "--help").stdout
-    if "mitigation" in recipe.name and "--mitigation" not in known:
-        pytest.skip("this build has no mitigations")
-    text = tmp_path / "books.jsonl"
-    text.write_text(json.dumps({"text": "A line of a book.\n" * 200}) + "\n")
-    data = [] if "prompt = " in recipe.read_text() else ["--jsonl", text]
-    tiny = ["--tokenizer", "bytes", "--device", "cpu", "--length", "2K"]
-    path = tmp_path / "out.jsonl"
-    done = stuffed("ppl-by-length", "--config", recipe, "--model", GOLDEN / "mamba2-hf", *tiny, *data, "-o", path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(path.read_text().splitlines()[-1])["end"] is True
 
 
 def test_dry_run_is_one_object(tmp_path: pathlib.Path) -> None:

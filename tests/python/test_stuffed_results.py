@@ -6,10 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import stuffed_results
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-import stuffed_results  # noqa: E402
 
 SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
 
@@ -43,7 +42,7 @@ def test_what_is_no_journal_is_refused(tmp_path, text):
 
 def test_a_torn_last_line_is_ignored(tmp_path):
     path = tmp_path / "torn.jsonl"
-    whole = SAMPLES[0].read_bytes()
+    whole = (ROOT / "tests" / "golden" / "results" / "ppl_by_length.v1.jsonl").read_bytes()
     end = whole.rindex(b'{"end"')
     path.write_bytes(whole[: end + 5])
     run = stuffed_results.read(path)

@@ -17,15 +17,16 @@ inline constexpr int kPplByLengthVersion = 1;
 struct PplByLengthOptions {
   int64_t segment = 8192;            // tokens fed at a time
   int64_t bucket = 1024;             // positions summed together
+  int64_t batch = 1;                 // documents of one length fed side by side
   std::optional<int64_t> train_len;  // tokens; without it no onset is computed
   std::filesystem::path per_token;   // sidecar with every nll; empty: none
   io::json run;  // impl, dtype, state_dtype, segment_tokens: repeated in every record
 };
 
 struct PplProgress {
-  int64_t document = 0;           // index of the one being read
-  int64_t position = 0;           // targets of it scored so far
-  int64_t targets = 0;            // of it in all
+  int64_t document = 0;           // index of the first of those being read
+  int64_t position = 0;           // targets of each scored so far
+  int64_t targets = 0;            // of each in all
   int64_t scored_by_process = 0;  // targets, all documents
 };
 
@@ -41,9 +42,10 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
                         int64_t train_len);
 
 /// Scores every document that `results` does not hold yet, then appends the summary and the end
-/// line; returns the summary. Each document runs by itself, so its record depends on no other.
-/// Stops between documents if a signal came. `tokenizer` may be null: then no text is known and
-/// there are no bits per byte. Errors  Interrupted; whatever source, model and results throw
+/// line; returns the summary. Every batch has options.batch rows, so a record depends on that
+/// number (by rounding), but not on which documents share the batch. Stops between batches if a
+/// signal came. `tokenizer` may be null: then no text is known and there are no bits per byte.
+/// Errors  Interrupted; whatever source, model and results throw
 io::json run_ppl_by_length(const RecurrentLM& model,
                            const Recurrence& rule,
                            io::TokenSource& source,

@@ -29,6 +29,10 @@ namespace ops {
 /// 2312.00752 (Mamba-1), 2503.14456 (RWKV-7)
 ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl = Impl::Auto);
 
+/// decay_scan that writes the new state over `state`, which must be dense and nobody else's. The
+/// same bits.
+Tensor decay_scan_in_place(const ScanInputs& in, const Tensor& state, Impl impl = Impl::Auto);
+
 /// The implementation that `decay_scan` takes for these inputs; never Auto.
 Impl choose(const ScanInputs& in, Impl impl);
 

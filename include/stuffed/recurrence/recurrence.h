@@ -22,6 +22,12 @@ class Recurrence {
   /// Consumes a segment of T tokens: returns y [B,T,H,V], rebinds the layer's `recurrent` (and its
   /// slots in `extra`).
   virtual Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const = 0;
+  /// Empty if the work is the same wherever in the stream the segment lies, given its shapes, and
+  /// `recurrent` is touched by the scan alone. Then a step may be recorded and replayed, and may
+  /// write over a state that is private. Else the reason why not.
+  virtual std::string why_not_replayed() const {
+    return "the update rule does not say that all its steps are alike";
+  }
 };
 
 /// Sees the inputs of every update and the state after it. Must not change them, nor wait for the

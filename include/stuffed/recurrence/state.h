@@ -14,11 +14,12 @@ struct LayerState {
   Tensor conv;       // [B,C,W-1]; undefined if the family has no convolution
   Tensor shift;      // [B,2,D], last inputs of time-mix and channel-mix; undefined elsewhere
   std::map<std::string, Tensor>
-      extra;  // slots of mitigations, such as "window.k"; a missing slot means empty
+      extra;                // slots of mitigations, such as "window.k"; a missing slot means empty
+  bool is_private = false;  // a decode session's own: an update may write over `recurrent`
 };
 
-/// Updates rebind these tensors and never write through them, so `State snapshot = state;` is a
-/// correct clone that costs a few handles.
+/// Updates rebind these tensors and (but for a decode session's) never write through them, so
+/// `State snapshot = state;` is a correct clone that costs a few handles.
 struct State {
   int64_t position = 0;  // tokens consumed so far
   std::vector<LayerState> layers;

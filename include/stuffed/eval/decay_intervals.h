@@ -1,0 +1,63 @@
+// How much of a token a state still holds: log decays summed over intervals of positions, per layer
+// and head.
+#pragma once
+#include <vector>
+
+#include "stuffed/recurrence/recurrence.h"
+
+namespace stuffed::eval {
+
+/// Positions [begin, end) whose decays act on what was there before.
+struct Interval {
+  int64_t begin = 0, end = 0;
+};
+
+/// An observer of one stream: row 0 of the batch it sees, from the position it is told to begin at.
+///
+/// Of each interval in `sums`: the surviving weight exp(sum of log_decay), per key channel.
+/// Of each interval in `lives`: how many tokens it takes until the weight, averaged over the key
+/// channels, is below 1/2.
+///
+/// The average over key channels is the arithmetic mean of their weights: of a memory spread evenly
+/// over the channels, the part that is left. (The geometric mean would call a head empty that keeps
+/// one channel for ever and loses another at once.)
+///
+/// The decays are those the model asks for, before mitigations. With an erase term (RWKV-7) they
+/// are the diagonal part of the transition only; erases() says so.
+///
+/// Cost  per token, head and key channel: one sum, and an exponential per 32 intervals of `lives`
+///       that are under way; waits for no device
+class DecayIntervals : public Observer {
+ public:
+  /// Forgets all it saw.
+  void watch(int64_t layers, std::vector<Interval> sums, std::vector<Interval> lives);
+  void on_update(Where where, const ScanInputs& in, const LayerState& after) override;
+
+  /// Over key channels, each [L,H,sums] f64 on the CPU. An empty interval has weight 1.
+  struct Weights {
+    Tensor mean, least, most;
+  };
+  Weights weights() const;
+  /// Tokens of each interval after which the mean weight still was at least 1/2: [L,H,lives] int64
+  /// on the CPU. The half-life is one more, unless that is all of the interval. -1: a decay was
+  /// NaN.
+  Tensor lived() const;
+  bool erases() const { return erases_; }
+
+ private:
+  struct Layer {
+    Tensor rate;                     // [H,K] f64, nats per unit of step; undefined: totals are nats
+    Tensor sum_totals, life_totals;  // [intervals,H,K|1] f64
+    Tensor lived;                    // [lives,H] int64
+  };
+  void begin(Layer& layer, const ScanInputs& in) const;
+  void add(Layer& layer, int64_t position, const Tensor& decay) const;
+  int64_t piece_end(int64_t position, int64_t last, int64_t row_elements) const;
+
+  std::vector<Interval> sums_, lives_;
+  std::vector<int64_t> cuts_;  // all begins and ends, ascending
+  std::vector<Layer> layers_;
+  bool erases_ = false;
+};
+
+}  // namespace stuffed::eval

@@ -1,0 +1,174 @@
+// A few tokens on the CPU, one after the other, against the plain loops: what decoding runs.
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "kernels/common/testing.h"
+#include "kernels/common/wide.h"
+#include "kernels/decay_scan/decay_scan_cases.h"
+#include "stuffed/ops/decay_scan.h"
+
+namespace stuffed {
+namespace {
+
+using testing::bitwise_equal;
+using testing::Case;
+using testing::close;
+using testing::Decay;
+using testing::kDecays;
+using testing::kVariants;
+using testing::make_problem;
+using testing::Problem;
+using testing::Variant;
+
+Case small(Variant variant, int64_t T, at::ScalarType type, Decay decay) {
+  Case c{.variant = variant, .decay = decay, .B = 2, .T = T, .H = 3, .K = 20, .V = 9, .type = type};
+  if (variant == Variant::Mamba1)
+    c.K = 16, c.V = 1, c.H = 37;
+  return c;
+}
+
+ScanResult step(const Problem& p) {
+  EXPECT_TRUE(kernels::decay_scan_step_takes(p.in, p.state));
+  const Tensor state = at::full_like(p.state, NAN);
+  const Tensor y = kernels::decay_scan_step(p.in, p.state, state);
+  return {y, state};
+}
+
+void expect_reference(const Problem& p, const std::string& what) {
+  const ScanResult expected = kernels::decay_scan_cpu(p.in, p.state);
+  const ScanResult actual = step(p);
+  EXPECT_EQ(actual.y.scalar_type(), p.in.v.scalar_type());
+  EXPECT_TRUE(close(actual.y, expected.y, p.in.v.scalar_type() == at::kFloat ? 2e-6 : 5e-3))
+      << what;
+  EXPECT_TRUE(close(actual.state, expected.state, 1e-6)) << what;
+}
+
+TEST(DecayScanStep, AgreesForAnyDecay) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : kDecays)
+      for (const int64_t T : {1, 2, 8})
+        for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+          const Case c = small(variant, T, type, decay);
+          expect_reference(make_problem(c), c.name());
+        }
+}
+
+TEST(DecayScanStep, TakesWhatMitigationsMakeOfTheInputs) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const Case c = small(Variant::Rwkv6, 3, type, Decay::Weak);
+    Problem p = make_problem(c);
+    p.in.bonus_k = at::randn({c.B, c.T, c.H, c.K}).to(type);
+    p.in.v_scale = at::rand({c.B, c.T, c.H});
+    expect_reference(p, "a bonus key and a scale");
+    p.in.log_decay = p.in.log_decay.narrow(3, 0, 1);  // a bonus and one decay a head
+    expect_reference(p, "one decay");
+    p = make_problem(small(Variant::Mamba1, 3, type, Decay::Weak));
+    p.in.factored_decay->offset = -0.5;
+    p.in.q = p.in.q.contiguous();
+    p.in.k = p.in.k.contiguous();
+    expect_reference(p, "an offset, and nothing shared");
+  }
+}
+
+TEST(DecayScanStep, ReadsForksAndViews) {
+  for (const Variant variant : kVariants) {
+    Problem p = make_problem(small(variant, 2, at::kFloat, Decay::Weak));
+    const ScanResult expected = step(p);
+    for (Tensor* x : {&p.in.q, &p.in.k, &p.in.v}) {
+      std::vector<int64_t> sizes = x->sizes().vec();
+      for (size_t axis = 1; axis < 4; ++axis)
+        sizes[axis] += 3;
+      Tensor inside = at::full(sizes, NAN, x->options());
+      for (int64_t axis = 1; axis < 4; ++axis)
+        inside = inside.narrow(axis, 2, x->size(axis));
+      *x = inside.copy_(*x);
+    }
+    EXPECT_TRUE(bitwise_equal(step(p).y, expected.y)) << name_of(variant);
+    p.state = p.state.narrow(0, 0, 1).expand_as(p.state);
+    const Tensor before = p.state.clone();
+    expect_reference(p, name_of(variant));
+    EXPECT_TRUE(bitwise_equal(p.state, before)) << name_of(variant);
+  }
+}
+
+TEST(DecayScanStep, InPlaceGivesTheSameBits) {
+  for (const Variant variant : kVariants)
+    for (const int64_t T : {1, 5, 20}) {  // 20: the chunked form, copied
+      const Problem p = make_problem(small(variant, T, at::kFloat, Decay::Resets));
+      const ScanResult expected = ops::decay_scan(p.in, p.state);
+      const Tensor state = p.state.clone();
+      EXPECT_TRUE(bitwise_equal(ops::decay_scan_in_place(p.in, state), expected.y));
+      EXPECT_TRUE(bitwise_equal(state, expected.state)) << name_of(variant) << " " << T;
+    }
+}
+
+TEST(DecayScanStep, ASequenceIsTheSameInAnyBatchAndCutOfTokens) {
+  for (const Variant variant : kVariants) {
+    const Problem p = make_problem(small(variant, 6, at::kFloat, Decay::Weak));
+    const ScanResult whole = step(p);
+    const auto part = [&](int64_t axis, int64_t begin, int64_t length) {
+      const auto cut = [&](const Tensor& x) { return x.narrow(axis, begin, length); };
+      Problem q = p;
+      for (Tensor* x : {&q.in.q, &q.in.k, &q.in.v, &q.in.log_decay})
+        if (x->defined())
+          *x = cut(*x);
+      if (q.in.v_scale)
+        q.in.v_scale = cut(*q.in.v_scale);
+      if (q.in.factored_decay)
+        q.in.factored_decay->step = cut(q.in.factored_decay->step);
+      if (q.in.erase)
+        q.in.erase = Erase{cut(q.in.erase->read), cut(q.in.erase->write)};
+      if (axis == 0)
+        q.state = cut(q.state);
+      return q;
+    };
+    EXPECT_TRUE(bitwise_equal(step(part(0, 1, 1)).state, whole.state.narrow(0, 1, 1)));
+    Problem rest = part(1, 2, 4);
+    rest.state = step(part(1, 0, 2)).state;
+    const ScanResult end = step(rest);
+    EXPECT_TRUE(bitwise_equal(end.y, whole.y.narrow(1, 2, 4))) << name_of(variant);
+    EXPECT_TRUE(bitwise_equal(end.state, whole.state)) << name_of(variant);
+  }
+}
+
+TEST(DecayScanStep, AThousandStepsTrackTheReference) {
+  for (const Variant variant : kVariants)
+    for (const Decay decay : {Decay::Weak, Decay::Tiny}) {
+      const Case c = small(variant, 1000, at::kFloat, decay);
+      const Problem p = make_problem(c);
+      const ScanResult expected = kernels::decay_scan_cpu(p.in, p.state);
+      const Tensor state = p.state.clone();
+      std::vector<Tensor> y;
+      const auto at_token = [](const Tensor& x, int64_t t) { return x.narrow(1, t, 1); };
+      for (int64_t t = 0; t < c.T; ++t) {
+        ScanInputs in = p.in;
+        for (Tensor* x : {&in.q, &in.k, &in.v, &in.log_decay})
+          if (x->defined())
+            *x = at_token(*x, t);
+        if (in.v_scale)
+          in.v_scale = at_token(*in.v_scale, t);
+        if (in.factored_decay)
+          in.factored_decay->step = at_token(in.factored_decay->step, t);
+        if (in.erase)
+          in.erase = Erase{at_token(in.erase->read, t), at_token(in.erase->write, t)};
+        y.push_back(ops::decay_scan_in_place(in, state));
+      }
+      EXPECT_TRUE(close(at::cat(y, 1), expected.y, 1e-5)) << c.name();
+      EXPECT_TRUE(close(state, expected.state, 1e-5)) << c.name();
+    }
+}
+
+TEST(DecayScanStep, ItsExponentialIsSmallNearZeroAndWholeFarAway) {
+  for (double x = -1e-9; x > -200; x *= 1.01) {
+    const double expected = std::expm1(static_cast<double>(static_cast<float>(x)));
+    const double actual = kernels::decay_change_inline(static_cast<float>(x));
+    EXPECT_NEAR(actual / expected, 1, 3e-7) << x;
+  }
+  EXPECT_EQ(kernels::decay_change_inline(0), 0);
+  EXPECT_EQ(kernels::decay_change_inline(-INFINITY), -1);
+  EXPECT_TRUE(std::isnan(kernels::decay_change_inline(NAN)));
+}
+
+}  // namespace
+}  // namespace stuffed

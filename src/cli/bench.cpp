@@ -1,0 +1,259 @@
+// `stuffed bench`: options, and the table of what was measured.
+#include "stuffed/eval/bench.h"
+
+#include <cstdio>
+#include <filesystem>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/provenance.h"
+#include "stuffed/io/results.h"
+#include "stuffed/models/shapes.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+/// What `bench scan` and `bench model` share.
+struct Options {
+  std::string device = "auto", dtype = "auto", impl = "auto", output;
+  int64_t warmup = 3, repeats = 20;
+  uint64_t seed = 0;
+  bool no_ceilings = false, broken = false;
+  std::vector<int64_t> batches = {1}, lengths = {8192};
+};
+
+struct ScanOptions : Options {
+  std::vector<std::string> families;
+  int64_t heads = 0, key_width = 0, value_width = 0;
+};
+
+struct ModelBenchOptions : Options {
+  std::string model, shape;
+  std::vector<std::string> phases;
+  int64_t decode_steps = 32;
+};
+
+eval::BenchOptions how(const Options& options) {
+  const at::Device device = parse_device(options.device);
+  const std::string dtype = options.dtype != "auto" ? options.dtype
+                            : device.is_cuda()      ? "bf16"
+                                                    : "f32";
+  return {.device = device,
+          .dtype = parse_dtype(dtype),
+          .impl = parse_impl(options.impl),
+          .warmup = options.warmup,
+          .repeats = options.repeats,
+          .ceilings = !options.no_ceilings,
+          .seed = options.seed,
+          .broken = options.broken};
+}
+
+std::string number(const io::json& fields, const char* key, double scale, const char* format) {
+  const auto found = fields.find(key);
+  return found == fields.end() || !found->is_number()
+             ? "-"
+             : fmt::format(fmt::runtime(format), found->get<double>() * scale);
+}
+
+/// The journal and the table; counts what was not timed, for the exit code.
+class Report {
+ public:
+  Report(const Options& options, const eval::BenchOptions& how, io::json config, Context& context)
+      : table_(options.output == "-" ? stderr : stdout) {
+    config["device"] = how.device.is_cuda() ? "cuda" : "cpu";
+    config["dtype"] = dtype_name(how.dtype);
+    config["impl"] = impl_name(how.impl);
+    config["repeats"] = how.repeats;
+    config["warmup"] = how.warmup;
+    config["seed"] = how.seed;
+    if (!options.output.empty())
+      results_ = io::Results::open(options.output,
+                                   {.schema = eval::kBenchSchema,
+                                    .version = eval::kBenchVersion,
+                                    .config = config,
+                                    .provenance = io::provenance(context.command_line, how.device)},
+                                   /*overwrite=*/true);
+    fmt::print(table_, kRow, "measurement", "ns/tok/layer", "tokens/s", "spread", "of floor",
+               "GB/s", "TFLOP/s", "peak MiB", "");
+  }
+
+  void add(const eval::BenchRecord& record) {
+    const io::json& fields = record.fields;
+    const std::string verdict = fields.at("verdict");
+    refused_ += verdict == "REFUSED";
+    no_memory_ += verdict == "out of memory";
+    fmt::print(table_, kRow, record.key, number(fields, "ns_per_token_per_layer", 1, "{:.2f}"),
+               number(fields, "tokens_per_s", 1, "{:.0f}"),
+               number(fields, "spread", 100, "{:.1f} %"),
+               number(fields, "floor_fraction", 100, "{:.1f} %"),
+               number(fields, "least_bytes_per_s", 1e-9, "{:.1f}"),
+               number(fields, "flops_per_s", 1e-12, "{:.2f}"),
+               number(fields, "peak_memory_bytes", 1.0 / (1 << 20), "{:.0f}"),
+               verdict == "timed" ? "" : verdict + " " + fields.value("check", io::json()).dump());
+    std::fflush(table_);
+    if (results_)
+      results_->append(record.key, fields);
+  }
+
+  void finish() {
+    if (results_)
+      results_->finish();
+    check(refused_ == 0, Error::Kind::Disagreement,
+          "{} measurements REFUSED: the implementation is wrong at these shapes", refused_);
+    check(no_memory_ == 0, Error::Kind::Memory, "{} measurements did not fit the memory",
+          no_memory_);
+  }
+
+ private:
+  static constexpr const char* kRow = "{:<58} {:>12} {:>10} {:>8} {:>9} {:>8} {:>8} {:>9}  {}\n";
+  std::FILE* table_;
+  std::optional<io::Results> results_;
+  int64_t refused_ = 0, no_memory_ = 0;
+};
+
+void run_scan(const ScanOptions& options, Context& context) {
+  const eval::BenchOptions shared = how(options);
+  const bool all = options.families == std::vector<std::string>{"all"};
+  std::vector<eval::ScanCase> cases;
+  for (const std::string& family : all ? eval::scan_families() : options.families)
+    for (const int64_t batch : options.batches)
+      for (const int64_t length : options.lengths)
+        cases.push_back({.family = family,
+                         .batch = batch,
+                         .tokens = length,
+                         .heads = options.heads,
+                         .key_width = options.key_width,
+                         .value_width = options.value_width});
+  Report report(options, shared, {{"kind", "scan"}}, context);
+  eval::bench_scan(cases, shared, [&](const eval::BenchRecord& record) { report.add(record); });
+  report.finish();
+}
+
+void run_model(const ModelBenchOptions& options, Context& context) {
+  check(options.model.empty() != options.shape.empty(), Error::Kind::Usage,
+        "give either --model or --shape");
+  const eval::BenchOptions shared = how(options);
+  std::vector<eval::ModelCase> cases;
+  for (const std::string& phase : options.phases)
+    for (const int64_t batch : options.batches)
+      for (const int64_t length : options.lengths)
+        cases.push_back({.phase = eval::parse_phase(phase), .batch = batch, .tokens = length});
+  const LoadOptions load{.dtype = shared.dtype, .device = shared.device};
+  const auto model = options.shape.empty() ? load_model(options.model, load)
+                                           : random_model(options.shape, options.seed, load);
+  const std::string name = options.shape.empty()
+                               ? std::filesystem::path(options.model).filename().string()
+                               : options.shape;
+  Report report(options, shared,
+                {{"kind", "model"}, {"model", name}, {"sha256", model->config().hash}}, context);
+  eval::bench_model(*model, name, cases, options.decode_steps, shared,
+                    [&](const eval::BenchRecord& record) { report.add(record); });
+  report.finish();
+}
+
+void add_shared_options(CLI::App& app, Options& options, const char* tokens_help) {
+  add_sizes(app, "--batch", options.batches, "Sequences side by side; default 1")->group("Cases");
+  add_sizes(app, "--tokens", options.lengths, tokens_help)->group("Cases");
+  const char* const group = "Measurement";
+  app.add_option("--device", options.device, "auto takes the first GPU if there is one")
+      ->type_name("auto|cpu|cuda[:i]")
+      ->capture_default_str()
+      ->group(group);
+  add_choice(app, "--dtype", options.dtype, {"auto", "f32", "bf16"},
+             "auto: bf16 on a GPU, f32 on the CPU")
+      ->group(group);
+  add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
+             "Of the recurrence")
+      ->group(group);
+  add_size(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
+      ->group(group);
+  add_size(app, "--warmup", options.warmup, "Runs before them", 0)->group(group);
+  app.add_flag("--no-ceilings", options.no_ceilings,
+               "Do not measure copy and matrix product first; then no floors are reported")
+      ->group(group);
+  app.add_option("--seed", options.seed, "Of inputs and random weights")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(group);
+  app.add_option("-o,--output", options.output, "JSON Lines, written anew; - is standard output")
+      ->type_name("OUT.jsonl")
+      ->group(group);
+  app.add_flag("--break", options.broken,
+               "For tests: makes the recurrence 1 % wrong, which must be refused with exit code 1")
+      ->group(group);
+}
+
+void add_scan(CLI::App& bench, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      bench, "scan", "Times one call of the recurrence on random inputs, the caches flushed",
+      "  stuffed bench scan --family rwkv6 --tokens 8K,32K,128K --batch 1,8 -o scan.jsonl\n"
+      "  stuffed bench scan --family all --tokens 1K --device cpu --repeats 10\n");
+  auto options = std::make_shared<ScanOptions>();
+  std::vector<std::string> families = eval::scan_families();
+  families.emplace_back("all");
+  app->add_option("--family", options->families, "One or more, by commas; or all")
+      ->required()
+      ->delimiter(',')
+      ->check(CLI::IsMember(families))
+      ->type_name(fmt::format("{}", fmt::join(families, "|")))
+      ->group("Cases");
+  add_shared_options(*app, *options, "Of a call; default 8K");
+  for (const auto& [flag, home, what] :
+       {std::tuple{"--heads", &options->heads, "Default: as in the family's model of about 1.5B"},
+        std::tuple{"--key-width", &options->key_width, "Default: as published"},
+        std::tuple{"--value-width", &options->value_width, "Default: as published"}})
+    add_size(*app, flag, *home, what)->group("Cases");
+  commands.push_back(
+      {.app = app, .run = [options](Context& context) { run_scan(*options, context); }});
+}
+
+void add_model(CLI::App& bench, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      bench, "model",
+      "Times a model: prefill of a segment, the evaluation loop (prefill, logits and cross "
+      "entropy), and decoding",
+      "  stuffed bench model --shape mamba2-1.3b --tokens 8K,64K -o mamba2.jsonl\n"
+      "  stuffed bench model --model RWKV-x060-World-1B6.pth --phase decode --batch 1,16,64\n"
+      "  stuffed bench model --shape mamba2-130m --device cpu --tokens 512 --repeats 10\n");
+  auto options = std::make_shared<ModelBenchOptions>();
+  options->phases = {"prefill", "evaluate", "decode"};
+  app->add_option("--model", options->model, "Folder or weight file")
+      ->type_name("PATH")
+      ->group("Cases");
+  app->add_option("--shape", options->shape, "Random weights of a published size instead")
+      ->check(CLI::IsMember(shape_names()))
+      ->type_name(fmt::format("{}", fmt::join(shape_names(), "|")))
+      ->group("Cases");
+  app->add_option("--phase", options->phases, "One or more, by commas; default: all three")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"prefill", "evaluate", "decode"}))
+      ->type_name("prefill|evaluate|decode")
+      ->group("Cases");
+  add_size(*app, "--decode-steps", options->decode_steps, "Tokens decoded per repeat")
+      ->group("Cases");
+  add_shared_options(*app, *options,
+                     "Of the segment; before decoding at most 512 of them are fed; default 8K");
+  commands.push_back(
+      {.app = app, .run = [options](Context& context) { run_model(*options, context); }});
+}
+
+}  // namespace
+
+void add_bench(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "bench",
+      "Measures speed, and how far it is from what the machine allows. What is wrong at its shape "
+      "is refused (exit code 1).",
+      "  stuffed bench scan --help\n  stuffed bench model --help\n"
+      "\nThe floor of a measurement is the time that its least bytes need at the speed of a large "
+      "copy, or its FLOPs at the speed\n"
+      "of a large matrix product, whichever is longer; both speeds are measured first, on the same "
+      "device.\n");
+  app->require_subcommand(1);
+  add_scan(*app, commands);
+  add_model(*app, commands);
+}
+
+}  // namespace stuffed::cli

@@ -1,0 +1,64 @@
+#include "src/cli/data_options.h"
+
+#include "src/cli/wiring.h"
+#include "stuffed/core/error.h"
+
+namespace stuffed::cli {
+
+void add_data_options(CLI::App& app, DataOptions& options) {
+  const char* const group = "Data (exactly one of --text, --jsonl, --tokens, --prompt)";
+  io::SourceOptions& source = options.source;
+  app.add_option("--text", source.text, "UTF-8 text; each file is one document")
+      ->type_name("FILE...")
+      ->group(group);
+  app.add_option("--jsonl", source.jsonl, "Each line is one document")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--field", source.field,
+                 "Of a JSONL line; a.b descends, also into JSON held in strings")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(group);
+  app.add_option("--tokens", source.tokens, "safetensors with token ids [documents, N+1]")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--tokens-key", source.tokens_key, "Name of the tensor")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(group);
+  app.add_option("--prompt", source.prompt, "A text that repeats until --length is reached")
+      ->check(CLI::IsMember({"newlines", "capital"}))
+      ->type_name("newlines|capital")
+      ->group(group);
+  add_size(app, "--length", source.length, "Targets scored per document; default: all there are")
+      ->group(group);
+  add_size(app, "--documents", source.documents,
+           source.documents > 0 ? "How many, from the first" : "Default: all there are")
+      ->group(group);
+  app.add_flag("--skip-short", options.skip_short,
+               "Leave out documents shorter than --length, and list them")
+      ->group(group);
+  app.add_flag("--pack", options.pack, "Join documents until --length is reached, and record where")
+      ->group(group);
+}
+
+std::shared_ptr<const io::Tokenizer> tokenizer_for(const DataOptions& data,
+                                                   const ModelOptions& model) {
+  check(!(data.skip_short && data.pack), Error::Kind::Usage,
+        "--skip-short and --pack exclude each other");
+  return data.source.tokens.empty() || !model.tokenizer.empty() ? open_tokenizer(model) : nullptr;
+}
+
+io::TokenSource open_source(const DataOptions& data,
+                            const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                            const RecurrentLM& model) {
+  if (tokenizer)
+    check_vocabulary(*tokenizer, model);
+  io::SourceOptions where = data.source;
+  where.when_short = data.pack         ? io::Short::Pack
+                     : data.skip_short ? io::Short::Skip
+                                       : io::Short::Refuse;
+  return io::TokenSource::open(where, tokenizer, model.config().vocab);
+}
+
+}  // namespace stuffed::cli

@@ -1,0 +1,277 @@
+// `stuffed verify`: do all ways of computing the same numbers agree on this machine?
+#include "stuffed/eval/verify.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/provenance.h"
+#include "stuffed/io/results.h"
+#include "stuffed/io/token_source.h"
+#include "stuffed/models/registry.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct Options {
+  ModelOptions model;  // of these: model, tokenizer, device, seed
+  bool kernels = false;
+  std::string text, dtype = "both", family = "all", output, broken = "none";
+  int64_t length = 256, piece = 8192;
+  std::vector<int64_t> segments = {1, 37, 512}, long_lengths;
+  bool no_long = false;
+};
+
+std::vector<at::Device> devices_of(const std::string& name) {
+  if (name != "auto")
+    return {parse_device(name)};
+  std::vector<at::Device> devices = {at::kCPU};
+  if (at::hasCUDA() && at::getNumGPUs() > 0)
+    devices.push_back(at::Device("cuda:0"));
+  return devices;
+}
+
+std::vector<at::ScalarType> dtypes_of(const std::string& name) {
+  if (name == "both")
+    return {at::kFloat, at::kBFloat16};
+  return {parse_dtype(name)};
+}
+
+/// [1,N+1] ids: of the text, or drawn.
+Tensor stream_of(const Options& options, int64_t vocab) {
+  if (options.text.empty()) {
+    const at::Generator generator = at::detail::createCPUGenerator(options.model.seed);
+    return at::randint(0, vocab, {1, options.length + 1}, generator, at::TensorOptions(at::kLong));
+  }
+  io::SourceOptions where;
+  where.text = {options.text};
+  where.length = options.length;
+  io::TokenSource source = io::TokenSource::open(where, open_tokenizer(options.model), vocab);
+  const io::Document document = source.next().value();
+  return at::tensor(at::ArrayRef<int32_t>(document.tokens), at::kLong).unsqueeze(0);
+}
+
+constexpr const char* kRow =
+    "{:<34} {:<5} {:<5} {:<10} {:<20} {:>9} {:>10} {:>10} {:>10} {:>10}  {}\n";
+
+void print_head(std::FILE* out) {
+  fmt::print(out, kRow, "subject", "on", "dtype", "impl", "fed", "tokens", "output", "bound",
+             "state", "bound", "verdict");
+}
+
+void print_row(std::FILE* out, const eval::Verdict& v) {
+  const auto number = [&](double x) { return v.ran() ? fmt::format("{:.2e}", x) : "-"; };
+  std::string verdict = v.outcome();
+  if (!v.ran())
+    verdict += ": " + v.not_run;
+  else if (v.cases == 1)
+    verdict += " with " + v.against;
+  else
+    verdict += fmt::format(" with {} ({} cases; worst: {})", v.against, v.cases, v.worst);
+  fmt::print(out, kRow, v.subject, v.device, v.dtype, v.impl, v.path, v.tokens,
+             number(v.output_error), number(v.output_bound), number(v.state_error),
+             number(v.state_bound), verdict);
+  std::fflush(out);
+}
+
+/// Rows as they come, in the table and in the journal; what is running, on stderr.
+struct Report {
+  std::optional<io::Results> results;
+  std::FILE* table = stdout;
+  int64_t agree = 0, disagree = 0, not_run = 0;
+
+  void operator()(const eval::Verdict& v, bool done) {
+    if (!done) {
+      fmt::print(stderr, "verify: {}, {} {} {}, {} ...\n", v.subject, v.device, v.dtype, v.impl,
+                 v.path);
+      return;
+    }
+    ++(!v.ran() ? not_run : v.agrees() ? agree : disagree);
+    print_row(table, v);
+    if (results)
+      results->append(v.key(), v.record());
+  }
+};
+
+std::vector<std::string> names_of(const std::vector<at::Device>& devices) {
+  std::vector<std::string> names;
+  for (const at::Device device : devices)
+    names.push_back(device.is_cuda() ? "cuda" : "cpu");
+  return names;
+}
+
+/// The row that says which half of the comparison this machine cannot make.
+void report_absent_gpu(const Options& options, const std::string& subject, Report& report) {
+  if (options.model.device != "auto" || devices_of("auto").size() > 1)
+    return;
+  eval::Verdict absent;
+  absent.subject = subject;
+  absent.device = "cuda";
+  absent.dtype = options.kernels ? "both" : options.dtype;
+  absent.impl = "cuda";
+  absent.path = "all";
+  absent.not_run = "no GPU is visible";
+  report(absent, true);
+}
+
+eval::OpenModel opener(const std::string& path) {
+  return [path](at::Device device, at::ScalarType dtype) {
+    return load_model(path, {.dtype = dtype, .device = device});
+  };
+}
+
+void run_model(const Options& options, const RecurrentLM& skeleton, Report& report) {
+  const eval::VerifyModelOptions how{.devices = devices_of(options.model.device),
+                                     .dtypes = dtypes_of(options.dtype),
+                                     .segments = options.segments,
+                                     .long_lengths = options.long_lengths,
+                                     .past_2g = !options.no_long && options.long_lengths.empty(),
+                                     .piece = options.piece,
+                                     .seed = options.model.seed,
+                                     .broken = options.broken};
+  const Tensor tokens = stream_of(options, skeleton.config().vocab);
+  eval::verify_model(opener(options.model.model), tokens, how,
+                     [&](const eval::Verdict& verdict, bool done) { report(verdict, done); });
+  report_absent_gpu(options, "model", report);
+}
+
+io::json config_of(const Options& options, const RecurrentLM* skeleton) {
+  io::json config = {{"devices", names_of(devices_of(options.model.device))},
+                     {"broken", options.broken},
+                     {"seed", options.model.seed}};
+  if (skeleton == nullptr) {
+    config["subject"] = "kernels";
+    config["family"] = options.family;
+    return config;
+  }
+  const ModelConfig& model = skeleton->config();
+  config["subject"] = "model";
+  config["model"] = {{"sha256", model.hash}, {"family", model.family}, {"layout", model.layout}};
+  config["dtype"] = options.dtype;
+  config["length_tokens"] = options.length;
+  config["segments_tokens"] = options.segments;
+  config["long_lengths_tokens"] = options.long_lengths;
+  config["piece_tokens"] = options.piece;
+  config["text"] = options.text.empty() ? io::json() : io::json(options.text);
+  return config;
+}
+
+void run(const Options& options, Context& context) {
+  check(options.kernels != !options.model.model.empty(), Error::Kind::Usage,
+        "give either a MODEL or --kernels");
+  std::unique_ptr<RecurrentLM> skeleton;
+  if (!options.kernels)
+    skeleton = open_skeleton(options.model.model).model;
+  Report report;
+  report.table = options.output == "-" ? stderr : stdout;
+  if (!options.output.empty())
+    report.results =
+        io::Results::open(options.output,
+                          {.schema = eval::kVerifySchema,
+                           .version = eval::kVerifyVersion,
+                           .config = config_of(options, skeleton.get()),
+                           .provenance = io::provenance(context.command_line,
+                                                        devices_of(options.model.device).back())},
+                          /*overwrite=*/true);
+  print_head(report.table);
+  if (options.kernels) {
+    eval::verify_kernels({.devices = devices_of(options.model.device),
+                          .family = options.family,
+                          .huge = !options.no_long,
+                          .broken = options.broken},
+                         [&](const eval::Verdict& verdict, bool done) { report(verdict, done); });
+    report_absent_gpu(options, "kernels", report);
+  } else {
+    run_model(options, *skeleton, report);
+  }
+  if (report.results)
+    report.results->finish(
+        {{"agree", report.agree}, {"disagree", report.disagree}, {"not_run", report.not_run}});
+  fmt::print(report.table, "{} agree, {} disagree, {} not run\n", report.agree, report.disagree,
+             report.not_run);
+  check(report.disagree == 0, Error::Kind::Disagreement,
+        "{} of {} comparisons disagree: results of this machine or build are not to be trusted",
+        report.disagree, report.agree + report.disagree);
+}
+
+void add_options(CLI::App& app, Options& options) {
+  app.add_option("model,--model", options.model.model, "Folder or weight file of the model")
+      ->type_name("PATH");
+  app.add_flag("--kernels", options.kernels,
+               "The recurrence alone: all families' shapes, adversarial decays, lengths and cuts, "
+               "against f64; needs no model");
+  app.add_option("--device", options.model.device,
+                 "auto: the CPU, and the first GPU if there is one; else this one alone")
+      ->type_name("auto|cpu|cuda[:i]")
+      ->capture_default_str();
+  add_choice(app, "--family", options.family,
+             {"all", "mamba2", "rwkv5", "rwkv6", "hgrn2", "mamba1", "rwkv7"}, "With --kernels");
+  const char* const stream = "Stream (of a model)";
+  add_choice(app, "--dtype", options.dtype, {"both", "f32", "bf16"},
+             "Types of weights and activations")
+      ->group(stream);
+  app.add_option("--text", options.text, "Tokens of this text; default: random ids from --seed")
+      ->type_name("FILE")
+      ->group(stream);
+  app.add_option("--tokenizer", options.model.tokenizer, "Default: the one in the model's folder")
+      ->type_name("PATH|bytes")
+      ->group(stream);
+  app.add_option("--seed", options.model.seed, "Of the random ids")
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(stream);
+  add_size(app, "--length", options.length,
+           "Tokens fed to every path; the reference takes 10 to 100 ms a token for a large model")
+      ->group(stream);
+  add_sizes(app, "--segments", options.segments,
+            "Pieces to feed it in, default 1,37,512 (those shorter than --length)")
+      ->group(stream);
+  add_sizes(app, "--long", options.long_lengths,
+            "Longer streams, whole against pieces of --piece, without the reference; default: on a "
+            "GPU one whose widest activation exceeds 2^31 elements, on the CPU none")
+      ->group(stream);
+  add_size(app, "--piece", options.piece, "Pieces that a --long stream is compared in")
+      ->group(stream);
+  app.add_flag("--no-long", options.no_long,
+               "No long streams, and with --kernels nothing of a million tokens or 2^31 elements");
+  app.add_option("-o,--output,--json", options.output,
+                 "Verdicts, JSON Lines, written anew; - is standard output")
+      ->type_name("OUT.jsonl");
+  add_choice(app, "--break", options.broken, {"none", "reference", "chunked", "cuda"},
+             "For tests: makes every insertion of this implementation 1 % too large, which must "
+             "end in exit code 1");
+}
+
+}  // namespace
+
+void add_verify(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "verify",
+      "Checks that all ways of computing the same numbers agree on this machine: a stream whole, "
+      "in segments, one token at a time, by the reference, on the CPU and a GPU. Exit code 1 if "
+      "any disagree.",
+      "  stuffed verify mamba2-130m\n"
+      "  stuffed verify mamba2-1.3b --device cuda --text war.txt --length 2K -o verdicts.jsonl\n"
+      "  stuffed verify --kernels\n"
+      "\nErrors are RMS of the difference over RMS of what it is compared with: of the losses "
+      "(with --kernels of y, the worst\n"
+      "head's), and of the final state, the worst layer's or head's. Bounds: f32 1e-4 between "
+      "paths of a model, bf16 2e-2 and\n"
+      "5e-2 (its activations round differently when cut differently), bf16 against f32 5e-2 and "
+      "2e-1; kernels 1e-5 in f32, 5e-3\n"
+      "and 3e-3 in bf16.\n");
+  auto options = std::make_shared<Options>();
+  add_options(*app, *options);
+  commands.push_back({.app = app,
+                      .run = [options](Context& context) { run(*options, context); },
+                      .resumable = false});
+}
+
+}  // namespace stuffed::cli

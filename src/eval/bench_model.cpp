@@ -1,0 +1,258 @@
+// Whole models: prefill, the evaluation loop, decoding.
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "bench_gate.h"
+#include "bench_record.h"
+#include "kernels/common/closeness.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
+#include "stuffed/ops/linear_cross_entropy.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+constexpr int64_t kDecodePrompt = 512;  // tokens a decode step has behind it, at most
+constexpr int64_t kCheckedTokens = 32;  // losses looked at; tokens decoded one by one and in one go
+
+const char* phase_name(Phase phase) {
+  return phase == Phase::Prefill ? "prefill" : phase == Phase::Evaluate ? "evaluate" : "decode";
+}
+
+/// Elements of the matrices that every token is multiplied with, the head's apart.
+struct MatrixElements : ParameterVisitor {
+  void parameter(const std::string& name, Tensor&, std::vector<int64_t> shape, Role role) override {
+    int64_t elements = 1;
+    for (const int64_t size : shape)
+      elements *= size;
+    if (role == Role::Matrix && !name.ends_with("head.weight"))
+      count += elements;
+  }
+  void matrix(const std::string& name, ops::Linear& layer, std::vector<int64_t> shape) override {
+    parameter(name, layer.weight, std::move(shape), Role::Matrix);
+  }
+  int64_t count = 0;
+};
+
+class ModelBench {
+ public:
+  ModelBench(RecurrentLM& model,
+             const std::string& name,
+             int64_t decode_steps,
+             const BenchOptions& options)
+      : model_(model),
+        name_(name),
+        decode_steps_(decode_steps),
+        options_(options),
+        rule_(build_recurrence({.mitigations = mitigations(options), .impl = options.impl})),
+        ceilings_(ceilings_if_wanted(options)) {
+    MatrixElements matrices;
+    model.visit(matrices);
+    layer_weights_ = static_cast<double>(matrices.count);
+  }
+
+  BenchRecord run(const ModelCase& c) {
+    BenchRecord record = start(c);
+    record_or_no_memory(record, [&] {
+      if (c.phase == Phase::Decode)
+        decode(c, record.fields);
+      else
+        read(c, record.fields);
+    });
+    return record;
+  }
+
+ private:
+  static std::vector<std::string> mitigations(const BenchOptions& options) {
+    return options.broken ? std::vector<std::string>{"scale_gates:insert=1.01"}
+                          : std::vector<std::string>{};
+  }
+
+  const ModelConfig& config() const { return model_.config(); }
+
+  BenchRecord start(const ModelCase& c) const {
+    const std::string device = options_.device.is_cuda() ? "cuda" : "cpu";
+    return {
+        .key = fmt::format("model/{}/{}/B{}_T{}/{}/{}/{}", name_, phase_name(c.phase), c.batch,
+                           c.tokens, dtype_label(model_.dtype()), device, impl_name(options_.impl)),
+        .fields = {{"kind", "model"},
+                   {"model", name_},
+                   {"family", config().family},
+                   {"phase", phase_name(c.phase)},
+                   {"batch", c.batch},
+                   {"tokens", c.tokens},
+                   {"layers", config().layers},
+                   {"parameters", config().parameters},
+                   {"dtype", dtype_label(model_.dtype())},
+                   {"device", device},
+                   {"impl", impl_name(options_.impl)}}};
+  }
+
+  Tensor draw(int64_t batch, int64_t tokens) const {
+    const at::Generator generator = at::detail::createCPUGenerator(options_.seed);
+    return at::randint(0, config().vocab, {batch, tokens}, generator, at::TensorOptions(at::kLong))
+        .to(model_.device());
+  }
+
+  Tensor losses(const Tensor& hidden, const Tensor& targets) const {
+    return ops::linear_cross_entropy(hidden, model_.head().linear, config().vocab, targets);
+  }
+
+  /// First, middle and last layer.
+  std::vector<int> checked_layers() const {
+    const auto last = static_cast<int>(config().layers) - 1;
+    return {0, last / 2, last};
+  }
+
+  /// Whether the recurrence's calls in this pass are right and its output is finite.
+  bool forward_is_right(const Tensor& tokens, State& state, io::json& fields) const {
+    ScanGate gate;
+    const GatedRule gated(*rule_, checked_layers(), gate);
+    const bool is_finite =
+        model_.forward(tokens, state, gated).hidden.isfinite().all().item<bool>();
+    fields["check"] = gate.record();
+    fields["check"]["finite"] = is_finite;
+    return gate.is_right() && is_finite;
+  }
+
+  bool losses_are_right(const Tensor& tokens, io::json& fields) const {
+    const int64_t count = std::min(kCheckedTokens, tokens.size(1) - 1);
+    State state = model_.initial_state(tokens.size(0));
+    const Tensor inputs = tokens.narrow(1, 0, count), targets = tokens.narrow(1, 1, count);
+    const Tensor hidden = model_.forward(inputs, state, *rule_).hidden;
+    const Tensor logits = ops::linear(hidden, model_.head().linear).narrow(-1, 0, config().vocab);
+    const Tensor exact =
+        -at::log_softmax(logits.to(at::kDouble), -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
+    const double error = kernels::relative_rms(losses(hidden, targets), exact);
+    fields["check"]["loss_relative_rms"] = std::isfinite(error) ? io::json(error) : io::json();
+    fields["check"]["loss_bound"] = 1e-5;
+    return error <= 1e-5;
+  }
+
+  /// Prefill, and with the head and the loss the evaluation loop.
+  void read(const ModelCase& c, io::json& fields) {
+    const bool scores = c.phase == Phase::Evaluate;
+    const Tensor tokens = draw(c.batch, c.tokens + 1);
+    const Tensor inputs = tokens.narrow(1, 0, c.tokens), targets = tokens.narrow(1, 1, c.tokens);
+    State checked = model_.initial_state(c.batch);
+    if (!forward_is_right(inputs, checked, fields) ||
+        (scores && !losses_are_right(tokens, fields))) {
+      fields["verdict"] = "REFUSED";
+      return;
+    }
+    const Measured measured = measure(options_, /*flush=*/false, [&] {
+      State state = model_.initial_state(c.batch);
+      const Tensor hidden = model_.forward(inputs, state, *rule_).hidden;
+      if (scores)
+        losses(hidden, targets);
+    });
+    const auto count = static_cast<double>(c.batch * c.tokens);
+    const Work scan = scan_work_of_layer();
+    const double L = static_cast<double>(config().layers);
+    const double weights = layer_weights_ + (scores ? head_weights() : 0);
+    finish(fields, measured, count, weights * element_bytes() + count * L * scan.bytes,
+           count * (2 * weights + L * scan.flops));
+  }
+
+  void decode(const ModelCase& c, io::json& fields) {
+    const Tensor prompt = draw(c.batch, std::min(c.tokens, kDecodePrompt));
+    State start = model_.initial_state(c.batch);
+    model_.forward(prompt, start, *rule_);
+    State checked = start;
+    const Tensor first = prompt.narrow(1, 0, 1);
+    if (!forward_is_right(first, checked, fields) || !steps_are_right(prompt, fields)) {
+      fields["verdict"] = "REFUSED";
+      return;
+    }
+    const Measured measured = measure(options_, /*flush=*/false, [&] {
+      State state = start;
+      Tensor next = first;
+      for (int64_t i = 0; i < decode_steps_; ++i)
+        next = likeliest(model_.forward(next, state, *rule_).hidden);
+    });
+    fields["steps"] = decode_steps_;
+    fields["prompt_tokens"] = prompt.size(1);
+    const auto steps = static_cast<double>(decode_steps_), B = static_cast<double>(c.batch);
+    const double weights = layer_weights_ + head_weights();
+    const double state_bytes = 2 * 4 * static_cast<double>(model_.state_elements());
+    finish(fields, measured, steps * B, steps * (weights * element_bytes() + B * state_bytes),
+           steps * B * 2 * weights);
+    fields["ms_per_step"] = measured.timing.median() * 1e3 / steps;
+  }
+
+  /// One by one gives what one go gives.
+  bool steps_are_right(const Tensor& prompt, io::json& fields) const {
+    const int64_t count = std::min(kCheckedTokens, prompt.size(1));
+    State at_once = model_.initial_state(prompt.size(0)), stepwise = at_once;
+    const Tensor expected = model_.forward(prompt.narrow(1, 0, count), at_once, *rule_).hidden;
+    std::vector<Tensor> rows;
+    for (int64_t i = 0; i < count; ++i)
+      rows.push_back(model_.forward(prompt.narrow(1, i, 1), stepwise, *rule_).hidden);
+    const double error = kernels::relative_rms(at::cat(rows, 1), expected);
+    // The products of one row and of many are cut differently.
+    const double bound = model_.dtype() == at::kFloat ? 1e-4 : 5e-2;
+    fields["check"]["steps_relative_rms"] = std::isfinite(error) ? io::json(error) : io::json();
+    fields["check"]["steps_bound"] = bound;
+    return error <= bound;
+  }
+
+  /// [B,1] from hidden rows [B,1,D]; the GPU is not waited for.
+  Tensor likeliest(const Tensor& hidden) const {
+    return ops::linear(hidden, model_.head().linear).narrow(-1, 0, config().vocab).argmax(-1);
+  }
+
+  void finish(
+      io::json& fields, const Measured& measured, double tokens, double bytes, double flops) const {
+    fields.update(measured.fields);
+    fields.update(timing_fields(measured.timing, tokens, static_cast<double>(config().layers)));
+    fields.update(work_fields(bytes, flops, tokens, measured.timing.median(), ceilings_));
+  }
+
+  Work scan_work_of_layer() const {
+    return scan_work({.family = config().family,
+                      .heads = config().heads,
+                      .key_width = config().key_width,
+                      .value_width = config().value_width},
+                     model_.dtype());
+  }
+  double head_weights() const {
+    return static_cast<double>(config().padded_vocab) * static_cast<double>(config().d_model);
+  }
+  double element_bytes() const { return static_cast<double>(c10::elementSize(model_.dtype())); }
+
+  RecurrentLM& model_;
+  std::string name_;
+  int64_t decode_steps_;
+  BenchOptions options_;
+  std::shared_ptr<const Recurrence> rule_;
+  std::optional<Ceilings> ceilings_;
+  double layer_weights_ = 0;
+};
+
+}  // namespace
+
+Phase parse_phase(const std::string& name) {
+  for (const Phase phase : {Phase::Prefill, Phase::Evaluate, Phase::Decode})
+    if (name == phase_name(phase))
+      return phase;
+  fail(Error::Kind::Usage, "'{}' is not a phase; known are prefill, evaluate, decode", name);
+}
+
+void bench_model(RecurrentLM& model,
+                 const std::string& name,
+                 const std::vector<ModelCase>& cases,
+                 int64_t decode_steps,
+                 const BenchOptions& options,
+                 const OnRecord& on_record) {
+  ModelBench bench(model, name, decode_steps, options);
+  for (const ModelCase& c : cases) {
+    stop_if_interrupted();
+    on_record(bench.run(c));
+  }
+}
+
+}  // namespace stuffed::eval

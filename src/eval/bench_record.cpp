@@ -1,0 +1,80 @@
+#include "bench_record.h"
+
+#include <new>
+
+#include <c10/util/Exception.h>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::eval {
+
+io::json timing_fields(const Timing& timing, double tokens, double layers) {
+  const double seconds = timing.median(), low = timing.quantile(0.1), high = timing.quantile(0.9);
+  return {{"repeats", timing.seconds.size()},
+          {"seconds_median", seconds},
+          {"seconds_p10", low},
+          {"seconds_p90", high},
+          {"spread", (high - low) / seconds},
+          {"ns_per_token_per_layer", seconds * 1e9 / (tokens * layers)},
+          {"tokens_per_s", tokens / seconds}};
+}
+
+io::json work_fields(double bytes,
+                     double flops,
+                     double tokens,
+                     double seconds,
+                     const std::optional<Ceilings>& ceilings) {
+  io::json fields = {{"least_bytes_per_token", bytes / tokens},
+                     {"flops_per_token", flops / tokens},
+                     {"least_bytes_per_s", bytes / seconds},
+                     {"flops_per_s", flops / seconds},
+                     {"floor_seconds", nullptr},
+                     {"floor_fraction", nullptr},
+                     {"ceilings", nullptr}};
+  if (!ceilings)
+    return fields;
+  const double floor = floor_seconds(bytes, flops, *ceilings);
+  fields["floor_seconds"] = floor;
+  fields["floor_fraction"] = floor / seconds;
+  fields["ceilings"] = {{"copy_bytes_per_s", ceilings->copy_bytes_per_s},
+                        {"matmul_flops_per_s", ceilings->matmul_flops_per_s}};
+  return fields;
+}
+
+Measured measure(const BenchOptions& options, bool flush, const std::function<void()>& body) {
+  const io::json before = read_clocks(options.device);
+  reset_peak_memory(options.device);
+  Measured measured;
+  measured.timing = time_runs(
+      options.device, {.warmup = options.warmup, .repeats = options.repeats, .flush = flush}, body);
+  measured.fields = {
+      {"verdict", "timed"},      {"warmup", options.warmup},
+      {"caches_flushed", flush}, {"peak_memory_bytes", peak_memory_bytes(options.device)},
+      {"clocks_before", before}, {"clocks_after", read_clocks(options.device)}};
+  return measured;
+}
+
+std::optional<Ceilings> ceilings_if_wanted(const BenchOptions& options) {
+  if (!options.ceilings)
+    return std::nullopt;
+  return measure_ceilings(options.device, options.dtype);
+}
+
+std::string dtype_label(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "f32" : "bf16";
+}
+
+void record_or_no_memory(BenchRecord& record, const std::function<void()>& body) {
+  try {
+    body();
+    return;
+  } catch (const c10::OutOfMemoryError&) {
+  } catch (const std::bad_alloc&) {
+  } catch (const Error& error) {
+    if (error.kind() != Error::Kind::Memory)
+      throw;
+  }
+  record.fields["verdict"] = "out of memory";
+}
+
+}  // namespace stuffed::eval

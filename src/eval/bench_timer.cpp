@@ -1,0 +1,191 @@
+#include "bench_timer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include <ATen/ATen.h>
+
+#include "stuffed/core/error.h"
+
+#if STUFFED_WITH_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#endif
+
+namespace stuffed::eval {
+
+namespace {
+
+/// Larger than the last cache: 50 MB on an H100; a core's share of a server's.
+constexpr int64_t kGpuFlushBytes = int64_t{256} << 20, kCpuFlushBytes = int64_t{64} << 20;
+
+#if STUFFED_WITH_CUDA
+
+void check_cuda(cudaError_t code, const char* what) {
+  check(code == cudaSuccess, Error::Kind::Internal, "bench: {}: CUDA reports {}", what,
+        cudaGetErrorString(code));
+}
+
+class CudaEvent {
+ public:
+  CudaEvent() { check_cuda(cudaEventCreate(&event_), "cudaEventCreate"); }
+  ~CudaEvent() { cudaEventDestroy(event_); }
+  CudaEvent(const CudaEvent&) = delete;
+  CudaEvent& operator=(const CudaEvent&) = delete;
+
+  void record() {
+    check_cuda(cudaEventRecord(event_, c10::cuda::getCurrentCUDAStream().stream()),
+               "cudaEventRecord");
+  }
+  double seconds_since(const CudaEvent& earlier) const {
+    check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check_cuda(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "cudaEventElapsedTime");
+    return milliseconds * 1e-3;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+double time_on_gpu(const std::function<void()>& prepare, const std::function<void()>& body) {
+  CudaEvent begin, end;
+  prepare();  // queued: while it runs, the launches of `body` line up behind it
+  begin.record();
+  body();
+  end.record();
+  return end.seconds_since(begin);
+}
+
+#endif
+
+double time_on_cpu(const std::function<void()>& prepare, const std::function<void()>& body) {
+  prepare();
+  const auto begin = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(" \n"), last = text.find_last_not_of(" \n");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+}
+
+}  // namespace
+
+double Timing::quantile(double q) const {
+  check(!seconds.empty(), Error::Kind::Internal, "a timing without repeats");
+  const double at = q * static_cast<double>(seconds.size() - 1);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, seconds.size() - 1);
+  return std::lerp(seconds[below], seconds[above], at - static_cast<double>(below));
+}
+
+Timing time_runs(at::Device device,
+                 const TimingOptions& options,
+                 const std::function<void()>& body) {
+  at::Tensor buffer;
+  if (options.flush)
+    buffer = at::empty({device.is_cuda() ? kGpuFlushBytes : kCpuFlushBytes},
+                       at::TensorOptions(device).dtype(at::kByte));
+  const auto prepare = [&] {
+    if (options.flush)
+      buffer.fill_(1);
+  };
+  for (int64_t i = 0; i < options.warmup; ++i)
+    body();
+  Timing timing;
+  for (int64_t i = 0; i < options.repeats; ++i) {
+#if STUFFED_WITH_CUDA
+    if (device.is_cuda()) {
+      const c10::cuda::CUDAGuard guard(device);
+      timing.seconds.push_back(time_on_gpu(prepare, body));
+      continue;
+    }
+#endif
+    timing.seconds.push_back(time_on_cpu(prepare, body));
+  }
+  std::ranges::sort(timing.seconds);
+  return timing;
+}
+
+Ceilings measure_ceilings(at::Device device, at::ScalarType dtype) {
+  const bool on_gpu = device.is_cuda();
+  const TimingOptions how{.warmup = on_gpu ? 3 : 1, .repeats = on_gpu ? 10 : 3};
+  const auto options = at::TensorOptions(device).dtype(dtype);
+  const int64_t bytes = on_gpu ? int64_t{2} << 30 : int64_t{256} << 20;
+  const at::Tensor from = at::ones({bytes}, options.dtype(at::kByte)), to = at::empty_like(from);
+  const double copy = time_runs(device, how, [&] { to.copy_(from); }).median();
+  const int64_t n = on_gpu ? 8192 : 1024;
+  const at::Tensor a = at::rand({n, n}, options), b = at::rand({n, n}, options);
+  at::Tensor c = at::empty({n, n}, options);
+  const double product = time_runs(device, how, [&] { at::matmul_out(c, a, b); }).median();
+  return {.copy_bytes_per_s = 2 * static_cast<double>(bytes) / copy,
+          .matmul_flops_per_s = 2 * std::pow(static_cast<double>(n), 3) / product};
+}
+
+io::json read_clocks([[maybe_unused]] at::Device device) {
+#if STUFFED_WITH_CUDA
+  if (!device.is_cuda())
+    return nullptr;
+  char bus[32] = {};
+  if (cudaDeviceGetPCIBusId(bus, sizeof bus, std::max<int>(device.index(), 0)) != cudaSuccess)
+    return nullptr;
+  const std::string command = fmt::format(
+      "nvidia-smi -i {} --query-gpu=clocks.sm,clocks.mem,power.limit,driver_version,name "
+      "--format=csv,noheader,nounits 2>/dev/null",
+      bus);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(popen(command.c_str(), "r"), pclose);
+  char line[512] = {};
+  if (!pipe || std::fgets(line, sizeof line, pipe.get()) == nullptr)
+    return nullptr;
+  std::istringstream fields(line);
+  io::json clocks;
+  for (const char* name : {"sm_mhz", "memory_mhz", "power_limit_w", "driver", "name"}) {
+    std::string field;
+    std::getline(fields, field, ',');
+    field = trimmed(field);
+    char* end = nullptr;
+    const double number = std::strtod(field.c_str(), &end);
+    clocks[name] = !field.empty() && *end == '\0' ? io::json(number) : io::json(field);
+  }
+  return clocks;
+#else
+  return nullptr;
+#endif
+}
+
+void reset_peak_memory([[maybe_unused]] at::Device device) {
+#if STUFFED_WITH_CUDA
+  if (device.is_cuda()) {
+    c10::cuda::CUDACachingAllocator::resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
+    return;
+  }
+#endif
+  std::ofstream("/proc/self/clear_refs") << "5";  // best effort: else the peak is the process's
+}
+
+int64_t peak_memory_bytes([[maybe_unused]] at::Device device) {
+#if STUFFED_WITH_CUDA
+  if (device.is_cuda())
+    return c10::cuda::CUDACachingAllocator::getDeviceStats(
+               std::max<c10::DeviceIndex>(device.index(), 0))
+        .allocated_bytes[0]  // all pools together
+        .peak;
+#endif
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:"))
+      return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
+}  // namespace stuffed::eval

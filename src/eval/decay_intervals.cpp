@@ -1,0 +1,155 @@
+#include "stuffed/eval/decay_intervals.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+constexpr double kHalf = 0.5;
+// exp(-1e4) is 0 in f64, as exp(-inf) is, and its sums have differences: a -inf would make them
+// NaN.
+constexpr double kForgotten = -1e4;
+constexpr int64_t kElements = 1 << 23;  // running sums kept at a time, 64 MB
+constexpr int64_t kBlock = 64;          // tokens between two places where lives are looked at first
+
+/// The decays of row 0, [T,H,K|1] f64: nats per token, or steps if they are factored.
+Tensor decays_of(const ScanInputs& in) {
+  if (in.factored_decay) {
+    check(in.factored_decay->offset == 0, Error::Kind::Internal,
+          "DecayIntervals: sees decays behind a mitigation; observers belong outermost");
+    return in.factored_decay->step.select(0, 0).unsqueeze(-1);
+  }
+  return in.log_decay.select(0, 0);
+}
+
+/// log of the weight per key channel, from totals [...,H,K|1].
+Tensor log_weight(const Tensor& totals, const Tensor& rate) {
+  return rate.defined() ? totals * rate : totals;
+}
+
+/// Whether the mean weight is at least 1/2: totals [...,H,K|1] -> [...,H].
+Tensor alive(const Tensor& totals, const Tensor& rate) {
+  const Tensor logs = log_weight(totals, rate);
+  return logs.size(-1) == 1 ? (logs >= std::log(kHalf)).squeeze(-1) : logs.exp().mean(-1) >= kHalf;
+}
+
+/// How many of the n tokens leave the mean weight at 1/2 or more, [H] int64; `before` [H,K|1] is
+/// the total when they begin. Weights only fall, so the block where it happens is found at the
+/// blocks' ends, and the token inside it.
+Tensor count_alive(const Tensor& decay, const Tensor& before, const Tensor& rate) {
+  const int64_t n = decay.size(0), blocks = (n + kBlock - 1) / kBlock;
+  const Tensor sums = at::constant_pad_nd(decay, {0, 0, 0, 0, 0, blocks * kBlock - n})
+                          .cumsum(0)
+                          .unflatten(0, {blocks, kBlock});  // [blocks,64,H,K|1]
+  const Tensor whole = alive(before + sums.select(1, kBlock - 1), rate).sum(0);  // [H]
+  const Tensor index =
+      whole.clamp_max(blocks - 1).view({1, 1, -1, 1}).expand({1, kBlock, -1, sums.size(3)});
+  const Tensor within = alive(before + sums.gather(0, index).squeeze(0), rate).sum(0);
+  return at::where(whole < blocks, whole * kBlock + within, whole * kBlock).clamp_max(n);
+}
+
+}  // namespace
+
+void DecayIntervals::watch(int64_t layers,
+                           std::vector<Interval> sums,
+                           std::vector<Interval> lives) {
+  cuts_.clear();
+  for (const std::vector<Interval>* intervals : {&sums, &lives})
+    for (const Interval& interval : *intervals) {
+      check(interval.begin <= interval.end, Error::Kind::Internal,
+            "DecayIntervals: interval [{}, {})", interval.begin, interval.end);
+      cuts_.insert(cuts_.end(), {interval.begin, interval.end});
+    }
+  std::sort(cuts_.begin(), cuts_.end());
+  sums_ = std::move(sums);
+  lives_ = std::move(lives);
+  layers_.assign(static_cast<size_t>(layers), {});
+  erases_ = false;
+}
+
+void DecayIntervals::begin(Layer& layer, const ScanInputs& in) const {
+  const int64_t heads = in.k.size(2);
+  const int64_t width = in.factored_decay ? 1 : in.log_decay.size(3);
+  const auto f64 = at::TensorOptions(at::kDouble).device(in.k.device());
+  const auto sums = static_cast<int64_t>(sums_.size()), lives = static_cast<int64_t>(lives_.size());
+  if (in.factored_decay)
+    layer.rate = in.factored_decay->rate.to(at::kDouble);
+  layer.sum_totals = at::zeros({sums, heads, width}, f64);
+  layer.life_totals = at::zeros({lives, heads, width}, f64);
+  layer.lived = at::zeros({lives, heads}, f64.dtype(at::kLong));
+}
+
+int64_t DecayIntervals::piece_end(int64_t position, int64_t last, int64_t row_elements) const {
+  const auto cut = std::upper_bound(cuts_.begin(), cuts_.end(), position);
+  const int64_t border = cut == cuts_.end() ? last : std::min(last, *cut);
+  return std::min(border, position + std::max<int64_t>(1, kElements / row_elements));
+}
+
+void DecayIntervals::on_update(Where where, const ScanInputs& in, const LayerState&) {
+  if (layers_.empty() || in.k.size(1) == 0)
+    return;
+  Layer& layer = layers_.at(static_cast<size_t>(where.layer));
+  if (!layer.lived.defined())
+    begin(layer, in);
+  erases_ = erases_ || in.erase.has_value();
+  const Tensor decays = decays_of(in);
+  const int64_t last = where.position + decays.size(0);
+  const int64_t row = decays.size(1) * decays.size(2);
+  for (int64_t position = where.position; position < last;) {
+    const int64_t end = piece_end(position, last, row);
+    const Tensor piece = decays.narrow(0, position - where.position, end - position);
+    add(layer, position, piece.to(at::kDouble).clamp_min(kForgotten));
+    position = end;
+  }
+}
+
+/// `decay` [n,H,K|1]: of the tokens from `position`; no interval begins or ends among them.
+void DecayIntervals::add(Layer& layer, int64_t position, const Tensor& decay) const {
+  const auto acts = [&](const Interval& i) { return i.begin <= position && position < i.end; };
+  const Tensor total = decay.sum(0);
+  for (size_t i = 0; i < sums_.size(); ++i)
+    if (acts(sums_[i]))
+      layer.sum_totals[static_cast<int64_t>(i)].add_(total);
+
+  for (size_t i = 0; i < lives_.size(); ++i)
+    if (acts(lives_[i])) {
+      Tensor before = layer.life_totals[static_cast<int64_t>(i)];
+      const Tensor count = count_alive(decay, before, layer.rate);
+      // What is once below 1/2 stays there, so later pieces add nothing.
+      layer.lived[static_cast<int64_t>(i)].add_(count);
+      before.add_(total);
+    }
+}
+
+DecayIntervals::Weights DecayIntervals::weights() const {
+  std::vector<Tensor> mean, least, most;
+  for (const Layer& layer : layers_) {
+    check(layer.lived.defined(), Error::Kind::Internal, "DecayIntervals: a layer was never seen");
+    const Tensor weight = log_weight(layer.sum_totals, layer.rate).exp();  // [sums,H,K|1]
+    mean.push_back(weight.mean(-1).t());
+    least.push_back(weight.amin(-1).t());
+    most.push_back(weight.amax(-1).t());
+  }
+  const auto gather = [](const std::vector<Tensor>& layers) {
+    return at::stack(layers).to(at::kCPU).contiguous();
+  };
+  return {gather(mean), gather(least), gather(most)};
+}
+
+Tensor DecayIntervals::lived() const {
+  std::vector<Tensor> layers;
+  for (const Layer& layer : layers_) {
+    check(layer.lived.defined(), Error::Kind::Internal, "DecayIntervals: a layer was never seen");
+    const Tensor known = layer.life_totals.isfinite().all(-1);  // [lives,H]
+    layers.push_back(at::where(known, layer.lived, -1).t());
+  }
+  return at::stack(layers).to(at::kCPU).contiguous();
+}
+
+}  // namespace stuffed::eval

@@ -1,0 +1,199 @@
+#include "stuffed/eval/retention.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+
+#include "retention_summary.h"
+#include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
+#include "suffix_walk.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+std::string key_of(int64_t document) {
+  return fmt::format("document={}", document);
+}
+
+std::vector<int64_t> distinct(std::vector<int64_t> values) {
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  return values;
+}
+
+std::vector<SuffixPoint> points_of(const RetentionOptions& options, int64_t targets) {
+  const std::vector<int64_t> reads =
+      distinct(options.read_tokens.empty() ? std::vector{targets} : options.read_tokens);
+  std::vector<SuffixPoint> points;
+  for (const int64_t read : reads) {
+    points.push_back({read, options.suffixes.empty() ? log_spaced(read, options.points)
+                                                     : distinct(options.suffixes)});
+    check(points.back().suffix_tokens.back() <= read, Error::Kind::Usage,
+          "a suffix of {} tokens is longer than the {} tokens read",
+          points.back().suffix_tokens.back(), read);
+  }
+  return points;
+}
+
+/// What one document takes: where suffixes begin, and where half-lives do.
+struct Plan {
+  std::vector<SuffixPoint> points;
+  HalfLifePlan half_life;
+
+  void watch(DecayIntervals& decays, int64_t layers) const {
+    std::vector<Interval> sums, lives;
+    for (const SuffixPoint& point : points)
+      for (const int64_t n : point.suffix_tokens)
+        sums.push_back({point.read - n + 1, point.read});
+    for (const int64_t start : half_life.starts)
+      lives.push_back({start + 1, start + 1 + half_life.followed_tokens});
+    decays.watch(layers, sums, lives);
+  }
+};
+
+Plan plan_of(const io::Document& document, const RetentionOptions& options) {
+  const auto targets = static_cast<int64_t>(document.tokens.size()) - 1;
+  const int64_t needed =
+      options.read_tokens.empty() ? 2 : std::max<int64_t>(2, std::ranges::max(options.read_tokens));
+  check(targets >= needed, Error::Kind::Input,
+        "{}: has {} targets, but {} tokens are to be read before a target", document.name, targets,
+        needed);
+  Plan plan{.points = points_of(options, targets), .half_life = {}};
+  check(plan.points.back().read >= 2, Error::Kind::Usage,
+        "half-lives need at least 2 tokens, {} is asked for", plan.points.back().read);
+  plan.half_life = plan_half_lives(plan.points.back().read, options.half_life_starts);
+  return plan;
+}
+
+RetentionArrays::Named arrays_of(const Plan& plan, const DecayIntervals& decays) {
+  const DecayIntervals::Weights weights = decays.weights();
+  RetentionArrays::Named arrays;
+  int64_t begin = 0;
+  for (const SuffixPoint& point : plan.points) {
+    const auto count = static_cast<int64_t>(point.suffix_tokens.size());
+    const auto put = [&](const char* which, const Tensor& all) {
+      arrays[fmt::format("surviving_weight{}.read={}", which, point.read)] =
+          all.narrow(2, begin, count).to(at::kFloat).contiguous();
+    };
+    put("", weights.mean);
+    put("/least", weights.least);
+    put("/most", weights.most);
+    begin += count;
+  }
+  arrays["half_life_tokens"] = half_lives(decays.lived(), plan.half_life.followed_tokens);
+  return arrays;
+}
+
+io::json record_of(const io::Document& document,
+                   const Plan& plan,
+                   const std::vector<Tensor>& effrem,
+                   const DecayIntervals& decays,
+                   const RetentionArrays::Named& arrays) {
+  const Tensor by_layer = decays.weights().mean.mean(1);  // [L,sums]
+  bool finite = by_layer.isfinite().all().item<bool>() && decays.lived().ge(0).all().item<bool>();
+  io::json record = {{"name", document.name}, {"targets", document.tokens.size() - 1}};
+  int64_t begin = 0;
+  for (size_t i = 0; i < plan.points.size(); ++i) {
+    const SuffixPoint& point = plan.points[i];
+    const auto count = static_cast<int64_t>(point.suffix_tokens.size());
+    finite = finite && effrem[i].isfinite().all().item<bool>();
+    record["points"].push_back(
+        {{"read_tokens", point.read},
+         {"suffix_tokens", point.suffix_tokens},
+         {"effrem", numbers(effrem[i])},
+         {"surviving_weight_by_layer", numbers(by_layer.narrow(1, begin, count))}});
+    begin += count;
+  }
+  record["half_life"] = half_life_json(arrays.at("half_life_tokens"),
+                                       static_cast<int64_t>(plan.half_life.starts.size()),
+                                       plan.half_life.followed_tokens);
+  record["transition"] = decays.erases() ? "diagonal part" : "diagonal";
+  record["finite"] = finite;
+  return record;
+}
+
+/// Documents are averaged place by place, so all must be measured at the same places.
+void check_same_reads(const io::Results& results, const io::Document& document, const Plan& plan) {
+  if (!results.done(key_of(0)))
+    return;
+  const int64_t before = results.record(key_of(0)).at("points").back().at("read_tokens");
+  check(plan.points.back().read == before, Error::Kind::Input,
+        "{}: has {} targets, the first document {}; give --length or --at, so that they can be "
+        "averaged",
+        document.name, plan.points.back().read, before);
+}
+
+}  // namespace
+
+HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts) {
+  const int64_t half = tokens / 2, count = std::min(starts, half);
+  check(half >= 1 && starts >= 1, Error::Kind::Internal, "half-lives of {} tokens from {} starts",
+        tokens, starts);
+  HalfLifePlan plan;
+  for (int64_t i = 0; i < count; ++i)
+    plan.starts.push_back(i * half / count);
+  plan.followed_tokens = tokens - 1 - plan.starts.back();
+  return plan;
+}
+
+io::json run_retention(const RecurrentLM& model,
+                       const Recurrence& rule,
+                       DecayIntervals& decays,
+                       io::TokenSource& source,
+                       const RetentionOptions& options,
+                       io::Results& results,
+                       const std::function<void(const RetentionProgress&)>& on_progress) {
+  RetentionArrays sidecar(options.arrays);
+  if (results.finished()) {
+    sidecar.remove_partial();
+    return results.record("summary");
+  }
+  int64_t documents = 0;
+  while (results.done(key_of(documents)))
+    ++documents;
+  sidecar.keep(documents);
+
+  RetentionProgress progress;
+  for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
+    if (index < documents)
+      continue;
+    stop_if_interrupted();
+    const Plan plan = plan_of(*document, options);
+    check_same_reads(results, *document, plan);
+    plan.watch(decays, model.config().layers);
+    progress.document = index;
+    progress.to_feed = tokens_to_feed(plan.points);
+    const int64_t before = progress.fed_by_process;
+    const Tensor tokens =
+        at::tensor(at::ArrayRef<int32_t>(document->tokens), at::kInt).unsqueeze(0);
+    const std::vector<Tensor> effrem =
+        effective_remembrance(model, rule, tokens, plan.points, options.segment, [&](int64_t fed) {
+          progress.fed = fed;
+          progress.fed_by_process = before + fed;
+          on_progress(progress);
+        });
+    const RetentionArrays::Named arrays = arrays_of(plan, decays);
+    io::json record = options.run;
+    record["document"] = index;
+    record.update(record_of(*document, plan, effrem, decays, arrays));
+    sidecar.save(index, arrays);
+    results.append(key_of(index), record);
+    documents = index + 1;
+  }
+  const Tensor half_life = median_half_life(sidecar, documents);
+  if (!results.done("summary")) {
+    io::json summary = summarise_retention(results, half_life, documents, options);
+    summary["skipped"] = io::json::array();
+    for (const io::Skipped& skipped : source.skipped())
+      summary["skipped"].push_back({{"name", skipped.name}, {"targets", skipped.targets}});
+    results.append("summary", summary);
+  }
+  sidecar.finish(documents, {{"half_life_tokens/median", half_life}});
+  results.finish();
+  sidecar.remove_partial();
+  return results.record("summary");
+}
+
+}  // namespace stuffed::eval

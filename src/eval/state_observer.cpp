@@ -1,0 +1,158 @@
+#include "state_observer.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+
+#include "stuffed/core/error.h"
+
+namespace stuffed::eval {
+
+namespace {
+
+/// Sum over the tokens of log_decay: [H,K|1] f64. Mamba-1's is never materialised.
+Tensor decay_sum(const ScanInputs& in) {
+  if (!in.factored_decay)
+    return in.log_decay.select(0, 0).sum({0}, false, at::kDouble);
+  const FactoredDecay& decay = *in.factored_decay;
+  const Tensor step = decay.step.select(0, 0).sum({0}, false, at::kDouble).unsqueeze(-1);  // [H,1]
+  return step * decay.rate.to(at::kDouble) + decay.offset * static_cast<double>(decay.step.size(1));
+}
+
+}  // namespace
+
+StateObserver::StateObserver(const RecurrentLM& model,
+                             const StateStatsOptions& options,
+                             std::vector<int64_t> layers,
+                             std::vector<int64_t> heads)
+    : slots_(static_cast<size_t>(model.config().layers), -1),
+      stride_(options.stride),
+      bins_(options.histogram_bins),
+      rank_(options.rank),
+      histogram_at_(options.histogram_at),
+      layers_(layers.size()) {
+  for (size_t slot = 0; slot < layers.size(); ++slot)
+    slots_.at(static_cast<size_t>(layers[slot])) = static_cast<int64_t>(slot);
+  if (static_cast<int64_t>(heads.size()) < model.config().heads)
+    heads_ = at::tensor(heads).to(model.device());  // once: a copy waits for the GPU
+}
+
+Tensor StateObserver::chosen(const Tensor& per_head) const {
+  return heads_.defined() ? per_head.index_select(0, heads_) : per_head;
+}
+
+void StateObserver::on_update(Where where, const ScanInputs& in, const LayerState& after) {
+  const int64_t T = in.q.size(1), slot = slots_.at(static_cast<size_t>(where.layer));
+  if (slot < 0 || T == 0)
+    return;
+  check(in.q.size(0) == 1 && where.position / stride_ == (where.position + T - 1) / stride_,
+        Error::Kind::Internal, "state-stats: an update of {} x {} tokens from {} crosses {}",
+        in.q.size(0), T, where.position, stride_);
+  LayerSums& sums = layers_[static_cast<size_t>(slot)];
+  const Tensor decay = decay_sum(in);
+  sums.decay = sums.decay.defined() ? sums.decay + decay : decay;
+  sums.inputs["q"].add(in.q);
+  sums.inputs["k"].add(in.k);
+  sums.inputs["v"].add(in.v);
+  if (in.v_scale)
+    sums.inputs["dt"].add(in.v_scale->unsqueeze(-1));
+  if (in.erase) {
+    sums.inputs["erase_read"].add(in.erase->read);
+    sums.inputs["erase_write"].add(in.erase->write);
+  }
+  if ((where.position + T) % stride_ == 0)
+    sample(sums, after.recurrent);
+}
+
+void StateObserver::sample(LayerSums& sums, const Tensor& state) const {
+  sums.state = chosen(state.select(0, 0));
+  const std::vector<Tensor> statistics = state_statistics(sums.state);
+  for (size_t i = 0; i < statistics.size(); ++i)
+    sums.head_rows.emplace_back(std::string("state.") + kStateStatistics.at(i), statistics[i]);
+
+  Tensor& total = sums.decay_from_start;
+  total = total.defined() ? total + sums.decay : sums.decay;
+  sums.head_rows.emplace_back("log_decay.mean",
+                              chosen(sums.decay.mean(1)) / static_cast<double>(stride_));
+  sums.head_rows.emplace_back("log_decay.cumulative", chosen(total.mean(1)));
+  sums.head_rows.emplace_back("log_decay.cumulative_slowest", chosen(total.amax(1)));
+  sums.decay = Tensor();
+
+  for (const auto& [name, moments] : sums.inputs) {
+    const ChannelMoments::Result result = moments.result();
+    sums.head_rows.emplace_back(name + ".mean", chosen(result.mean));
+    sums.head_rows.emplace_back(name + ".variance", chosen(result.variance));
+    sums.layer_rows.emplace_back(name + ".layer_mean", result.layer_mean);
+    sums.layer_rows.emplace_back(name + ".layer_variance", result.layer_variance);
+  }
+  sums.inputs.clear();
+}
+
+void StateObserver::end_sample(int64_t position) {
+  constexpr int64_t kPendingBytes = int64_t{64} << 20;
+  std::vector<Tensor> per_head, per_layer, states;
+  head_names_.clear();
+  layer_names_.clear();
+  for (LayerSums& sums : layers_) {
+    check(sums.state.defined(), Error::Kind::Internal, "state-stats: no state was seen at {}",
+          position);
+    if (rank_)
+      sums.head_rows.emplace_back("state.rank", effective_rank(sums.state));
+    std::vector<Tensor> head_rows, layer_rows;
+    for (const auto& [name, row] : sums.head_rows)
+      head_rows.push_back(row);
+    for (const auto& [name, row] : sums.layer_rows)
+      layer_rows.push_back(row);
+    if (head_names_.empty()) {
+      for (const auto& [name, row] : sums.head_rows)
+        head_names_.push_back(name);
+      for (const auto& [name, row] : sums.layer_rows)
+        layer_names_.push_back(name);
+    }
+    per_head.push_back(at::stack(head_rows));
+    per_layer.push_back(at::stack(layer_rows));
+    states.push_back(sums.state);
+    sums.state = Tensor();
+    sums.head_rows.clear();
+    sums.layer_rows.clear();
+  }
+  if (std::find(histogram_at_.begin(), histogram_at_.end(), position) != histogram_at_.end())
+    histogram_states_.push_back(at::stack(states).to(at::kCPU, at::kFloat));
+  head_pending_.push_back(at::stack(per_head));
+  layer_pending_.push_back(at::stack(per_layer));
+  if (static_cast<int64_t>(head_pending_.size() * head_pending_[0].nbytes()) > kPendingBytes)
+    to_host();
+}
+
+void StateObserver::to_host() {
+  if (head_pending_.empty())
+    return;
+  head_done_.push_back(at::stack(head_pending_).to(at::kCPU));
+  layer_done_.push_back(at::stack(layer_pending_).to(at::kCPU));
+  head_pending_.clear();
+  layer_pending_.clear();
+}
+
+NamedTensors StateObserver::take() {
+  to_host();
+  NamedTensors arrays;
+  const auto split = [&](std::vector<Tensor>& done, const std::vector<std::string>& names) {
+    const Tensor all = done.empty() ? Tensor() : at::cat(done);
+    for (size_t row = 0; row < names.size() && all.defined(); ++row)
+      arrays.emplace_back(names[row], all.select(2, static_cast<int64_t>(row)).contiguous());
+    done.clear();
+  };
+  split(head_done_, head_names_);
+  split(layer_done_, layer_names_);
+  if (!histogram_states_.empty()) {
+    const Histograms histograms = joint_histograms(at::stack(histogram_states_), bins_);
+    arrays.emplace_back("histogram.counts", histograms.counts);
+    arrays.emplace_back("histogram.edges", histograms.edges);
+    histogram_states_.clear();
+  }
+  for (LayerSums& sums : layers_)  // tokens behind the last sample belong to no sample
+    sums = {};
+  return arrays;
+}
+
+}  // namespace stuffed::eval
