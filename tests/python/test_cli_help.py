@@ -39,9 +39,13 @@ def entries(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def commands() -> list[str]:
-    listing = sections(help_of()).partition("Subcommands:")[2]
-    return re.findall(r"^  (\S+) ", listing, re.MULTILINE)
+def commands(*parents: str) -> list[str]:
+    """Every command, those of `bench` as "bench scan"."""
+    listing = sections(help_of(*parents)).partition("Subcommands:")[2]
+    found = []
+    for name in re.findall(r"^  (\S+) ", listing, re.MULTILINE):
+        found += [" ".join((*parents, name)), *commands(*parents, name)]
+    return found
 
 
 COMMANDS = commands() if not needs_binary.args[0] else []
@@ -55,7 +59,7 @@ def test_there_are_commands_and_each_says_what_it_does():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_described_and_there_is_an_example(command):
-    text = help_of(command)
+    text = help_of(*command.split())
     found = entries(text)
     assert len(found) >= 2, text
     for name, description in found:
@@ -67,21 +71,22 @@ def test_every_option_is_described_and_there_is_an_example(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_use_only_options_that_exist(command):
-    text = help_of(command)
+    text = help_of(*command.split())
     examples = re.split(r"\n\s*\n", text.partition("Examples:")[2])[0].replace("\n    ", " ")
     for line in examples.splitlines():
-        for called, rest in re.findall(r"stuffed ([a-z-]+)([^|>]*)", line):
-            options = re.findall(r"(?<=\s)(--[a-z][a-z-]*|-[a-z])\b", rest)
-            known = help_of(called) if options else ""
-            for option in options:
+        for called in re.findall(r"stuffed ([^|>]*)", line):
+            name = max((known for known in COMMANDS if f"{called} ".startswith(f"{known} ")), key=len, default=None)
+            assert name, f"{command}: there is no command of the example {called}"
+            known = help_of(*name.split())
+            for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*|-[a-z])\b", called):
                 assert re.search(rf"(^  |,){re.escape(option)}\b", known, re.MULTILINE) or option == "--config", (
-                    f"{command}: the example has {option}, which {called} lacks"
+                    f"{command}: the example has {option}, which {name} lacks"
                 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_flag_is_named_with_the_help_that_lists_the_known_ones(command):
-    done = stuffed(command, "--frobnicate", "3")
+    done = stuffed(*command.split(), "--frobnicate", "3")
     assert done.returncode == 2, done.stderr
     assert "--frobnicate" in done.stderr and f"stuffed {command} --help" in done.stderr, done.stderr
 
