@@ -55,7 +55,12 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
       at = at->get_subcommands().front();
       chosen += " " + at->get_name();
     }
-    fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the options.", error.what(), chosen);
+    // What is missing is noticed first, but what is mistyped is what the user wants to hear of.
+    const std::vector<std::string> unknown = root.remaining(/*recurse=*/true);
+    const bool mistyped = dynamic_cast<const CLI::RequiredError*>(&error) && !unknown.empty();
+    fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the {}.",
+         mistyped ? fmt::format("{} is not known here", unknown.front()) : error.what(), chosen,
+         chosen.empty() ? "commands" : "options");
   }
 }
 

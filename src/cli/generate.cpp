@@ -115,6 +115,28 @@ io::json as_json(const Options& options,
           {"position_tokens", position}};
 }
 
+/// Reads the prompt and feeds it; what is wrong with it names the file it came from. Returns its
+/// tokens.
+size_t feed(const Options& options,
+            const RecurrentLM& model,
+            const Recurrence& rule,
+            const io::Tokenizer* tokenizer,
+            SavedState& saved) {
+  const std::string& file = options.tokens.empty() ? options.prompt_file : options.tokens;
+  try {
+    const std::vector<int32_t> prompt = read_prompt(options, tokenizer);
+    eval::feed_prompt(model, rule, prompt, options.model.segment, saved, [&](int64_t fed) {
+      if (static_cast<int64_t>(prompt.size()) > options.model.segment)
+        fmt::print(stderr, "prompt: {} of {} tokens\n", fed, prompt.size());
+    });
+    return prompt.size();
+  } catch (const Error& error) {
+    if (file.empty() || std::string_view(error.what()).find(file) != std::string_view::npos)
+      throw;
+    throw Error(error.kind(), fmt::format("{}: {}", file, error.what()));
+  }
+}
+
 void run(Options options, Context& context) {
   const auto tokenizer = find_tokenizer(options);
   const auto model = context.models.open(options.model);
@@ -130,12 +152,8 @@ void run(Options options, Context& context) {
   SavedState saved = options.load_state.empty()
                          ? SavedState{.state = model->initial_state(1), .last_hidden = {}}
                          : load_state(options.load_state, tag, *model);
-  const std::vector<int32_t> prompt = read_prompt(options, tokenizer.get());
   options.how.segment = options.model.segment;
-  eval::feed_prompt(*model, *rule, prompt, options.model.segment, saved, [&](int64_t fed) {
-    if (static_cast<int64_t>(prompt.size()) > options.model.segment)
-      fmt::print(stderr, "prompt: {} of {} tokens\n", fed, prompt.size());
-  });
+  const size_t prompt_tokens = feed(options, *model, *rule, tokenizer.get(), saved);
 
   eval::SamplerOptions& sampler = options.how.sampler;
   sampler.greedy = !options.temperature && !options.top_k && !options.top_p;
@@ -156,7 +174,7 @@ void run(Options options, Context& context) {
       eval::generate(*model, *rule, tokenizer.get(), options.how, saved, show);
   text.end();
   if (options.json)
-    fmt::print("{}\n", as_json(options, *model, tokenizer.get(), prompt.size(), generated,
+    fmt::print("{}\n", as_json(options, *model, tokenizer.get(), prompt_tokens, generated,
                                saved.state.position)
                            .dump());
   else if (tokenizer)

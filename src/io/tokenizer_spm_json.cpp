@@ -39,8 +39,8 @@ class PipelineReader {
     if (const json* normalizer = part("normalizer"))
       read_normalizer(*normalizer, spaces, replaces);
     if (const json* split = part("pre_tokenizer")) {
-      require(split->value("type", "") == "Metaspace" &&
-                  split->value("replacement", "") == kSpace &&
+      require(split->value("type", json()) == "Metaspace" &&
+                  split->value("replacement", json()) == kSpace &&
                   split->value("split", json(true)) == false,
               *split);
       const std::string scheme = split->value("prepend_scheme", json("always")).dump();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "stuffed/core/error.h"
 
@@ -18,12 +19,33 @@ const io::json* find_key(const io::json& config, std::initializer_list<const cha
   return nullptr;
 }
 
+/// Files that ChatRWKV converted hold texts and numbers beside the tensors, which the container's
+/// reader refuses before anyone sees a tensor name: say here what such a file is.
+io::TensorFile open_weights(const std::filesystem::path& path) {
+  try {
+    return io::TensorFile::open(path);
+  } catch (const Error& error) {
+    for (const char* key : kChatRwkvKeys)
+      if (std::string_view(error.what()).find(fmt::format("\"{}\" is ", key)) !=
+          std::string_view::npos)
+        fail_chat_rwkv(path, key);
+    throw;
+  }
+}
+
 }  // namespace
+
+void fail_chat_rwkv(const std::filesystem::path& path, std::string_view key) {
+  fail(Error::Kind::Input,
+       "{}: key '{}' says that ChatRWKV converted this file: its weights are transposed and "
+       "rescaled; use the original download",
+       path.string(), key);
+}
 
 Checkpoint Checkpoint::open(const std::filesystem::path& path) {
   const std::filesystem::path weights = io::find_weights(path);
   Checkpoint checkpoint{
-      .path = path, .weights = io::TensorFile::open(weights), .config = nullptr, .config_path = {}};
+      .path = path, .weights = open_weights(weights), .config = nullptr, .config_path = {}};
   for (const char* name : {"config.json", "params.json"}) {
     const auto config = weights.parent_path() / name;
     if (std::filesystem::exists(config)) {
@@ -80,6 +102,10 @@ std::optional<int64_t> config_int(const io::json& config, std::initializer_list<
   const io::json* value = find_key(config, keys);
   if (!value || !value->is_number_integer())
     return std::nullopt;
+  // Beyond int64 nothing fits any tensor: the largest number says so, where a cast would wrap.
+  if (value->is_number_unsigned() &&
+      value->get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
+    return std::numeric_limits<int64_t>::max();
   return value->get<int64_t>();
 }
 
@@ -99,6 +125,11 @@ void check_config(const Checkpoint& checkpoint,
                   std::initializer_list<const char*> keys,
                   int64_t from_tensors) {
   for (const char* key : keys) {
+    const io::json* found = find_key(checkpoint.config, {key});
+    check(!found || found->is_number_integer(), Error::Kind::Input,
+          "{}: {} is {}, expected a whole number ({}, by the tensors of {})",
+          checkpoint.config_path.string(), key, found ? found->dump().substr(0, 60) : "",
+          from_tensors, checkpoint.weights.path().string());
     const auto value = config_int(checkpoint.config, {key});
     check(!value || *value == from_tensors, Error::Kind::Input,
           "{}: {} is {}, but the tensors of {} say {}; these files do not belong together",
@@ -108,6 +139,10 @@ void check_config(const Checkpoint& checkpoint,
 }
 
 int64_t true_vocab(const Checkpoint& checkpoint, int64_t rows) {
+  const io::json* given = find_key(checkpoint.config, {"vocab_size"});
+  check(!given || given->is_number_integer(), Error::Kind::Input,
+        "{}: vocab_size is {}, expected a whole number", checkpoint.config_path.string(),
+        given ? given->dump().substr(0, 60) : "");
   int64_t vocab = config_int(checkpoint.config, {"vocab_size"}).value_or(rows);
   check(vocab > 0 && vocab <= rows, Error::Kind::Input,
         "{}: vocab_size is {}, but the embedding has {} rows; these files do not belong together",

@@ -1,6 +1,7 @@
 // What families ask of a checkpoint: its tensor names, and a config.json that must agree with the
 // shapes.
 #pragma once
+#include <array>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -17,6 +18,10 @@ namespace stuffed {
 /// 1 + the largest index i for which a tensor name starts with prefix + i + "."; 0 if there is
 /// none.
 int64_t count_layers(const io::TensorFile& weights, std::string_view prefix);
+
+/// Keys that ChatRWKV's converter leaves beside the weights.
+inline constexpr std::array kChatRwkvKeys = {"_strategy", "_version", "_rescale_layer"};
+[[noreturn]] void fail_chat_rwkv(const std::filesystem::path& path, std::string_view key);
 
 /// The first tensor whose name contains `part`; null if there is none.
 const std::string* find_name(const io::TensorFile& weights, std::string_view part);

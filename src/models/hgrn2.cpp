@@ -202,7 +202,7 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
 void read_heads(const Checkpoint& checkpoint, Hgrn2Config& m) {
   const auto expand = config_int(checkpoint.config, {"expand_ratio"});
   const auto heads = config_int(checkpoint.config, {"num_heads"});
-  m.expand = expand.value_or(heads.value_or(0) > 0 ? m.d_model / *heads : 128);
+  m.expand = expand.value_or(heads && *heads > 0 ? m.d_model / *heads : 128);
   check(m.expand > 0 && m.d_model % m.expand == 0, Error::Kind::Input,
         "{}: expand_ratio is {}, which does not divide the width {} of {}",
         checkpoint.config_path.string(), m.expand, m.d_model, checkpoint.weights.path().string());
@@ -250,9 +250,14 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
     if (recognition.layout == "fla-fused-gate" && name.ends_with(fused)) {
       // Older files: one matrix, the gate's rows before the up projection's.
       const std::string stem = name.substr(0, name.size() - fused.size());
-      map.sources[name].convert = [](const Tensor& both) { return both.chunk(2, 0).front(); };
+      map.sources[name].convert = [](const Tensor& both) {
+        return both.narrow(0, 0, both.size(0) / 2);
+      };
       map.sources[stem + "mlp.up_proj.weight"] = {
-          .file_name = name, .convert = [](const Tensor& both) { return both.chunk(2, 0).back(); }};
+          .file_name = name, .convert = [](const Tensor& both) {
+            const int64_t half = both.size(0) / 2;
+            return both.narrow(0, half, both.size(0) - half);
+          }};
     }
   }
   if (tied)

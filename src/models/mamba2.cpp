@@ -256,6 +256,13 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
                          mamba_embedding_name(checkpoint))};
 }
 
+/// True for conversions older than the merged code, whose config has fields such as
+/// mamba2_head_dim.
+bool has_renamed_fields(const Checkpoint& checkpoint) {
+  return checkpoint.config.contains("mamba2_head_dim") ||
+         checkpoint.config.contains("mamba2_conv_kernel");
+}
+
 /// What no tensor shows: options of the original's ssm_cfg, or of Hugging Face's flat config.
 void read_options(const Checkpoint& checkpoint, const Recognition& recognition, Mamba2Config& m) {
   const io::json& config = checkpoint.config;
@@ -303,13 +310,19 @@ Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition&
         m.heads, inner, conv[0], m.conv_width);
   m.head_width = inner / m.heads;
 
-  const io::json& config = checkpoint.config;
+  // An older conversion's config has the class's defaults in the fields it renamed: not believed.
+  const io::json config = has_renamed_fields(checkpoint) ? io::json() : checkpoint.config;
   const io::json ssm = ssm_options(checkpoint);
   // Groups and state width cannot be told apart by shapes: the config says, or the only two
   // published cases do.
   const int64_t published = m.heads == 128 && m.d_model == 4096 ? 8 : 1;
   const int64_t state_width =
       config_int(config, {"state_size"}).value_or(config_int(ssm, {"d_state"}).value_or(0));
+  check(state_width == 0 || (state_width > 0 && (two_gn / 2) % state_width == 0),
+        Error::Kind::Input,
+        "{}: a state width of {} does not divide the {} B channels of {}; these files do not "
+        "belong together",
+        checkpoint.config_path.string(), state_width, two_gn / 2, path);
   m.groups = config_int(config, {"n_groups"})
                  .value_or(config_int(ssm, {"ngroups"})
                                .value_or(state_width > 0 ? two_gn / 2 / state_width : published));
@@ -339,9 +352,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   const Mamba2Config m = read_mamba2_config(checkpoint, recognition);
   check_config(checkpoint, {"d_model", "hidden_size", "dim"}, m.d_model);
   check_config(checkpoint, {"n_layer", "num_hidden_layers", "n_layers"}, m.layers);
-  // Conversions older than the merged code left Hugging Face's class defaults in fields they
-  // renamed.
-  if (recognition.layout == "hf" && !checkpoint.config.contains("mamba2_head_dim")) {
+  if (recognition.layout == "hf" && !has_renamed_fields(checkpoint)) {
     check_config(checkpoint, {"num_heads"}, m.heads);
     check_config(checkpoint, {"head_dim"}, m.head_width);
     check_config(checkpoint, {"state_size"}, m.state_width);
@@ -372,6 +383,9 @@ std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
   m.groups = config_int(config, {"n_groups"}).value_or(1);
   m.conv_width = config_int(config, {"conv_kernel"}).value_or(4);
   m.padded_vocab = need("vocab_size");
+  check(m.heads > 0 && m.groups > 0 && m.conv_width > 1, Error::Kind::Usage,
+        "num_heads ({}) and n_groups ({}) must be positive, conv_kernel ({}) at least 2", m.heads,
+        m.groups, m.conv_width);
   check(m.heads % m.groups == 0 && m.d_inner() % m.d_model == 0, Error::Kind::Usage,
         "heads ({}) must be a multiple of groups ({}), and heads x head_dim ({}) one of "
         "hidden_size ({})",

@@ -51,6 +51,21 @@ std::string first_names(const io::TensorFile& weights) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+/// What a config.json calls its model, for messages.
+std::string config_says(const Checkpoint& checkpoint) {
+  for (const char* key : {"model_type", "architectures"})
+    if (checkpoint.config.is_object() && checkpoint.config.contains(key))
+      return fmt::format("; {} says {} {}", checkpoint.config_path.filename().string(), key,
+                         checkpoint.config[key].dump().substr(0, 100));
+  return "";
+}
+
+/// Where the expected shapes come from, for messages.
+std::string shape_hint(const ModelConfig& config) {
+  return fmt::format("{} in the {} layout: d_model={}, layers={}, heads={}", config.family,
+                     config.layout, config.d_model, config.layers, config.heads);
+}
+
 }  // namespace
 
 /// The one place that sees a model's insides while it is being put together.
@@ -61,27 +76,28 @@ class ModelBuilder {
     const Checkpoint checkpoint = Checkpoint::open(path);
     auto [model, map] = recognise(checkpoint);
     place(*model, options);
-    const std::string hint = fmt::format(
-        "{} in the {} layout: d_model={}, layers={}, heads={}", model->config_.family,
-        model->config_.layout, model->config_.d_model, model->config_.layers, model->config_.heads);
     ParameterLoader loader(checkpoint.weights, map, options.inference ? model->dtype_ : at::kFloat,
-                           options.device, hint);
+                           options.device, shape_hint(model->config_));
     model->visit(loader);
     loader.finish();
-    model->config_.hash = checkpoint_hash(checkpoint);
+    sign(*model, checkpoint);
     finish(*model, options);
     return std::move(model);
   }
 
-  static Skeleton skeleton(const std::filesystem::path& path) {
-    Skeleton skeleton{.checkpoint = Checkpoint::open(path), .model = nullptr};
-    auto [model, map] = recognise(skeleton.checkpoint);
-    ParameterCounter counter(skeleton.checkpoint.weights, map);
+  static void sign(RecurrentLM& model, const Checkpoint& checkpoint) {
+    model.config_.hash = checkpoint_hash(checkpoint);
+  }
+
+  static std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
+    auto [model, map] = recognise(checkpoint);
+    // Shapes without data: a few bytes may claim a state of any size, which nobody asked to hold.
+    model->device_ = at::kMeta;
+    ParameterCounter counter(checkpoint.weights, map, shape_hint(model->config_));
     model->visit(counter);
+    counter.finish();
     model->config_.parameters = counter.elements();
-    model->config_.hash = checkpoint_hash(skeleton.checkpoint);
-    skeleton.model = std::move(model);
-    return skeleton;
+    return std::move(model);
   }
 
   static std::unique_ptr<RecurrentLM> imagine(const Checkpoint& checkpoint,
@@ -130,9 +146,9 @@ class ModelBuilder {
       return {std::move(model), family->weight_map(checkpoint, *recognition)};
     }
     fail(Error::Kind::Input,
-         "{}: no known model family has such tensors ({} of them, {}, ...); known: {}",
+         "{}: no known model family has such tensors ({} of them, {}, ...{}); known: {}",
          checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
-         first_names(checkpoint.weights), family_names());
+         first_names(checkpoint.weights), config_says(checkpoint), family_names());
   }
 
   static void place(RecurrentLM& model, const LoadOptions& options) {
@@ -163,6 +179,10 @@ std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
   return ModelBuilder::load(path, options);
 }
 
+std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
+  return ModelBuilder::understand(checkpoint);
+}
+
 std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
                                            const std::function<void(RecurrentLM&)>& fill,
                                            const LoadOptions& options) {
@@ -170,7 +190,10 @@ std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
 }
 
 Skeleton open_skeleton(const std::filesystem::path& path) {
-  return ModelBuilder::skeleton(path);
+  Skeleton skeleton{.checkpoint = Checkpoint::open(path), .model = nullptr};
+  skeleton.model = ModelBuilder::understand(skeleton.checkpoint);
+  ModelBuilder::sign(*skeleton.model, skeleton.checkpoint);
+  return skeleton;
 }
 
 std::unique_ptr<RecurrentLM> new_model(const std::string& family,

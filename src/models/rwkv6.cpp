@@ -126,6 +126,7 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
 constexpr std::array<int64_t, 5> kFlaSlice = {1, 2, 3, 0, 4};
 
 std::vector<Tensor> reordered(const std::vector<Tensor>& fla) {
+  TORCH_CHECK(fla.size() == kFlaSlice.size(), "a chunk for each mix");  // a misshapen tensor
   std::vector<Tensor> ours;
   for (const int64_t slice : kFlaSlice)
     ours.push_back(fla[static_cast<size_t>(slice)]);

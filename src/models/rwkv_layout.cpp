@@ -75,9 +75,9 @@ RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
                     .head_size = heads[1],
                     .ffn_width = shape("blocks.0.ffn.key.weight", 2)[0],
                     .vocab_rows = embedding[0]};
-  check(config.layers > 0 && config.heads > 0 && config.head_size > 0, Error::Kind::Input,
-        "{}: {} layers of {} heads of {} fit no RWKV", checkpoint.weights.path().string(), layers,
-        heads[0], heads[1]);
+  check(config.d_model > 0 && config.layers > 0 && config.heads > 0 && config.head_size > 0,
+        Error::Kind::Input, "{}: width {} and {} layers of {} heads of {} fit no RWKV",
+        checkpoint.weights.path().string(), config.d_model, layers, heads[0], heads[1]);
   check_config(checkpoint, {"hidden_size"}, config.d_model);
   check_config(checkpoint, {"num_hidden_layers"}, config.layers);
   check_config(checkpoint, {"attention_hidden_size"}, config.heads * config.head_size);
@@ -87,12 +87,9 @@ RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
 void reject_rwkv_relatives(const Checkpoint& checkpoint) {
   const auto& weights = checkpoint.weights;
   const std::string path = weights.path().string();
-  for (const char* key : {"_strategy", "_version", "_rescale_layer"})
-    check(!weights.has(key), Error::Kind::Input,
-          "{}: key '{}' says that ChatRWKV converted this file: its weights are transposed and "
-          "rescaled; use the "
-          "original download",
-          path, key);
+  for (const char* key : kChatRwkvKeys)
+    if (weights.has(key))
+      fail_chat_rwkv(weights.path(), key);
   if (rwkv_block_prefix(weights).empty())
     return;
   const bool has_gate =

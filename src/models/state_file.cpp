@@ -58,10 +58,13 @@ void check_tag(const io::TensorFile& file, const StateTag& expected) {
 int64_t read_position(const io::TensorFile& file) {
   const auto text = file.metadata().find("position");
   int64_t position = -1;
-  if (text != file.metadata().end())
-    std::from_chars(text->second.data(), text->second.data() + text->second.size(), position);
-  check(position >= 0, Error::Kind::Input, "{}: saved state without a position",
+  check(text != file.metadata().end(), Error::Kind::Input, "{}: saved state without a position",
         file.path().string());
+  const char* const end = text->second.data() + text->second.size();
+  const auto [rest, error] = std::from_chars(text->second.data(), end, position);
+  check(error == std::errc() && rest == end && position >= 0, Error::Kind::Input,
+        "{}: the saved state's position is '{}', expected a number of tokens", file.path().string(),
+        text->second);
   return position;
 }
 

@@ -5,13 +5,18 @@
 
 #include "stuffed/io/tensor_file.h"
 #include "tests/support/files.h"
+#include "tests/support/pickle_writer.h"
 #include "tests/support/zip_writer.h"
 
 namespace stuffed::io {
 namespace {
 
 using testing::expect_error;
+using testing::item;
+using testing::pickle;
 using testing::TempFolder;
+using testing::text;
+using testing::View;
 using testing::zip_archive;
 using testing::ZipMember;
 
@@ -89,44 +94,6 @@ TEST(TorchZip, WhatIsNoStateDictIsRefusedByName) {
                [] { open_data("foreign.pt"); });
   expect_error(Error::Kind::Input, {"nested.pt", "\"model\"", "a dict"},
                [] { open_data("nested.pt"); });
-}
-
-/// A number as a pickle's LONG1.
-std::string number(int64_t value) {
-  std::string text = "\x8a\x08";
-  testing::put(text, value);
-  return text;
-}
-
-std::string text(const std::string& value) {
-  std::string result = "X";
-  testing::put(result, static_cast<uint32_t>(value.size()));
-  return result + value;
-}
-
-std::string tuple(const std::vector<int64_t>& values) {
-  std::string result = "(";
-  for (const int64_t value : values)
-    result += number(value);
-  return result + "t";
-}
-
-struct View {
-  std::string name = "x", storage_class = "torch\nFloatStorage\n", key = "0";
-  int64_t count = 4, offset = 0;
-  std::vector<int64_t> size = {2, 2}, stride = {2, 1};
-};
-
-std::string item(const View& view) {
-  return text(view.name) + "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "c" +
-         view.storage_class + text(view.key) + text("cpu") + number(view.count) + "tQ" +
-         number(view.offset) + tuple(view.size) + tuple(view.stride) +
-         "\x89"
-         "ccollections\nOrderedDict\n)RtR";
-}
-
-std::string pickle(const std::string& items) {
-  return "\x80\x02}(" + items + "u.";
 }
 
 std::string ramp_bytes() {

@@ -78,16 +78,20 @@ class ParameterLoader : public ParameterVisitor {
 /// Checks shapes and names as ParameterLoader does, and counts, without reading a weight.
 class ParameterCounter : public ParameterVisitor {
  public:
-  ParameterCounter(const io::TensorFile& file, const WeightMap& map) : file_(file), map_(map) {}
+  ParameterCounter(const io::TensorFile& file, const WeightMap& map, std::string hint)
+      : file_(file), map_(map), hint_(std::move(hint)) {}
   void parameter(const std::string& name,
                  Tensor& home,
                  std::vector<int64_t> shape,
                  Role role) override;
+  void finish() const;  // throws if the file holds tensors nobody asked for
   int64_t elements() const { return elements_; }
 
  private:
   const io::TensorFile& file_;
   const WeightMap& map_;
+  std::string hint_;
+  std::set<std::string> used_;
   int64_t elements_ = 0;
 };
 

@@ -51,10 +51,15 @@ struct Family {
 /// A checkpoint understood but not loaded: every figure of its configuration, no weights.
 struct Skeleton {
   Checkpoint checkpoint;
-  std::unique_ptr<RecurrentLM> model;  // parameters undefined; sizes and state shapes are right
+  std::unique_ptr<RecurrentLM>
+      model;  // parameters undefined, states on the meta device; sizes and shapes are right
 };
 
-/// Recognises a checkpoint and checks every tensor's shape. Errors as load_model's.
+/// Recognises a checkpoint and checks every tensor's name and shape, reading no weight and making
+/// no hash. The model is a skeleton's. Errors as load_model's
+std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint);
+
+/// understand(), and the hash of everything that decides the numbers.
 Skeleton open_skeleton(const std::filesystem::path& path);
 
 /// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or

@@ -1,0 +1,31 @@
+"""What the tests of the command line share: the binary, how it is run, and how a refusal must look."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+DATA = ROOT / "tests" / "data"
+STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
+
+needs_binary = pytest.mark.skipif(not STUFFED.exists(), reason="build/stuffed is not built")
+
+
+def stuffed(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+    """Runs the binary on one thread; standard output and error are text unless redirected."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    command = [str(argument) for argument in (STUFFED, *arguments)]
+    return subprocess.run(command, text=True, errors="replace", env=environment, timeout=300, check=False, **options)
+
+
+def refused(done: subprocess.CompletedProcess, code: int, *parts: object) -> None:
+    """One clear message, with this exit code, that contains every part."""
+    assert done.returncode == code, f"exit code {done.returncode}, expected {code}: {done.stderr}"
+    message = done.stderr.strip().splitlines()[-1] if code != 2 else done.stderr
+    assert done.stderr.count("stuffed: ") == 1, done.stderr
+    for part in parts:
+        assert str(part) in message, f"{part!r} is not in: {message}"
