@@ -7,14 +7,7 @@
 #include <cstring>
 #include <limits>
 
-// One copy a processor generation, picked when the program is loaded, which is before sanitizers
-// can run.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define STUFFED_WIDE \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default"), optimize("O3")))
-#else
-#define STUFFED_WIDE
-#endif
+#include "kernels/common/wide.h"
 
 namespace stuffed::kernels {
 
@@ -22,25 +15,6 @@ namespace {
 
 constexpr int64_t kLanes =
     32;  // partial sums, so that a sum is vectorised without reordering by the compiler
-
-/// exp to 2 units in the last place; saturates outside [-87, 88]. Free of branches and calls, so
-/// that loops vectorise.
-inline __attribute__((always_inline)) float exp_inline(float x) {
-  x = x < -87.0F ? -87.0F : x;
-  x = x > 88.0F ? 88.0F : x;
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves no fraction
-  const float n = (x * 1.44269504F + kRound) - kRound;
-  const float f = (x - n * 0.693359375F) + n * 2.12194440e-4F;  // ln 2 in two parts
-  float p = 1.9875691500e-4F;  // Cephes' expf, for |f| <= ln(2) / 2
-  p = p * f + 1.3981999507e-3F;
-  p = p * f + 8.3334519073e-3F;
-  p = p * f + 4.1665795894e-2F;
-  p = p * f + 1.6666665459e-1F;
-  p = p * f + 5.0000001201e-1F;
-  p = p * f * f + f + 1.0F;
-  const auto exponent = static_cast<int32_t>(n) + 127;
-  return p * std::bit_cast<float>(exponent << 23);
-}
 
 inline __attribute__((always_inline)) float silu_inline(float x) {
   return x / (1.0F + exp_inline(-x));
