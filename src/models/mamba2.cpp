@@ -176,12 +176,11 @@ Tensor Mamba2::mixer(Where where,
                          .factored_decay = {},
                          .erase = {},
                          .bonus_k = {}};
-  Tensor y = rule.advance(where, in, state);  // [B,T,H,V]
-  const Tensor skip =
-      m_.d_per_channel ? layer.d.view({m_.heads, m_.head_width}) : layer.d.unsqueeze(-1);
-  y = (y + x * skip).to(dtype_).flatten(-2);
-  y = ops::gated_rms_norm(y, z, layer.gate_norm, m_.groups, m_.eps, m_.norm_before_gate);
-  return ops::linear(y, layer.out_proj);
+  const Tensor y = rule.advance(where, in, state).to(dtype_).flatten(-2);  // [B,T,H*V]
+  const ops::Skip skip = {.x = conv.y.narrow(-1, 0, inner), .weight = layer.d};
+  return ops::linear(
+      ops::gated_rms_norm(y, z, layer.gate_norm, m_.groups, m_.eps, m_.norm_before_gate, skip),
+      layer.out_proj);
 }
 
 Tensor Mamba2::mlp(const Tensor& u, const Mamba2Layer& layer) const {

@@ -13,8 +13,14 @@ namespace stuffed::ops {
 
 namespace {
 
-// 256 x 50k f32 logits = 51 MB. More rows make the product no faster on a CPU.
-constexpr int64_t kCpuRows = 256;
+// Memory above 32 MB glibc takes from the system anew each time, page by page, which costs a tenth
+// of the product; below, and fewer than some 100 rows would make the product itself slower.
+constexpr int64_t kCpuLogitBytes = 24 << 20;
+
+int64_t cpu_rows(const Tensor& hidden, const Linear& head) {
+  const int64_t row_bytes = head.out_features() * static_cast<int64_t>(hidden.element_size());
+  return std::max<int64_t>(16, kCpuLogitBytes / row_bytes / 16 * 16);
+}
 
 /// Straight from the logits, without an f32 copy or a matrix of exponentials.
 Tensor nll_of_logits(const Tensor& logits, int64_t vocab, const Tensor& targets) {
@@ -52,7 +58,7 @@ Tensor linear_cross_entropy(
   if (flat.size(0) == 0)
     return at::zeros(targets.sizes(), hidden.options().dtype(at::kFloat));
   if (hidden.is_cpu())
-    rows = std::min(rows, kCpuRows);
+    rows = std::min(rows, cpu_rows(hidden, head));
   const std::vector<Tensor> hidden_rows = flat.split(rows), target_rows = flat_targets.split(rows);
   std::vector<Tensor> nll;
   for (size_t i = 0; i < hidden_rows.size(); ++i)

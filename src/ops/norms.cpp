@@ -12,11 +12,12 @@ namespace stuffed::ops {
 
 namespace {
 
-/// x [n,D] and gate [n,D] or undefined, both with dense rows; the norm over each of `groups` parts
-/// of a row.
+/// x [n,D], gate [n,D] and skip.x [n,D] (or undefined), all with dense rows; the norm over each of
+/// `groups` parts of a row.
 template <class In, class Out>
 void normalise_rows(const Tensor& x,
                     const Tensor& gate,
+                    const Skip& skip,
                     const Tensor& weight,
                     int64_t groups,
                     double eps,
@@ -24,9 +25,17 @@ void normalise_rows(const Tensor& x,
                     Tensor& y) {
   const int64_t D = x.size(1), width = D / groups;
   at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(static_cast<size_t>(D)), z(static_cast<size_t>(D));
+    std::vector<float> row(static_cast<size_t>(D)), z(row.size()), past(row.size());
+    std::vector<float> past_weight;
+    for (int64_t i = 0; skip.x.defined() && i < skip.weight.numel(); ++i)
+      past_weight.insert(past_weight.end(), row.size() / static_cast<size_t>(skip.weight.numel()),
+                         skip.weight.const_data_ptr<float>()[i]);
     for (int64_t i = begin; i < end; ++i) {
       kernels::load_row(x.const_data_ptr<In>() + i * x.stride(0), row.data(), D);
+      if (skip.x.defined()) {
+        kernels::load_row(skip.x.const_data_ptr<In>() + i * skip.x.stride(0), past.data(), D);
+        kernels::multiply_add_row(past.data(), past_weight.data(), row.data(), D);
+      }
       if (gate.defined())
         kernels::load_row(gate.const_data_ptr<In>() + i * gate.stride(0), z.data(), D);
       if (gate.defined() && !norm_before_gate)
@@ -72,7 +81,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarTyp
     Tensor y = at::empty(x.sizes(), x.options().dtype(out));
     with_type(x, [&]<class In>(In*) {
       with_type(y, [&]<class Out>(Out*) {
-        normalise_rows<In, Out>(rows, {}, weight.contiguous(), 1, eps, false, y);
+        normalise_rows<In, Out>(rows, {}, {}, weight.contiguous(), 1, eps, false, y);
       });
     });
     return y;
@@ -97,21 +106,30 @@ Tensor gated_rms_norm(const Tensor& y,
                       const Tensor& weight,
                       int64_t groups,
                       double eps,
-                      bool norm_before_gate) {
-  if (const Tensor rows = y.is_cpu() ? as_rows(y) : Tensor(),
-      gates = z.is_cpu() ? as_rows(z) : Tensor();
-      rows.defined() && gates.defined() && takes_cpu_rows({rows, gates}) &&
-      !wants_gradient(weight) && y.scalar_type() == z.scalar_type() &&
+                      bool norm_before_gate,
+                      const Skip& skip) {
+  const auto cpu_rows = [](const Tensor& x) { return x.is_cpu() ? as_rows(x) : Tensor(); };
+  if (const Tensor rows = cpu_rows(y), gates = cpu_rows(z),
+      past = skip.x.defined() ? cpu_rows(skip.x) : rows;
+      rows.defined() && gates.defined() && past.defined() && takes_cpu_rows({rows, gates, past}) &&
+      !wants_gradient(weight) && !wants_gradient(skip.weight) &&
+      y.scalar_type() == z.scalar_type() && y.scalar_type() == past.scalar_type() &&
       (!weight.defined() || weight.scalar_type() == at::kFloat)) {
     Tensor result = at::empty(y.sizes(), y.options());
     with_type(y, [&]<class T>(T*) {
-      normalise_rows<T, T>(rows, gates, weight.defined() ? weight.contiguous() : weight, groups,
-                           eps, norm_before_gate, result);
+      normalise_rows<T, T>(
+          rows, gates, skip.x.defined() ? Skip{past, skip.weight.contiguous()} : Skip{},
+          weight.defined() ? weight.contiguous() : weight, groups, eps, norm_before_gate, result);
     });
     return result;
   }
   const Tensor gate = at::silu(z.to(at::kFloat));
   Tensor g = y.to(at::kFloat);
+  if (skip.x.defined())
+    g = (g +
+         (skip.x.unflatten(-1, {skip.weight.size(0), -1}) * skip.weight.unsqueeze(-1)).flatten(-2))
+            .to(y.scalar_type())
+            .to(at::kFloat);
   if (!norm_before_gate)
     g = g * gate;
   if (weight.defined())

@@ -76,6 +76,22 @@ TEST(CpuRows, ShortConvolutionsAgree) {
       }
 }
 
+TEST(CpuRows, GatedNormsWithASkipAgree) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t weights : {96, 6}) {  // one a channel, one a head
+      const Tensor y = at::randn({2, 20, 96}).to(type), z = at::randn({2, 20, 96}).to(type);
+      const Tensor x = at::randn({2, 20, 200}).to(type).narrow(2, 50, 96);
+      const Tensor weight = at::randn({96}), skip = at::randn({weights});
+      const Tensor whole = wide(y) + wide(x) * wide(skip.repeat_interleave(96 / weights));
+      const Tensor expected = ops::gated_rms_norm(whole, wide(z), wide(weight), 3, 1e-5, false);
+      const Tensor trained = skip.clone().requires_grad_();  // takes ATen's passes
+      for (const Tensor& d : {skip, trained})
+        EXPECT_TRUE(close(ops::gated_rms_norm(y, z, weight, 3, 1e-5, false, {x, d}), expected,
+                          2 * bound_of(type)))
+            << weights;
+    }
+}
+
 TEST(CpuRows, NormsAgree) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const int64_t groups : {1, 3})

@@ -37,7 +37,8 @@ Tensor decay_scan_in_place(const ScanInputs& in, const Tensor& state, Impl impl 
 Impl choose(const ScanInputs& in, Impl impl);
 
 /// The chunked form in ATen: any device, differentiable. `chunk` tokens are handled at a time
-/// (16..256; the value changes rounding only).
+/// (16..256; the value changes rounding only). Chunks of 64 on the CPU are left to
+/// kernels::decay_scan_tiled where it takes them and no gradient is wanted.
 ScanResult decay_scan_chunked(const ScanInputs& in, const Tensor& state, int64_t chunk = 64);
 
 }  // namespace ops

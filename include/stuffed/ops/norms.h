@@ -18,14 +18,21 @@ Tensor layer_norm(
 Tensor group_norm(
     const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps);
 
+/// x * weight past a recurrence: x [...,D] of y's type; weight [D], or [H] for D/H channels each,
+/// f32.
+struct Skip {
+  Tensor x, weight;
+};
+
 /// Mamba-2's gate: rms_norm(y * silu(z)) with the mean taken over each of `groups` parts of the
 /// last axis; with `norm_before_gate`, rms_norm(y) * silu(z). An undefined weight means no norm,
-/// only the gate. y's type is kept.
+/// only the gate. With a skip, y + skip.x * skip.weight stands for y. y's type is kept.
 Tensor gated_rms_norm(const Tensor& y,
                       const Tensor& z,
                       const Tensor& weight,
                       int64_t groups,
                       double eps,
-                      bool norm_before_gate);
+                      bool norm_before_gate,
+                      const Skip& skip = {});
 
 }  // namespace stuffed::ops
