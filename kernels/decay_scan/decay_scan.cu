@@ -39,7 +39,7 @@ int32_t choose_path(const DecayScanParams& p) {
 /// will add, which costs this share of walking them, and meanwhile segment 0 is walked. With one
 /// decay a head only as much is summed up as is not forgotten.
 #ifndef STUFFED_SCALAR_PREFIX
-#define STUFFED_SCALAR_PREFIX 0.3
+#define STUFFED_SCALAR_PREFIX 0.15
 #endif
 double prefix_cost(int32_t path) {
   return path == kScalar ? STUFFED_SCALAR_PREFIX : 0.5;

@@ -10,6 +10,7 @@
 #include "stuffed/core/rng.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
+#include "stuffed/ops/step_gates.h"
 
 namespace stuffed {
 
@@ -156,8 +157,8 @@ Tensor Mamba2::mixer(Where where,
                       layer.conv_bias, state.conv, /*silu=*/true);
   state.conv = conv.columns;
 
-  const Tensor dt =
-      at::softplus(dt_raw.to(at::kFloat) + layer.dt_bias).clamp(m_.dt_min, m_.dt_max);  // [B,T,H]
+  const ops::StepGates gates =
+      ops::step_gates(dt_raw, layer.dt_bias, layer.a_log, m_.dt_min, m_.dt_max);
   const Tensor x = conv.y.narrow(-1, 0, inner).unflatten(-1, {m_.heads, m_.head_width});
   // One group's B and C serve heads / groups heads: a stride of 0 for one group, a copy for
   // several.
@@ -170,8 +171,8 @@ Tensor Mamba2::mixer(Where where,
   const ScanInputs in = {.q = to_heads(conv.y.narrow(-1, inner + bc, bc)),
                          .k = to_heads(conv.y.narrow(-1, inner, bc)),
                          .v = x,
-                         .log_decay = (dt * -layer.a_log.exp()).unsqueeze(-1),  // [B,T,H,1]
-                         .v_scale = dt,
+                         .log_decay = gates.log_decay.unsqueeze(-1),  // [B,T,H,1]
+                         .v_scale = gates.dt,
                          .bonus = {},
                          .factored_decay = {},
                          .erase = {},

@@ -9,6 +9,7 @@
 #include "stuffed/ops/linear_cross_entropy.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
+#include "stuffed/ops/step_gates.h"
 
 namespace stuffed {
 namespace {
@@ -58,6 +59,39 @@ TEST(CpuRows, StoringRoundsAsATenDoes) {
   at::BFloat16 stored = 0;
   kernels::store_row(&nan, &stored, 1);
   EXPECT_TRUE(std::isnan(static_cast<float>(stored)));
+}
+
+TEST(CpuRows, StepGatesAgree) {
+  at::manual_seed(4);
+  const Tensor bias = at::randn({24}), a_log = at::rand({24});
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const double scale : {1.0, 30.0, 1e4})
+      for (const int64_t T : {1, 3, 40}) {
+        const Tensor raw = (at::randn({1, T, 30}) * scale).to(type).narrow(2, 4, 24);
+        const auto actual = ops::step_gates(raw, bias, a_log, 1e-3, 5.0);
+        const Tensor dt = at::softplus(wide(raw) + wide(bias)).clamp(1e-3, 5.0);
+        EXPECT_TRUE(close(actual.dt, dt, 1e-6)) << T;
+        EXPECT_TRUE(close(actual.log_decay, dt * -wide(a_log).exp(), 1e-6)) << T;
+        const double most = std::numeric_limits<double>::infinity();
+        EXPECT_TRUE(close(ops::step_gates(raw, bias, a_log, 0, most).dt,
+                          at::softplus(wide(raw) + wide(bias)), 1e-6));
+      }
+  const Tensor nan = at::full({1, 1, 24}, NAN);
+  EXPECT_TRUE(ops::step_gates(nan, bias, a_log, 0, 5).dt.isnan().all().item<bool>());
+}
+
+TEST(CpuRows, SkipsAgree) {
+  at::manual_seed(5);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    for (const int64_t width : {1, 6})
+      for (const int64_t T : {1, 3, 40}) {
+        const Tensor y = at::randn({1, T, 5, 6}).to(type), skip = at::randn({5, width});
+        const Tensor x = at::randn({1, T, 40}).to(type).narrow(2, 3, 30).unflatten(-1, {5, 6});
+        const Tensor actual = ops::add_skip(y, x, skip, type);
+        EXPECT_EQ(actual.scalar_type(), type);
+        EXPECT_TRUE(close(actual, (wide(y) + wide(x) * wide(skip)).flatten(-2), bound_of(type)))
+            << T << " " << width;
+      }
 }
 
 TEST(CpuRows, ShortConvolutionsAgree) {
