@@ -6,7 +6,7 @@
     scripts/bench_cpu.py --python peers/bin/python -o cpu.json
 
 transformers (5.17.0, with torch 2.11.0) is taken from there or from the interpreter that runs this script. A peer found
-in neither is listed as not installed.
+in neither is listed as not installed; `--peers llama.cpp` leaves out transformers, which takes most of the time.
 
 Makes a Mamba-2 of the 130M shape with random weights, as a Hugging Face folder and as GGUF. First the losses of
 the same tokens must agree (mean within 1e-3 of ours in f32, 4e-3, one bf16 step, in bf16; token by token to a tenth of
