@@ -334,7 +334,8 @@ TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
         continue;  // the first erases the state, the second has no log_decay to set
       for (const int segments : {1, 3}) {
         Problem p = make_problem(published(variant, 700, type));
-        p.in.log_decay = at::full_like(p.in.log_decay, -1. / 1024).contiguous();  // sums of these and 25 are exact
+        p.in.log_decay = at::full_like(p.in.log_decay, -1. / 1024)
+                             .contiguous();       // sums of these and 25 are exact
         p.in.log_decay.select(1, 70).fill_(-25);  // 1e12 becomes 14
         p.state = p.state * 1e12;
         p = to_gpu(p);

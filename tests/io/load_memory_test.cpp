@@ -1,11 +1,10 @@
 // What a pass over a checkpoint costs: peak resident memory against the weights in their target
 // type. Files are made here, or named in STUFFED_BENCH_FILE, as scripts/bench_load.py does to time
 // larger ones.
-#include <malloc.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <malloc.h>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -42,10 +42,11 @@ struct VerifyModelOptions {
   std::vector<at::Device> devices = {at::kCPU};  // the CPU first, if it takes part
   std::vector<at::ScalarType> dtypes = {at::kFloat, at::kBFloat16};
   std::vector<int64_t> segments = {1, 37, 512};  // those shorter than the stream are used
-  std::vector<int64_t> long_lengths = {};  // streams of these lengths, whole against pieces of `piece`
-  bool past_2g = true;                // and on a GPU one of length_past_2g()
+  std::vector<int64_t> long_lengths =
+      {};               // streams of these lengths, whole against pieces of `piece`
+  bool past_2g = true;  // and on a GPU one of length_past_2g()
   int64_t piece = 8192;
-  uint64_t seed = 0;   // of the random tokens of long streams
+  uint64_t seed = 0;        // of the random tokens of long streams
   std::string broken = {};  // for tests: this implementation inserts 1 % too much; empty: none
 };
 
@@ -69,7 +70,7 @@ int64_t length_past_2g(RecurrentLM& model);
 struct VerifyKernelsOptions {
   std::vector<at::Device> devices = {at::kCPU};
   std::string family = "all";  // or one of mamba2, rwkv5, rwkv6, hgrn2, mamba1, rwkv7
-  bool huge = true;    // on a GPU: a million tokens, and views that span more than 2^31 and 2^32
+  bool huge = true;  // on a GPU: a million tokens, and views that span more than 2^31 and 2^32
   std::string broken = {};  // for tests, as above
 };
 
