@@ -1,14 +1,11 @@
 #include "stuffed/ops/step_gates.h"
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include <ATen/ATen.h>
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
-#include "kernels/common/wide.h"
 
 namespace stuffed::ops {
 
@@ -20,14 +17,6 @@ constexpr int64_t kFewTokens = 8;
 bool is_plain(const Tensor& x) {  // f32 without a gradient
   return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous() &&
          !(at::GradMode::is_enabled() && x.requires_grad());
-}
-
-STUFFED_WIDE void add_scaled(float* __restrict sum,
-                             const float* __restrict x,
-                             float factor,
-                             int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    sum[i] += x[i] * factor;
 }
 
 float softplus(float x) {
@@ -62,36 +51,6 @@ StepGates step_gates(
     }
   });
   return out;
-}
-
-Tensor add_skip(const Tensor& y, const Tensor& x, const Tensor& skip, at::ScalarType out) {
-  const int64_t H = y.size(2), V = y.size(3);
-  const bool few = y.size(0) == 1 && y.size(1) <= kFewTokens;
-  if (!few || !takes_cpu_rows({y, x}) || !y.is_contiguous() || x.stride(2) != V ||
-      !is_plain(skip) || (out != at::kFloat && out != at::kBFloat16) ||
-      x.scalar_type() != y.scalar_type())
-    return (y + x * skip).to(out).flatten(-2);
-  const int64_t width = skip.size(1);
-  const Tensor sum = at::empty({1, y.size(1), H * V}, y.options().dtype(out));
-  std::vector<float> row(static_cast<size_t>(2 * H * V));
-  float* const value = row.data();
-  float* const input = value + H * V;
-  const float* const d = skip.const_data_ptr<float>();
-  for (int64_t t = 0; t < y.size(1); ++t) {
-    with_type(y, [&]<class T>(T*) {
-      kernels::load_row(y.const_data_ptr<T>() + t * H * V, value, H * V);
-      kernels::load_row(x.const_data_ptr<T>() + t * x.stride(1), input, H * V);
-    });
-    for (int64_t h = 0; h < H; ++h)
-      if (width == 1)
-        add_scaled(value + h * V, input + h * V, d[h], V);
-      else
-        kernels::multiply_add_row(input + h * V, d + h * V, value + h * V, V);
-    with_type(sum, [&]<class T>(T*) {
-      kernels::store_row(value, sum.mutable_data_ptr<T>() + t * H * V, H * V);
-    });
-  }
-  return sum;
 }
 
 }  // namespace stuffed::ops

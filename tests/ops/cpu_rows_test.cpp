@@ -80,20 +80,6 @@ TEST(CpuRows, StepGatesAgree) {
   EXPECT_TRUE(ops::step_gates(nan, bias, a_log, 0, 5).dt.isnan().all().item<bool>());
 }
 
-TEST(CpuRows, SkipsAgree) {
-  at::manual_seed(5);
-  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
-    for (const int64_t width : {1, 6})
-      for (const int64_t T : {1, 3, 40}) {
-        const Tensor y = at::randn({1, T, 5, 6}).to(type), skip = at::randn({5, width});
-        const Tensor x = at::randn({1, T, 40}).to(type).narrow(2, 3, 30).unflatten(-1, {5, 6});
-        const Tensor actual = ops::add_skip(y, x, skip, type);
-        EXPECT_EQ(actual.scalar_type(), type);
-        EXPECT_TRUE(close(actual, (wide(y) + wide(x) * wide(skip)).flatten(-2), bound_of(type)))
-            << T << " " << width;
-      }
-}
-
 TEST(CpuRows, ShortConvolutionsAgree) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const int64_t T : {1, 2, 3, 64, 65, 200})

@@ -1,5 +1,5 @@
-// The small element-wise parts of Mamba-2's mixer. Each is a handful of ATen operators, which for
-// one token on the CPU cost more than their arithmetic; there they are one loop.
+// The gates of Mamba-2's mixer: a handful of ATen operators, which for one token on the CPU cost
+// more than their arithmetic; there they are one loop.
 #pragma once
 #include "stuffed/core/tensor.h"
 
@@ -16,10 +16,5 @@ struct StepGates {
 /// Types   raw bf16 or f32; all else f32
 StepGates step_gates(
     const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most);
-
-/// y + x skip, added in f32 and rounded once to `out`.
-///
-/// Shapes  y, x [B,T,H,V]; skip [H,1] or [H,V] f32; result [B,T,H*V]
-Tensor add_skip(const Tensor& y, const Tensor& x, const Tensor& skip, at::ScalarType out);
 
 }  // namespace stuffed::ops
