@@ -65,6 +65,11 @@ double time_on_gpu(const std::function<void()>& prepare, const std::function<voi
   return end.seconds_since(begin);
 }
 
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(" \n"), last = text.find_last_not_of(" \n");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+}
+
 #endif
 
 double time_on_cpu(const std::function<void()>& prepare, const std::function<void()>& body) {
@@ -72,11 +77,6 @@ double time_on_cpu(const std::function<void()>& prepare, const std::function<voi
   const auto begin = std::chrono::steady_clock::now();
   body();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-std::string trimmed(const std::string& text) {
-  const size_t first = text.find_first_not_of(" \n"), last = text.find_last_not_of(" \n");
-  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
 }
 
 }  // namespace
