@@ -262,7 +262,11 @@ TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
         for (int64_t t = kPrefill; t < c.T; ++t)
           y.push_back(kernels::decay_scan_cuda_in_place(tokens(p.in, t, t + 1), prefill.state));
         const ScanResult actual{at::cat(y, 1), prefill.state};
-        expect_close(actual, {expected.y.slice(1, kPrefill, c.T), expected.state}, bounds_of(p.in),
+        Bounds bounds = bounds_of(p.in);
+        // One step's decay of 1e-8 is less than half an ulp of an f32 state: each step loses it.
+        if (decay == Decay::Tiny)
+          bounds.y += kSteps * 1e-8, bounds.state += kSteps * 1e-8;
+        expect_close(actual, {expected.y.slice(1, kPrefill, c.T), expected.state}, bounds,
                      c.name());
         fmt::print("{}: y {:.2g}, state {:.2g}\n", c.name(),
                    worst_head(actual.y, expected.y.slice(1, kPrefill, c.T), {1, 3}),
