@@ -195,6 +195,9 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
       ->expected(1)
       ->type_name("NAME:KEY=VALUE")
       ->group(group);
+  app.add_flag("--force", options.force,
+               "Run what is refused as too slow: clamp_norm with every=1 beyond 64K tokens")
+      ->group(group);
   app.add_option("--seed", options.seed, "Everything random is a function of it")
       ->capture_default_str()
       ->type_name("N")

@@ -24,6 +24,7 @@ struct ModelOptions {
   std::string impl = "auto";        // of the recurrence: auto, reference, chunked, cuda
   int64_t segment = 8192;           // tokens fed at a time
   std::vector<std::string> mitigations;  // in the order given
+  bool force = false;                    // run what is refused as too slow
   uint64_t seed = 0;
 };
 

@@ -1,6 +1,7 @@
 // `stuffed passkey`: options, wiring, the dry run's figures and the heat map at the end.
 #include "stuffed/eval/passkey.h"
 
+#include <algorithm>
 #include <memory>
 #include <unistd.h>
 
@@ -96,6 +97,7 @@ void run(const Options& options, Context& context) {
   const auto tokenizer = open_tokenizer(options.model);
   const auto model = context.models.open(options.model);
   check_vocabulary(*tokenizer, *model);
+  check_stream_length(options.model, *std::ranges::max_element(task_options.lengths_tokens));
   const auto rule = open_rule(options.model, *model);
   const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
 

@@ -25,6 +25,7 @@ void run(const Options& options, Context& context) {
   const auto tokenizer = tokenizer_for(options.data, options.model);
   const auto model = context.models.open(options.model);
   const auto rule = open_rule(options.model, *model);
+  check_stream_length(options.model, options.data.source.length);
   io::TokenSource source = open_source(options.data, tokenizer, *model);
 
   io::json config = describe(options.model, *model);

@@ -65,6 +65,7 @@ void run(const Options& options, Context& context) {
   const auto model = context.models.open(options.model);
   eval::DecayIntervals decays;
   const auto rule = open_rule(options.model, *model, &decays);
+  check_stream_length(options.model, options.data.source.length);
   io::TokenSource source = open_source(options.data, tokenizer, *model);
 
   io::json config = describe(options.model, *model);

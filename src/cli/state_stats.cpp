@@ -72,6 +72,7 @@ void run(const Options& options, Context& context) {
   task.arrays = arrays_path(options);
   const auto tokenizer = tokenizer_for(options.data, options.model);
   const auto model = context.models.open(options.model);
+  check_stream_length(options.model, options.data.source.length);
   io::TokenSource source = open_source(options.data, tokenizer, *model);
 
   task.segment = options.model.segment;

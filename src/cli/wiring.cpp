@@ -99,6 +99,11 @@ std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
        .read_limits = [&model](const std::string& file) { return read_limits(file, model); }});
 }
 
+void check_stream_length(const ModelOptions& options, int64_t tokens) {
+  if (!options.force)
+    check_cost(options.mitigations, tokens);
+}
+
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how) {
   return options.tokenizer.empty() ? io::find_tokenizer(options.model, how)

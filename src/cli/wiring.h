@@ -34,6 +34,10 @@ std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
                                             const RecurrentLM& model,
                                             Observer* observer = nullptr);
 
+/// Throws Usage if a mitigation would take a stream of `tokens` one token at a time, that is too
+/// long for it, and --force was not given. 0 tokens: as many as there are, which is not checked.
+void check_stream_length(const ModelOptions& options, int64_t tokens);
+
 /// --tokenizer, or the one in the model's folder. Throws Input saying what was looked for.
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how = {});

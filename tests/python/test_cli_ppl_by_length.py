@@ -198,3 +198,17 @@ def test_bad_inputs_are_exit_code_3(tmp_path):
     save_file({"tokens": np.full((1, 9), 10**6)}, ids)
     outside = run(*common, "--tokens", ids)
     assert outside.returncode == 3 and "1000000" in outside.stderr, outside.stderr
+
+
+def test_a_mitigation_that_is_too_slow_for_the_length_is_refused_unless_forced(tokens, tmp_path):
+    limits = tmp_path / "limits.safetensors"
+    clamp = ["--mitigation", f"clamp_norm:limits={limits},every=1"]
+    done = run(*command(tokens, tmp_path / "x.jsonl", "--length", "128K", *clamp))
+    assert done.returncode != 0
+    stats = [STUFFED, "state-stats", "--model", MODEL, "--tokens", tokens, "--length", "64", "--stride", "32"]
+    made = run(*stats, "--train-len", "64", "-o", tmp_path / "limits.jsonl", "--overwrite")
+    assert made.returncode == 0, made.stderr
+    done = run(*command(tokens, tmp_path / "x.jsonl", "--length", "128K", *clamp))
+    assert done.returncode == 2 and "--force" in done.stderr, done.stderr
+    forced = run(*command(tokens, tmp_path / "x.jsonl", "--length", "128K", *clamp, "--force"))
+    assert forced.returncode == 3, forced.stderr  # it goes on, and finds the documents too short
