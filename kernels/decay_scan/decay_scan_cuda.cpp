@@ -5,14 +5,9 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/cuda_call.h"
 #include "kernels/decay_scan/decay_scan_params.h"
 #include "stuffed/core/error.h"
-
-#if STUFFED_WITH_CUDA
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <cuda_runtime_api.h>
-#endif
 
 namespace stuffed::kernels {
 
@@ -23,13 +18,6 @@ ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state) {
 #if STUFFED_WITH_CUDA
 
 namespace {
-
-void check_cuda(int32_t error, const char* what) {
-  const auto code = static_cast<cudaError_t>(error);
-  check(code == cudaSuccess,
-        code == cudaErrorMemoryAllocation ? Error::Kind::Memory : Error::Kind::Internal,
-        "{}: CUDA reports {}: {}", what, cudaGetErrorName(code), cudaGetErrorString(code));
-}
 
 /// `axes` names the tensor's axes by the letters of View.
 View view_of(const Tensor& x, std::string_view axes) {
@@ -128,8 +116,8 @@ void launch(const ScanInputs& in, const Tensor& state, int segments, const ScanR
   const DecayScanPlan plan = stuffed_decay_scan_plan(&p, segments);
   const Tensor workspace = at::empty({stuffed_decay_scan_workspace(&p, &plan)}, state.options());
   p.workspace = workspace.mutable_data_ptr<float>();
-  check_cuda(stuffed_decay_scan_launch(&p, &plan, c10::cuda::getCurrentCUDAStream().stream()),
-             "decay_scan");
+  const CudaCall call(state);
+  call.check(stuffed_decay_scan_launch(&p, &plan, call.stream()), "decay_scan");
 }
 
 // With at most so many tokens every kernel that may run keeps the state in registers from its
@@ -166,16 +154,15 @@ Tensor decay_scan_cuda_in_place(const ScanInputs& given, const Tensor& state) {
 }
 
 ScanResult decay_scan_cuda_f64(const ScanInputs& given, const Tensor& given_state) {
-  const c10::cuda::CUDAGuard guard(given_state.device());
+  const CudaCall call(given_state);
   const ScanInputs in = in_one_type(given);
   const Tensor state = given_state.contiguous();
   const auto options = state.options().dtype(at::kDouble);
   ScanResult out{at::empty(in.v.sizes(), options), at::empty(state.sizes(), options)};
   if (state.numel() > 0) {
     const DecayScanParams p = params_of(in, state);
-    check_cuda(stuffed_decay_scan_f64(&p, out.y.mutable_data_ptr<double>(),
-                                      out.state.mutable_data_ptr<double>(),
-                                      c10::cuda::getCurrentCUDAStream().stream()),
+    call.check(stuffed_decay_scan_f64(&p, out.y.mutable_data_ptr<double>(),
+                                      out.state.mutable_data_ptr<double>(), call.stream()),
                "decay_scan_f64");
   }
   return out;

@@ -7,6 +7,7 @@
 
 #include "checkpoint.h"
 #include "stuffed/core/error.h"
+#include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
 
@@ -84,9 +85,9 @@ class Hgrn2 : public RecurrentLM {
     const Tensor h =
         x + attention(where, ops::rms_norm(x, layer.attn_norm, m_.eps, dtype_), layer, state, rule);
     const Tensor u = ops::rms_norm(h, layer.mlp_norm, m_.eps, dtype_);
-    return h +
-           ops::linear(at::silu(ops::linear(u, layer.gate_proj)) * ops::linear(u, layer.up_proj),
-                       layer.down_proj);
+    return h + ops::linear(ops::silu_product(ops::linear(u, layer.gate_proj),
+                                             ops::linear(u, layer.up_proj)),
+                           layer.down_proj);
   }
 
   Tensor final_norm(const Tensor& x) const override {
@@ -150,29 +151,22 @@ Tensor Hgrn2::attention(Where where,
     const auto parts = conv.y.chunk(3, -1);
     q = parts[0], f = parts[1], i = parts[2];
   }
-  f = f.to(at::kFloat);
-  Tensor log_forget = at::log_sigmoid(f),
-         k = at::sigmoid(-f);  // k = 1 - forget, without the cancellation
-  if (layer.lower_bound.defined()) {
-    const Tensor &low = layer.lower_bound, free = 1 - low;
-    log_forget = at::logaddexp(low.log(), free.log() + log_forget);
-    k = free * k;
-  }
+  const ops::ForgetGate gate = ops::forget_gate(f, layer.lower_bound);
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {m_.heads, -1}); };
   const ScanInputs in = {.q = to_heads(at::silu(q)),
-                         .k = to_heads(k.to(dtype_)),
+                         .k = to_heads(gate.insert),
                          .v = to_heads(i),
-                         .log_decay = to_heads(log_forget.clamp_max(0)),
+                         .log_decay = to_heads(gate.log_forget),
                          .v_scale = {},
                          .bonus = {},
                          .factored_decay = {},
                          .erase = {},
                          .bonus_k = {}};
-  // The scale matters only through the norm's eps, but early in a stream the outputs are that
-  // small.
-  const Tensor y = rule.advance(where, in, state).flatten(-2).to(at::kFloat) /
-                   std::sqrt(static_cast<double>(m_.expand));
-  return ops::linear(ops::rms_norm(y, layer.gate_norm, m_.gate_norm_eps, dtype_), layer.o_proj);
+  // Upstream divides the outputs by sqrt(K). That matters only through the norm's eps, but early in
+  // a stream they are that small: eps takes the factor.
+  const Tensor y = rule.advance(where, in, state).flatten(-2);
+  const double eps = m_.gate_norm_eps * static_cast<double>(m_.expand);
+  return ops::linear(ops::rms_norm(y, layer.gate_norm, eps, dtype_), layer.o_proj);
 }
 
 // ---- from a checkpoint ----

@@ -5,6 +5,7 @@
 
 #include "mamba_layout.h"
 #include "stuffed/core/error.h"
+#include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
 
@@ -129,8 +130,8 @@ Tensor Mamba1::mixer(Where where,
   state.conv = conv.columns;
   const Tensor x = conv.y;                              // [B,T,C]
   const Tensor factors = ops::linear(x, layer.x_proj);  // [B,T,R+2K]
-  const Tensor dt = at::softplus(
-      ops::linear(factors.narrow(-1, 0, m_.rank), layer.dt_proj).to(at::kFloat) + layer.dt_bias);
+  const Tensor dt =
+      ops::softplus(ops::linear(factors.narrow(-1, 0, m_.rank), layer.dt_proj), layer.dt_bias);
   const auto to_heads = [&](int64_t begin) {
     return factors.narrow(-1, begin, m_.state_width).unsqueeze(2).expand({-1, -1, m_.d_inner, -1});
   };
@@ -145,7 +146,8 @@ Tensor Mamba1::mixer(Where where,
       .erase = {},
       .bonus_k = {}};
   const Tensor y = rule.advance(where, in, state).squeeze(-1);  // [B,T,C]
-  return ops::linear(((y + x * layer.d) * at::silu(z.to(at::kFloat))).to(dtype_), layer.out_proj);
+  const ops::Skip skip = {.x = x, .weight = layer.d};
+  return ops::linear(ops::gated_rms_norm(y, z, /*weight=*/{}, 1, 0, false, skip), layer.out_proj);
 }
 
 // ---- from a checkpoint ----

@@ -8,6 +8,7 @@
 #include "mamba_layout.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
+#include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
 #include "stuffed/ops/step_gates.h"
@@ -186,7 +187,7 @@ Tensor Mamba2::mixer(Where where,
 
 Tensor Mamba2::mlp(const Tensor& u, const Mamba2Layer& layer) const {
   const auto parts = ops::linear(u, layer.mlp_in).chunk(2, -1);
-  return ops::linear(parts[0] * at::silu(parts[1]), layer.mlp_out);
+  return ops::linear(ops::silu_product(parts[1], parts[0]), layer.mlp_out);
 }
 
 void Mamba2::initialise_gates(uint64_t seed) {

@@ -55,7 +55,7 @@ class Rwkv5 : public RwkvModel {
   }
 
   Tensor time_mix(Where where,
-                  const Shifted& x,
+                  const ops::TokenShift& x,
                   LayerState& state,
                   const Recurrence& rule,
                   Pass&) const override {
@@ -70,11 +70,12 @@ class Rwkv5 : public RwkvModel {
                            .factored_decay = {},
                            .erase = {},
                            .bonus_k = {}};
-    const Tensor y = normalise_heads(rule.advance(where, in, state), layer.ln_x);
-    return ops::linear(y * at::silu(ops::linear(x.mix(layer.share_g), layer.gate)), layer.output);
+    const Tensor gate = ops::linear(x.mix(layer.share_g), layer.gate);
+    return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
+                       layer.output);
   }
 
-  Tensor channel_mix(size_t layer, const Shifted& x) const override {
+  Tensor channel_mix(size_t layer, const ops::TokenShift& x) const override {
     return layers_[layer].ffn(x);
   }
 

@@ -7,6 +7,7 @@
 
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
+#include "stuffed/ops/activations.h"
 
 namespace stuffed {
 
@@ -65,7 +66,7 @@ class Rwkv6 : public RwkvModel {
   }
 
   Tensor time_mix(Where where,
-                  const Shifted& x,
+                  const ops::TokenShift& x,
                   LayerState& state,
                   const Recurrence& rule,
                   Pass&) const override {
@@ -75,26 +76,26 @@ class Rwkv6 : public RwkvModel {
     const auto mixed = [&](size_t m) {  // [B,T,D]
       const Tensor shift = at::matmul(low.select(-2, static_cast<int64_t>(m)),
                                       layer.mix_out[static_cast<int64_t>(m)]);
-      return x.mix(layer.share[m] + shift.to(at::kFloat));
+      return x.mix(layer.share[m], shift);
     };
     // The sum in f32: in bf16 it would carry a relative error of 2^-8 into exp(-exp(.)).
     const Tensor omega =
-        layer.decay +
-        at::matmul(at::tanh(at::matmul(mixed(0), layer.decay_in)), layer.decay_out).to(at::kFloat);
+        at::matmul(at::tanh(at::matmul(mixed(0), layer.decay_in)), layer.decay_out);
     const ScanInputs in = {.q = to_heads(ops::linear(mixed(3), layer.receptance)),
                            .k = to_heads(ops::linear(mixed(1), layer.key)),
                            .v = to_heads(ops::linear(mixed(2), layer.value)),
-                           .log_decay = to_heads(-omega.exp()),
+                           .log_decay = to_heads(ops::negative_exp(omega, layer.decay)),
                            .v_scale = {},
                            .bonus = layer.bonus,
                            .factored_decay = {},
                            .erase = {},
                            .bonus_k = {}};
-    const Tensor y = normalise_heads(rule.advance(where, in, state), layer.ln_x);
-    return ops::linear(y * at::silu(ops::linear(mixed(4), layer.gate)), layer.output);
+    const Tensor gate = ops::linear(mixed(4), layer.gate);
+    return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
+                       layer.output);
   }
 
-  Tensor channel_mix(size_t layer, const Shifted& x) const override {
+  Tensor channel_mix(size_t layer, const ops::TokenShift& x) const override {
     return layers_[layer].ffn(x);
   }
 

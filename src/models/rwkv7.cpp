@@ -68,12 +68,12 @@ class Rwkv7 : public RwkvModel {
   }
 
   Tensor time_mix(Where where,
-                  const Shifted& x,
+                  const ops::TokenShift& x,
                   LayerState& state,
                   const Recurrence& rule,
                   Pass& pass) const override;
 
-  Tensor channel_mix(size_t i, const Shifted& x) const override {
+  Tensor channel_mix(size_t i, const ops::TokenShift& x) const override {
     const Rwkv7Layer& layer = layers_[i];
     return ops::linear(at::relu(ops::linear(x.mix(layer.ffn_share), layer.ffn_key)).square(),
                        layer.ffn_value);
@@ -92,8 +92,11 @@ class Rwkv7 : public RwkvModel {
   std::vector<Rwkv7Layer> layers_;
 };
 
-Tensor Rwkv7::time_mix(
-    Where where, const Shifted& x, LayerState& state, const Recurrence& rule, Pass& pass) const {
+Tensor Rwkv7::time_mix(Where where,
+                       const ops::TokenShift& x,
+                       LayerState& state,
+                       const Recurrence& rule,
+                       Pass& pass) const {
   const Rwkv7Layer& layer = layers_[static_cast<size_t>(where.layer)];
   const auto mixed = [&](Mix m) { return x.mix(layer.share[m]); };
   const auto low_rank = [](const Tensor& input, const LowRankMap& map) {

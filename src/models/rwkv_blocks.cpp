@@ -2,8 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
-#include "stuffed/ops/token_shift.h"
 
 namespace stuffed {
 
@@ -18,10 +18,6 @@ void LayerNormWeights::visit(ParameterVisitor& v, const std::string& name, int64
 
 Tensor LayerNormWeights::operator()(const Tensor& x, at::ScalarType out) const {
   return ops::layer_norm(x, weight, bias, kLayerNormEps, out);
-}
-
-Tensor Shifted::mix(const Tensor& share) const {
-  return at::addcmul(now.to(at::kFloat), delta, share).to(now.scalar_type());
 }
 
 RwkvModel::RwkvModel(const RwkvConfig& config, int64_t vocab)
@@ -56,16 +52,11 @@ Tensor RwkvModel::embed(const Tensor& tokens) const {
 Tensor RwkvModel::block(
     Where where, const Tensor& x, LayerState& state, const Recurrence& rule, Pass& pass) const {
   const auto layer = static_cast<size_t>(where.layer);
-  const auto shift = [](const Tensor& now, const ops::ShiftResult& shifted) {
-    return Shifted{.now = now, .delta = shifted.previous.to(at::kFloat) - now.to(at::kFloat)};
-  };
-  const Tensor a = ln1_[layer](x, dtype_);
-  const ops::ShiftResult before_a = ops::token_shift(a, state.shift.select(1, 0));
-  const Tensor h = x + time_mix(where, shift(a, before_a), state, rule, pass);
-  const Tensor b = ln2_[layer](h, dtype_);
-  const ops::ShiftResult before_b = ops::token_shift(b, state.shift.select(1, 1));
-  state.shift = at::stack({before_a.last, before_b.last}, 1);
-  return h + channel_mix(layer, shift(b, before_b));
+  const ops::TokenShift a(ln1_[layer](x, dtype_), state.shift.select(1, 0));
+  const Tensor h = x + time_mix(where, a, state, rule, pass);
+  const ops::TokenShift b(ln2_[layer](h, dtype_), state.shift.select(1, 1));
+  state.shift = at::stack({a.last(), b.last()}, 1);
+  return h + channel_mix(layer, b);
 }
 
 Tensor RwkvModel::final_norm(const Tensor& x) const {
@@ -81,13 +72,15 @@ LayerState RwkvModel::initial_layer_state(int64_t batch) const {
   return state;
 }
 
-Tensor RwkvModel::normalise_heads(const Tensor& y, const LayerNormWeights& ln_x) const {
-  return ops::group_norm(y.flatten(-2), r_.heads, ln_x.weight, ln_x.bias, r_.ln_x_eps);
+Tensor RwkvModel::normalise_heads(const Tensor& y,
+                                  const LayerNormWeights& ln_x,
+                                  const Tensor& gate) const {
+  return ops::group_norm(y.flatten(-2), r_.heads, ln_x.weight, ln_x.bias, r_.ln_x_eps, gate);
 }
 
-Tensor GatedChannelMix::operator()(const Shifted& x) const {
-  const Tensor k = at::relu(ops::linear(x.mix(share_k), key)).square();
-  return at::sigmoid(ops::linear(x.mix(share_r), receptance)) * ops::linear(k, value);
+Tensor GatedChannelMix::operator()(const ops::TokenShift& x) const {
+  const Tensor k = ops::relu_square(ops::linear(x.mix(share_k), key));
+  return ops::sigmoid_product(ops::linear(x.mix(share_r), receptance), ops::linear(k, value));
 }
 
 }  // namespace stuffed

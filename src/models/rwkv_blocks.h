@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checkpoint.h"
+#include "stuffed/ops/token_shift.h"
 
 namespace stuffed {
 
@@ -23,15 +24,6 @@ struct RwkvConfig {
   double ln_x_eps = 64e-5;
 };
 
-/// x_{t-1} beside x_t: what a token shift mixes.
-struct Shifted {
-  Tensor now;    // [B,T,D]
-  Tensor delta;  // [B,T,D] f32: x_{t-1} - x_t
-
-  /// now + delta * share, rounded to now's type. share [D] or [B,T,D]: the previous token's weight.
-  Tensor mix(const Tensor& share) const;
-};
-
 /// The trunk. A generation writes time_mix and channel_mix.
 class RwkvModel : public RecurrentLM {
  public:
@@ -41,11 +33,11 @@ class RwkvModel : public RecurrentLM {
  protected:
   virtual void visit_block(ParameterVisitor& v, const std::string& prefix, size_t layer) = 0;
   virtual Tensor time_mix(Where where,
-                          const Shifted& x,
+                          const ops::TokenShift& x,
                           LayerState& state,
                           const Recurrence& rule,
                           Pass& pass) const = 0;
-  virtual Tensor channel_mix(size_t layer, const Shifted& x) const = 0;
+  virtual Tensor channel_mix(size_t layer, const ops::TokenShift& x) const = 0;
 
   Tensor embed(const Tensor& tokens) const override;
   Tensor block(Where where,
@@ -57,8 +49,11 @@ class RwkvModel : public RecurrentLM {
   LayerState initial_layer_state(int64_t batch) const override;
 
   Tensor to_heads(const Tensor& x) const { return x.unflatten(-1, {r_.heads, r_.head_size}); }
-  /// The heads' outputs [B,T,H,V], normalised a head at a time: [B,T,H*V].
-  Tensor normalise_heads(const Tensor& y, const LayerNormWeights& ln_x) const;
+  /// The heads' outputs [B,T,H,V], normalised a head at a time: [B,T,H*V]; times silu(gate) if
+  /// there is one [B,T,H*V].
+  Tensor normalise_heads(const Tensor& y,
+                         const LayerNormWeights& ln_x,
+                         const Tensor& gate = {}) const;
 
   RwkvConfig r_;
 
@@ -73,7 +68,7 @@ struct GatedChannelMix {
   Tensor share_k, share_r;  // [D] f32
   ops::Linear key, value, receptance;
 
-  Tensor operator()(const Shifted& x) const;
+  Tensor operator()(const ops::TokenShift& x) const;
 };
 
 /// "blocks." if the names are BlinkDL's, "rwkv.blocks." if Hugging Face's, else empty.

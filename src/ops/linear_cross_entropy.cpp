@@ -7,6 +7,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
+#include "kernels/layer/layer_cuda.h"
 #include "recompute.h"
 
 namespace stuffed::ops {
@@ -50,6 +51,8 @@ Tensor linear_cross_entropy(
     const Tensor raw = linear(in[0], layer);
     if (takes_cpu_rows({raw}))
       return std::vector<Tensor>{nll_of_logits(raw, vocab, in[3])};
+    if (kernels::nll_cuda_takes(raw))
+      return std::vector<Tensor>{kernels::nll_cuda(raw, vocab, in[3].contiguous())};
     const Tensor logits = raw.narrow(-1, 0, vocab).to(at::kFloat);
     return std::vector<Tensor>{at::logsumexp(logits, -1) -
                                logits.gather(-1, in[3].unsqueeze(-1)).squeeze(-1)};

@@ -7,6 +7,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
+#include "kernels/layer/layer_cuda.h"
 
 namespace stuffed::ops {
 
@@ -71,12 +72,27 @@ Tensor divide_by_rms(const Tensor& x, double eps) {
   return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
 }
 
+/// Whether the CUDA kernel takes these; undefined tensors are absent.
+bool takes_cuda(const kernels::NormTensors& in) {
+  const auto present = [&](const Tensor& x) { return x.defined() ? x : in.x; };
+  return kernels::layer_cuda_takes({in.x, present(in.gate), present(in.skip)}) &&
+         kernels::layer_cuda_takes_parameters({in.weight, in.bias, in.skip_weight}) &&
+         in.x.size(-1) / in.parts <= kernels::kWidestNorm &&
+         in.x.size(-1) / in.parts % kernels::kLayerChannels == 0;
+}
+
+bool is_small(at::ScalarType type) {
+  return type == at::kFloat || type == at::kBFloat16;
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarType out) {
-  const bool small_type = out == at::kFloat || out == at::kBFloat16;
+  if (const kernels::NormTensors in{.x = x, .weight = weight, .eps = eps};
+      is_small(out) && takes_cuda(in))
+    return kernels::norm_cuda(in, out);
   if (const Tensor rows = x.is_cpu() ? as_rows(x) : Tensor();
-      small_type && rows.defined() && takes_cpu_rows({rows}) && !wants_gradient(weight) &&
+      is_small(out) && rows.defined() && takes_cpu_rows({rows}) && !wants_gradient(weight) &&
       weight.scalar_type() == at::kFloat) {
     Tensor y = at::empty(x.sizes(), x.options().dtype(out));
     with_type(x, [&]<class In>(In*) {
@@ -91,14 +107,32 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarTyp
 
 Tensor layer_norm(
     const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, at::ScalarType out) {
+  if (const kernels::NormTensors in{
+          .x = x, .weight = weight, .bias = bias, .centre = true, .eps = eps};
+      is_small(out) && takes_cuda(in))
+    return kernels::norm_cuda(in, out);
   return at::layer_norm(x.to(at::kFloat), {x.size(-1)}, weight, bias, eps).to(out);
 }
 
-Tensor group_norm(
-    const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps) {
+Tensor group_norm(const Tensor& x,
+                  int64_t groups,
+                  const Tensor& weight,
+                  const Tensor& bias,
+                  double eps,
+                  const Tensor& gate) {
+  if (const kernels::NormTensors in{.x = x,
+                                    .gate = gate,
+                                    .weight = weight,
+                                    .bias = bias,
+                                    .parts = groups,
+                                    .centre = true,
+                                    .eps = eps};
+      takes_cuda(in))
+    return kernels::norm_cuda(in, x.scalar_type());
   const Tensor parts = x.to(at::kFloat).unflatten(-1, {groups, x.size(-1) / groups});
   const Tensor normal = at::layer_norm(parts, {parts.size(-1)}, {}, {}, eps).flatten(-2);
-  return at::addcmul(bias, normal, weight).to(x.scalar_type());
+  const Tensor y = at::addcmul(bias, normal, weight);
+  return (gate.defined() ? y * at::silu(gate.to(at::kFloat)) : y).to(x.scalar_type());
 }
 
 Tensor gated_rms_norm(const Tensor& y,
@@ -108,6 +142,16 @@ Tensor gated_rms_norm(const Tensor& y,
                       double eps,
                       bool norm_before_gate,
                       const Skip& skip) {
+  if (const kernels::NormTensors in{.x = y,
+                                    .gate = z,
+                                    .skip = skip.x,
+                                    .weight = weight,
+                                    .skip_weight = skip.weight,
+                                    .parts = groups,
+                                    .gate_first = !norm_before_gate,
+                                    .eps = eps};
+      takes_cuda(in))
+    return kernels::norm_cuda(in, y.scalar_type());
   const auto cpu_rows = [](const Tensor& x) { return x.is_cpu() ? as_rows(x) : Tensor(); };
   if (const Tensor rows = cpu_rows(y), gates = cpu_rows(z),
       past = skip.x.defined() ? cpu_rows(skip.x) : rows;

@@ -7,6 +7,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
+#include "kernels/layer/layer_cuda.h"
 
 namespace stuffed::ops {
 
@@ -126,6 +127,11 @@ ConvResult short_conv(
   if (takes_rows)
     return short_conv_rows(x, weight, bias, columns, silu);
   const int64_t tokens = x.size(1), width = weight.size(1);
+  if (kernels::layer_cuda_takes({x}) && kernels::layer_cuda_takes_parameters({weight, bias}) &&
+      width >= 2 && width <= 4 && columns.scalar_type() == x.scalar_type() && !trained) {
+    const auto [y, next] = kernels::short_conv_cuda(x, weight, bias, columns.contiguous(), silu);
+    return {y, next};
+  }
   const Tensor padded =
       at::cat({columns.transpose(1, 2).to(x.scalar_type()), x}, 1);  // [B,W-1+T,C]
   Tensor y;

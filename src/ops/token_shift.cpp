@@ -2,11 +2,36 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/layer/layer_cuda.h"
+
 namespace stuffed::ops {
 
-ShiftResult token_shift(const Tensor& x, const Tensor& before) {
-  const Tensor padded = at::cat({before.to(x.scalar_type()).unsqueeze(1), x}, 1);  // [B,1+T,D]
-  return {padded.narrow(1, 0, x.size(1)), padded.select(1, x.size(1)).clone()};
+namespace {
+
+Tensor difference(const Tensor& x, const Tensor& before) {
+  const Tensor previous = at::cat({before.unsqueeze(1), x}, 1).narrow(1, 0, x.size(1));
+  return previous.to(at::kFloat) - x.to(at::kFloat);
+}
+
+}  // namespace
+
+TokenShift::TokenShift(const Tensor& x, const Tensor& before)
+    : x_(x), before_(before.to(x.scalar_type())) {
+  if (!kernels::layer_cuda_takes({x, before_.unsqueeze(1)}))
+    delta_ = difference(x_, before_);
+}
+
+Tensor TokenShift::mix(const Tensor& share, const Tensor& shift) const {
+  if (!delta_.defined() && kernels::layer_cuda_takes({x_, shift.defined() ? shift : x_}) &&
+      kernels::layer_cuda_takes_parameters({share}))
+    return kernels::shift_mix_cuda(x_, before_, share, shift);
+  const Tensor weight = shift.defined() ? share + shift.to(at::kFloat) : share;
+  const Tensor delta = delta_.defined() ? delta_ : difference(x_, before_);
+  return at::addcmul(x_.to(at::kFloat), delta, weight).to(x_.scalar_type());
+}
+
+Tensor TokenShift::last() const {
+  return (x_.size(1) > 0 ? x_.select(1, x_.size(1) - 1) : before_).clone();
 }
 
 }  // namespace stuffed::ops

@@ -14,9 +14,13 @@ Tensor layer_norm(
     const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, at::ScalarType out);
 
 /// Layer norm over each of `groups` equal parts of the last axis, one weight and bias a channel;
-/// x's type is kept.
-Tensor group_norm(
-    const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps);
+/// x's type is kept. With a gate of x's shape and type, times silu(gate).
+Tensor group_norm(const Tensor& x,
+                  int64_t groups,
+                  const Tensor& weight,
+                  const Tensor& bias,
+                  double eps,
+                  const Tensor& gate = {});
 
 /// x * weight past a recurrence: x [...,D] of y's type; weight [D], or [H] for D/H channels each,
 /// f32.

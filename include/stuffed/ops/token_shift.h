@@ -3,13 +3,22 @@
 
 namespace stuffed::ops {
 
-struct ShiftResult {
-  Tensor previous;  // [B,T,D]: row t holds x_{t-1}
-  Tensor last;      // [B,D]: x_{T-1}, to be carried; a copy of its own
-};
+/// RWKV's token shift, carried across segments: x_{t-1} beside x_t, to be mixed several times over.
+class TokenShift {
+ public:
+  /// x [B,T,D]; before [B,D], the row before x_0 (zeros at the start), of x's type on a GPU.
+  TokenShift(const Tensor& x, const Tensor& before);
 
-/// RWKV's token shift, carried across segments. x [B,T,D]; before [B,D], the row before x_0 (zeros
-/// at the start).
-ShiftResult token_shift(const Tensor& x, const Tensor& before);
+  /// x_t + (x_{t-1} - x_t) (share + shift), in f32, rounded to x's type. share [D] f32: the
+  /// previous token's weight; shift [B,T,D] of x's type, or undefined.
+  Tensor mix(const Tensor& share, const Tensor& shift = {}) const;
+
+  /// [B,D]: the row to be carried; a copy of its own. x's type.
+  Tensor last() const;
+
+ private:
+  Tensor x_, before_;
+  Tensor delta_;  // [B,T,D] f32: x_{t-1} - x_t; undefined where mix() makes it on its way
+};
 
 }  // namespace stuffed::ops

@@ -1,0 +1,52 @@
+// The rest of a layer on the GPU: what the operations of src/ops take instead of chains of ATen
+// operators, where `layer_cuda_takes` says so. Each op's header says what is computed; README.md,
+// how.
+#pragma once
+#include <initializer_list>
+#include <tuple>
+
+#include "kernels/layer/layer_params.h"
+#include "stuffed/core/tensor.h"
+
+namespace stuffed::kernels {
+
+/// Whether the kernels read these activations: on a GPU this build has kernels for, all f32 or all
+/// bf16, [B,T,C] or anything that is dense, channels in aligned groups of four, no gradient wanted.
+bool layer_cuda_takes(std::initializer_list<Tensor> activations);
+
+/// Whether a kernel reads these parameters (undefined: absent): dense f32 on a GPU, no gradient
+/// wanted.
+bool layer_cuda_takes_parameters(std::initializer_list<Tensor> parameters);
+
+/// ops::short_conv: y [B,T,C] and the columns [B,C,W-1] to carry. 2 to 4 taps.
+std::tuple<Tensor, Tensor> short_conv_cuda(
+    const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu);
+
+/// All of ops/norms.h; the fields are NormParams'.
+struct NormTensors {
+  Tensor x, gate = {}, skip = {};                   // activations; gate and skip may be undefined
+  Tensor weight = {}, bias = {}, skip_weight = {};  // parameters; undefined: absent
+  int64_t parts = 1;                                // of equal width, at most kWidestNorm
+  bool centre = false, gate_first = false;
+  double eps = 0;
+};
+Tensor norm_cuda(const NormTensors& in, at::ScalarType out);
+
+/// One of `Map`: a, b activations, w [C]; b and w may be undefined where the map allows.
+Tensor map_cuda(Map map, const Tensor& a, const Tensor& b, const Tensor& w);
+
+/// Map::ShiftMix with the row before the first, before [B,D].
+Tensor shift_mix_cuda(const Tensor& x,
+                      const Tensor& before,
+                      const Tensor& share,
+                      const Tensor& shift);
+
+/// Map::ForgetGate: {1 - forget in a's type, log(forget) in f32}.
+std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor& a, const Tensor& low);
+
+/// -log softmax(logits[:, :vocab])[targets]: [n] f32. logits [n,V], targets [n] int64 below
+/// `vocab`.
+bool nll_cuda_takes(const Tensor& logits);
+Tensor nll_cuda(const Tensor& logits, int64_t vocab, const Tensor& targets);
+
+}  // namespace stuffed::kernels
