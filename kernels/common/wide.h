@@ -34,9 +34,16 @@ inline __attribute__((always_inline)) float exp_inline(float x) {
   return p * std::bit_cast<float>(exponent << 23);
 }
 
-/// exp(x) - 1 for x <= 0, with small relative error also near 0, where slow decays live. -1 from
-/// -87 on.
-inline __attribute__((always_inline)) float decay_change_inline(float x) {
+/// exp(x) as `keep + change`, in the form a state S takes it: keep S + change S. In f32 the factor
+/// exp(x) near 1 is off by up to 3e-8 the same way at every use, which a long stream adds up; and
+/// 1 + (exp(x) - 1) has no digits of a strong decay, which a large state would show.
+struct StateDecay {
+  float keep;    // 1 for weak decays, 0 for strong ones
+  float change;  // exp(x) - keep, to a small relative error
+};
+
+/// For x <= 0; exactly {0, 0} below -87.
+inline __attribute__((always_inline)) StateDecay state_decay_inline(float x) {
   float series = 1.0F / 40320;  // Taylor's, for |x| <= 1/2: the next term is below 2^-26 of x
   series = series * x + 1.0F / 5040;
   series = series * x + 1.0F / 720;
@@ -45,7 +52,8 @@ inline __attribute__((always_inline)) float decay_change_inline(float x) {
   series = series * x + 1.0F / 6;
   series = series * x + 0.5F;
   series = series * x * x + x;
-  return x > -0.5F ? series : exp_inline(x) - 1.0F;
+  const float whole = x < -87.0F ? 0.0F : exp_inline(x);
+  return {x > -0.5F ? 1.0F : 0.0F, x > -0.5F ? series : whole};
 }
 
 }  // namespace stuffed::kernels

@@ -39,15 +39,14 @@ struct Rows {
 struct Token {
   const float* __restrict q;
   const float* __restrict k;
-  const float* __restrict change;  // exp(log_decay) - 1, of every key
-  const float* __restrict value;   // as inserted
-  const float* __restrict read;    // erase
-  const float* __restrict write;   // erase
-  float* __restrict erased;        // scratch
+  const float* __restrict keep;  // the two parts of exp(log_decay), of every key
+  const float* __restrict change;
+  const float* __restrict value;  // as inserted
+  const float* __restrict read;   // erase
+  const float* __restrict write;  // erase
+  float* __restrict erased;       // scratch
   float* __restrict y;
 };
-
-// The state's own decay acts as S + S (a - 1): near 1 the factor a has too few bits in f32.
 
 STUFFED_WIDE void read_state(const float* __restrict state,
                              const float* __restrict weights,
@@ -66,9 +65,9 @@ STUFFED_WIDE void update(float* __restrict state, const Token& token, int64_t K,
   float* __restrict y = token.y;
   for (int64_t c = 0; c < K; ++c) {
     float* __restrict row = state + c * V;
-    const float change = token.change[c], k = token.k[c], q = token.q[c];
+    const float keep = token.keep[c], change = token.change[c], k = token.k[c], q = token.q[c];
     for (int64_t i = 0; i < V; ++i) {
-      row[i] = (row[i] * change + row[i]) + k * value[i];
+      row[i] = (row[i] * change + row[i] * keep) + k * value[i];
       y[i] += q * row[i];
     }
   }
@@ -83,19 +82,24 @@ STUFFED_WIDE void update_erasing(float* __restrict state,
   float* __restrict y = token.y;
   for (int64_t c = 0; c < K; ++c) {
     float* __restrict row = state + c * V;
-    const float change = token.change[c], k = token.k[c], q = token.q[c], write = token.write[c];
+    const float keep = token.keep[c], change = token.change[c], k = token.k[c], q = token.q[c],
+                write = token.write[c];
     for (int64_t i = 0; i < V; ++i) {
-      row[i] = (row[i] * change + row[i]) + (k * value[i] - write * erased[i]);
+      row[i] = (row[i] * change + row[i] * keep) + (k * value[i] - write * erased[i]);
       y[i] += q * row[i];
     }
   }
 }
 
-STUFFED_WIDE void decay_changes(const float* __restrict log_decay,
-                                float* __restrict change,
-                                int64_t n) {
-  for (int64_t i = 0; i < n; ++i)
-    change[i] = decay_change_inline(log_decay[i]);
+STUFFED_WIDE void state_decays(const float* __restrict log_decay,
+                               float* __restrict keep,
+                               float* __restrict change,
+                               int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const StateDecay decay = state_decay_inline(log_decay[i]);
+    keep[i] = decay.keep;
+    change[i] = decay.change;
+  }
 }
 
 /// Factored decay, one value column: a head is a channel, and its rows lie side by side.
@@ -121,8 +125,8 @@ STUFFED_WIDE void update_channels(float* __restrict state,
     const float* __restrict k = in.k + h * in.stride;
     const float step = in.step[h], value = in.value[h], offset = in.offset;
     for (int64_t c = 0; c < K; ++c) {
-      const float change = decay_change_inline(step * rate[c] + offset);
-      row[c] = (row[c] * change + row[c]) + k[c] * value;
+      const StateDecay decay = state_decay_inline(step * rate[c] + offset);
+      row[c] = (row[c] * decay.change + row[c] * decay.keep) + k[c] * value;
     }
     float sum = 0;
     for (int64_t c = 0; c < K; ++c)
@@ -167,18 +171,21 @@ float self_weight(const Inputs& in, int64_t i, int64_t h) {
 }
 
 void advance_head(const Inputs& in, int64_t b, int64_t h, float* state, float* y) {
-  std::vector<float> scratch(static_cast<size_t>(in.K + 2 * in.V));
-  float* const change = scratch.data();
+  std::vector<float> scratch(static_cast<size_t>(2 * in.K + 2 * in.V));
+  float* const keep = scratch.data();
+  float* const change = keep + in.K;
   float* const erased = change + in.K;
   float* const unread = erased + in.V;  // y of the update, where y reads before it
   for (int64_t t = 0; t < in.T; ++t) {
     const int64_t i = b * in.T + t;
     float* const out = y + (i * in.H + h) * in.V;
     const float* const log_decay = in.log_decay.at(i, h);
-    decay_changes(log_decay, change, in.log_decay.width);
-    if (in.log_decay.width < in.K)
+    state_decays(log_decay, keep, change, in.log_decay.width);
+    if (in.log_decay.width < in.K) {
+      std::fill_n(keep, in.K, keep[0]);
       std::fill_n(change, in.K, change[0]);
-    Token token{in.q.at(i, h), in.k.at(i, h), change, in.value.at(i, h),
+    }
+    Token token{in.q.at(i, h), in.k.at(i, h), keep,   change, in.value.at(i, h),
                 nullptr,       nullptr,       erased, out};
     if (in.bonus.defined()) {
       read_state(state, token.q, out, in.K, in.V);

@@ -159,15 +159,23 @@ TEST(DecayScanStep, AThousandStepsTrackTheReference) {
     }
 }
 
-TEST(DecayScanStep, ItsExponentialIsSmallNearZeroAndWholeFarAway) {
+TEST(DecayScanStep, TheTwoPartsOfItsExponentialKeepTheirDigits) {
   for (double x = -1e-9; x > -200; x *= 1.01) {
-    const double expected = std::expm1(static_cast<double>(static_cast<float>(x)));
-    const double actual = kernels::decay_change_inline(static_cast<float>(x));
-    EXPECT_NEAR(actual / expected, 1, 3e-7) << x;
+    const auto given = static_cast<float>(x);
+    const kernels::StateDecay actual = kernels::state_decay_inline(given);
+    EXPECT_EQ(actual.keep, given > -0.5F ? 1 : 0);
+    if (given < -87)
+      EXPECT_EQ(actual.change, 0) << x;
+    else
+      EXPECT_NEAR(
+          actual.change / (actual.keep > 0 ? std::expm1(double{given}) : std::exp(double{given})),
+          1, 3e-7)
+          << x;
   }
-  EXPECT_EQ(kernels::decay_change_inline(0), 0);
-  EXPECT_EQ(kernels::decay_change_inline(-INFINITY), -1);
-  EXPECT_TRUE(std::isnan(kernels::decay_change_inline(NAN)));
+  EXPECT_EQ(kernels::state_decay_inline(0).change, 0);
+  EXPECT_EQ(kernels::state_decay_inline(0).keep, 1);
+  EXPECT_EQ(kernels::state_decay_inline(-INFINITY).change, 0);
+  EXPECT_TRUE(std::isnan(kernels::state_decay_inline(NAN).change));
 }
 
 }  // namespace

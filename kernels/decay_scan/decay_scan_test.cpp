@@ -150,6 +150,63 @@ TEST(DecayScan, TheChunkChangesRoundingOnly) {
   }
 }
 
+/// T tokens of one head with one decay all along, that insert nothing.
+Problem only_decays(Variant variant, int64_t T, double log_decay) {
+  const bool factored = variant == Variant::Mamba1;
+  Problem p =
+      make_problem({.variant = variant, .B = 1, .T = 1, .H = 1, .K = 16, .V = factored ? 1 : 16});
+  const auto fill = [&](Tensor& x, double number) {
+    std::vector<int64_t> shape = x.sizes().vec();
+    shape[1] = T;
+    x = at::full(shape, number, x.options());
+  };
+  fill(p.in.q, 1);
+  fill(p.in.k, 0);
+  fill(p.in.v, 0);
+  if (factored) {
+    fill(p.in.factored_decay->step, -log_decay);
+    p.in.factored_decay->rate.fill_(-1);
+  } else {
+    fill(p.in.log_decay, log_decay);
+  }
+  if (p.in.v_scale)
+    fill(*p.in.v_scale, 1);
+  if (p.in.erase) {
+    fill(p.in.erase->read, 0);
+    fill(p.in.erase->write, 0);
+  }
+  return p;
+}
+
+TEST(DecayScan, ASlowDecayDoesNotDriftOverManyChunks) {
+  // In f32 a chunk's factor is off by half a unit in the last place, 3e-8, the same way each time:
+  // 625 of them by 2e-5. A state's own rounding differs from element to element.
+  constexpr int64_t kChunks = 625;
+  constexpr double kLogDecay = -32.5 * 5.96046e-8;  // of a chunk
+  for (const Variant variant : kVariants)
+    for (const int64_t chunk : {16, 64}) {
+      Problem p = only_decays(variant, kChunks * chunk, kLogDecay / static_cast<double>(chunk));
+      p.state.uniform_(0.5, 1);
+      const Tensor state = ops::decay_scan_chunked(p.in, p.state, chunk).state;
+      const Tensor expected = p.state.to(at::kDouble) * std::exp(kLogDecay * kChunks);
+      EXPECT_LT(std::abs((state / expected - 1).mean().item<double>()), 5e-6)
+          << name_of(variant) << ' ' << chunk;
+    }
+}
+
+TEST(DecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
+  for (const Variant variant : kVariants)
+    for (const int64_t T : {1, 5, 130}) {  // steps, and chunks
+      Problem p = only_decays(variant, T, -25.0 / static_cast<double>(T));
+      p.state.fill_(1e12);
+      // An exponent of 25 nats that was summed in f32 is known to some 2e-5, and so is what is
+      // left.
+      EXPECT_TRUE(close(ops::decay_scan(p.in, p.state).state,
+                        at::full_like(p.state, 1e12 * std::exp(-25.0)), 1e-4))
+          << name_of(variant) << ' ' << T;
+    }
+}
+
 TEST(DecayScan, TwiceTheValuesGiveExactlyTwiceTheOutput) {
   for (const Variant variant : kVariants) {
     Problem p = make_problem({.variant = variant, .T = 100});

@@ -57,8 +57,8 @@ STUFFED_INLINE float decay_of(float x) {
 }
 
 /// weights[i,j] = scores[i,j] exp(decay from j to i) v_scale[j]; inserted[j] = v[j] v_scale[j]
-/// decayed to the end of the chunk; before[i] = the decay from the chunk's start to i. -> that of
-/// the whole chunk.
+/// decayed to the end of the chunk; before[i] = the decay from the chunk's start to i. -> the log
+/// decay of the whole chunk.
 STUFFED_INLINE float weigh(const TileChunk& c, float* before) {
   // Sums run from each past position on, so that no difference of large sums is ever taken.
   float since[kTileTokens] = {};
@@ -80,7 +80,7 @@ STUFFED_INLINE float weigh(const TileChunk& c, float* before) {
     for (int64_t column = 0; column < c.columns; ++column)
       c.inserted[j * c.columns + column] = c.v[j * c.columns + column] * factor;
   }
-  return decay_of(whole);
+  return whole;
 }
 
 /// y = before * (q S) + weights v
@@ -106,7 +106,7 @@ STUFFED_INLINE void outputs_of(const TileChunk& c, const float* before) {
 
 /// S = decay S + k^T inserted
 template <int Lanes>
-STUFFED_INLINE void next_state(const TileChunk& c, float decay) {
+STUFFED_INLINE void next_state(const TileChunk& c, StateDecay decay) {
   for (int64_t column = 0; column < c.columns; column += 2 * Lanes)
     for (int64_t row = 0; row < c.keys; row += kTileRows) {
       Vec<Lanes> sum[kTileRows][2] = {};
@@ -114,8 +114,8 @@ STUFFED_INLINE void next_state(const TileChunk& c, float decay) {
                            c.tokens, sum);
       for (int64_t r = 0; r < kTileRows; ++r) {
         auto* to = reinterpret_cast<Vec<Lanes>*>(c.state + (row + r) * c.columns + column);
-        to[0] = to[0] * decay + sum[r][0];
-        to[1] = to[1] * decay + sum[r][1];
+        to[0] = (to[0] * decay.change + to[0] * decay.keep) + sum[r][0];
+        to[1] = (to[1] * decay.change + to[1] * decay.keep) + sum[r][1];
       }
     }
 }
@@ -123,7 +123,7 @@ STUFFED_INLINE void next_state(const TileChunk& c, float decay) {
 template <int Lanes>
 STUFFED_INLINE void advance(const TileChunk& c) {
   float before[kTileTokens] = {};
-  const float decay = weigh(c, before);
+  const StateDecay decay = state_decay_inline(weigh(c, before));
   outputs_of<Lanes>(c, before);
   next_state<Lanes>(c, decay);
 }

@@ -27,6 +27,16 @@ Runs join(const Runs& earlier, const Runs& later) {
           at::cat({earlier.after + later.total, later.after}, -2), earlier.total + later.total};
 }
 
+StateDecays::StateDecays(const Tensor& log_decay) {
+  const Tensor is_weak = log_decay > -0.5;
+  keep_ = is_weak.to(log_decay.scalar_type()).unbind(1);
+  change_ = at::where(is_weak, log_decay.expm1(), log_decay.exp()).unbind(1);
+}
+
+Tensor StateDecays::advance(size_t i, const Tensor& state, const Tensor& insert) const {
+  return at::addcmul(at::addcmul(insert, state, keep_[i]), state, change_[i]);
+}
+
 Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type) {
   Tensor tokens = x.dim() == 3 ? x.unsqueeze(-1) : x;
   const int64_t missing = (chunk - tokens.size(1) % chunk) % chunk;

@@ -27,6 +27,20 @@ Runs join(const Runs& earlier, const Runs& later);
 /// The first and the second half of each pair of runs: [...,n,w,C] -> two [...,n/2,w,C].
 std::pair<Tensor, Tensor> pairs(const Tensor& runs);
 
+/// Factors exp(log_decay) on a state, in two parts as kernels::StateDecay has them: a factor near 1
+/// would be off by 3e-8 the same way every time, and a long stream adds that up.
+class StateDecays {
+ public:
+  /// log_decay [B,n,...]: n steps, <= 0.
+  explicit StateDecays(const Tensor& log_decay);
+
+  /// exp(log_decay[:, i]) * state + insert
+  Tensor advance(size_t i, const Tensor& state, const Tensor& insert) const;
+
+ private:
+  std::vector<Tensor> keep_, change_;
+};
+
 /// [B,T,H,C] or [B,T,H] -> [B,n,H,Q,C] in `type`, T filled up with zeros to a multiple of Q. A
 /// filled token changes nothing: its decay is 1 and it inserts 0.
 Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type);

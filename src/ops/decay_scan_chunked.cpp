@@ -27,13 +27,13 @@ struct Chunks {
 };
 
 /// A chunk as a map of the state it starts from: y = own + q_scale * (q S),
-/// S' = decay * S + insert.
+/// S' = exp(log_decay) * S + insert.
 struct ChunkMaps {
-  Tensor own;      // [B,n,H,Q,V]
-  Tensor q;        // [B,n,H|1,Q,K]
-  Tensor q_scale;  // [B,n,H,Q,1]; undefined if q holds it already
-  Tensor decay;    // [B,n,H,K|1,1]
-  Tensor insert;   // [B,n,H,K,V]
+  Tensor own;        // [B,n,H,Q,V]
+  Tensor q;          // [B,n,H|1,Q,K]
+  Tensor q_scale;    // [B,n,H,Q,1]; undefined if q holds it already
+  Tensor log_decay;  // [B,n,H,K|1,1]
+  Tensor insert;     // [B,n,H,K,V]
 };
 
 /// [..,H,Q,K] x [..,H,K,V]. One matrix shared by all heads meets all their columns in one product.
@@ -91,7 +91,7 @@ ChunkMaps scalar_maps(const Chunks& c) {
   return {.own = at::matmul(weights, c.v),
           .q = c.q,
           .q_scale = runs.before.squeeze(-3).exp(),
-          .decay = runs.total.squeeze(-3).exp(),
+          .log_decay = runs.total.squeeze(-3),
           .insert = per_head(c.k.transpose(-1, -2), c.v * runs.after.squeeze(-3).exp())};
 }
 
@@ -136,17 +136,18 @@ ChunkMaps vector_maps(const Chunks& c) {
   return {.own = at::matmul(tree.products(c.q, c.k, diagonal), c.v),
           .q = c.q * tree.chunk.before.exp(),
           .q_scale = {},
-          .decay = tree.chunk.total.exp().transpose(-1, -2),
+          .log_decay = tree.chunk.total.transpose(-1, -2),
           .insert = at::matmul((c.k * tree.chunk.after.exp()).transpose(-1, -2), c.v)};
 }
 
 /// Takes the state from chunk to chunk.
 ScanResult walk(const ChunkMaps& maps, Tensor state) {
-  const std::vector<Tensor> decay = maps.decay.unbind(1), insert = maps.insert.unbind(1);
+  const StateDecays decay(maps.log_decay);
+  const std::vector<Tensor> insert = maps.insert.unbind(1);
   std::vector<Tensor> starts;
-  for (size_t i = 0; i < decay.size(); ++i) {
+  for (size_t i = 0; i < insert.size(); ++i) {
     starts.push_back(state);
-    state = state * decay[i] + insert[i];
+    state = decay.advance(i, state, insert[i]);
   }
   const Tensor seen = per_head(maps.q, at::stack(starts, 1));
   return {maps.own + (maps.q_scale.defined() ? seen * maps.q_scale : seen), state};
@@ -171,13 +172,13 @@ ScanResult walk_erasing(const Chunks& c, Tensor state) {
   const std::vector<Tensor> from_state = solved.narrow(-1, 0, K).unbind(1),
                             from_inputs = solved.narrow(-1, K, c.v.size(-1)).unbind(1),
                             write = (c.write * remaining).transpose(-1, -2).unbind(1),
-                            insert = at::matmul((c.k * remaining).transpose(-1, -2), c.v).unbind(1),
-                            decay = tree.chunk.total.exp().transpose(-1, -2).unbind(1);
+                            insert = at::matmul((c.k * remaining).transpose(-1, -2), c.v).unbind(1);
+  const StateDecays decay(tree.chunk.total.transpose(-1, -2));
   std::vector<Tensor> starts, erased;
-  for (size_t i = 0; i < decay.size(); ++i) {
+  for (size_t i = 0; i < insert.size(); ++i) {
     starts.push_back(state);
     erased.push_back(at::matmul(from_state[i], state) + from_inputs[i]);
-    state = state * decay[i] + insert[i] - at::matmul(write[i], erased.back());
+    state = decay.advance(i, state, insert[i] - at::matmul(write[i], erased.back()));
   }
   const Tensor own = at::matmul(tree.products(c.q, c.k, dot(c.k)), c.v) -
                      at::matmul(tree.products(c.q, c.write, dot(c.write)), at::stack(erased, 1));

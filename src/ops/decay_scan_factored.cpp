@@ -44,10 +44,12 @@ ScanResult factored_block(const ScanInputs& in, const Tensor& state) {
     states = rejoin(s[0], s[1] + g[1].exp() * last);
     since = rejoin(g[0], g[1] + total);
   }
+  const Tensor own = states.select(1, T - 1);
   states = states + since.exp() * state.unsqueeze(1);
 
   const Tensor q = in.q.to(type).unsqueeze(-2),
-               end = states.select(1, T - 1).clone();  // [B,T,H,1,K], [B,H,K,V]
+               end = StateDecays(since.narrow(1, T - 1, 1))
+                         .advance(0, state, own);  // [B,T,H,1,K], [B,H,K,V]
   if (!in.bonus)
     return {at::matmul(q, states.narrow(1, 0, T)).squeeze(-2), end};
   const Tensor previous = at::cat({state.unsqueeze(1), states.narrow(1, 0, T - 1)}, 1);
