@@ -243,7 +243,7 @@ TEST_F(CudaLayer, LossesOfRowsAgree) {
       for (const double scale : {1.0, 100.0}) {
         const Tensor logits = view(1, 9, (vocab + 15) / 8 * 8, type, scale)[0];
         const Tensor targets = at::randint(vocab, {9}, at::kLong).to(at::kCUDA);
-        poison(targets);
+        poison(logits);
         const Tensor f64 = wide(logits).narrow(1, 0, vocab);
         const Tensor expected =
             at::logsumexp(f64, 1) - f64.gather(1, targets.to(at::kCPU).unsqueeze(1)).squeeze(1);

@@ -124,12 +124,8 @@ template <class In, class Out>
 cudaError_t launch(const NormParams& p, cudaStream_t stream) {
   if (p.width <= 64)
     return launch<In, Out, 16, 1>(p, stream);
-  if (p.width <= 128)
-    return launch<In, Out, 32, 1>(p, stream);
   if (p.width <= 512)
     return launch<In, Out, 32, 4>(p, stream);
-  if (p.width <= 1024)
-    return launch<In, Out, 256, 1>(p, stream);
   if (p.width <= 2048)
     return launch<In, Out, 256, 2>(p, stream);
   if (p.width <= 4096)

@@ -112,6 +112,8 @@ class ModelBuilder {
     return model;
   }
 
+  static void set_dtype(RecurrentLM& model, at::ScalarType dtype) { model.dtype_ = dtype; }
+
   static std::unique_ptr<RecurrentLM> create(const std::string& name,
                                              const io::json& config,
                                              uint64_t seed,
@@ -201,6 +203,29 @@ std::unique_ptr<RecurrentLM> new_model(const std::string& family,
                                        uint64_t seed,
                                        const LoadOptions& options) {
   return ModelBuilder::create(family, config, seed, options);
+}
+
+InF32::InF32(RecurrentLM& model) : model_(model), dtype_(model.dtype()) {
+  ParameterList list;
+  model.visit(list);
+  for (const auto& item : list.items)
+    if (item.role == Role::Matrix || item.role == Role::Embedding) {
+      check(item.home->defined(), Error::Kind::Internal, "tensor '{}' was packed for inference",
+            item.name);
+      originals_.emplace_back(item.home, *item.home);
+    }
+  std::vector<Tensor> wide;  // all of them first: nothing is changed if memory does not suffice
+  for (const auto& [home, original] : originals_)
+    wide.push_back(original.to(at::kFloat));
+  for (size_t i = 0; i < wide.size(); ++i)
+    *originals_[i].first = wide[i];
+  ModelBuilder::set_dtype(model, at::kFloat);
+}
+
+InF32::~InF32() {
+  for (const auto& [home, original] : originals_)
+    *home = original;
+  ModelBuilder::set_dtype(model_, dtype_);
 }
 
 void save_model(RecurrentLM& model, const std::filesystem::path& folder) {

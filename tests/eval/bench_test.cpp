@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "src/eval/bench_gate.h"
 #include "src/eval/bench_timer.h"
 #include "src/eval/work_model.h"
 #include "stuffed/core/error.h"
+#include "stuffed/models/registry.h"
+#include "stuffed/models/shapes.h"
 
 namespace stuffed::eval {
 namespace {
@@ -87,6 +90,27 @@ TEST(ScanGate, LetsRightResultsPassAndNoOthers) {
 
 TEST(ScanGate, PassesNothingThatItHasNotSeen) {
   EXPECT_FALSE(ScanGate().is_right());
+}
+
+TEST(InF32, AModelComputesInF32AndIsItselfAgain) {
+  const Tensor tokens = at::arange(8, at::kLong).unsqueeze(0);
+  for (const char* shape :
+       {"mamba1-tiny", "mamba2-tiny", "rwkv5-tiny", "rwkv6-tiny", "rwkv7-tiny", "hgrn2-tiny"}) {
+    const auto model = random_model(shape, 3, {.dtype = at::kBFloat16, .inference = false});
+    const auto hidden = [&] {
+      State state = model->initial_state(1);
+      return model->forward(tokens, state).hidden;
+    };
+    const Tensor before = hidden();
+    {
+      const InF32 wide(*model);
+      EXPECT_EQ(hidden().scalar_type(), at::kFloat) << shape;
+      const double error = kernels::relative_rms(before, hidden());
+      EXPECT_GT(error, 1e-4) << shape;
+      EXPECT_LT(error, 5e-2) << shape;
+    }
+    EXPECT_TRUE(testing::bitwise_equal(hidden(), before)) << shape;
+  }
 }
 
 TEST(BenchScan, AnUnknownFamilyIsAUsageError) {

@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "stuffed/models/recurrent_lm.h"
 
@@ -70,6 +72,23 @@ std::unique_ptr<RecurrentLM> new_model(const std::string& family,
                                        const io::json& config,
                                        uint64_t seed,
                                        const LoadOptions& options = {});
+
+/// While it lives, a model computes in f32 with the very numbers its weights have: what rounding to
+/// bf16 on the way changes can then be told from what is wrong. States are to be made anew.
+class InF32 {
+ public:
+  /// Errors  Internal if the weights are packed (CPU inference)
+  explicit InF32(RecurrentLM& model);
+  ~InF32();
+  InF32(const InF32&) = delete;
+  InF32& operator=(const InF32&) = delete;
+
+ private:
+  RecurrentLM& model_;
+  at::ScalarType dtype_;
+  std::vector<std::pair<Tensor*, Tensor>> originals_;
+};
+
 /// Writes model.safetensors and config.json in the family's saving layout.
 void save_model(RecurrentLM& model, const std::filesystem::path& folder);
 
