@@ -32,7 +32,7 @@ __device__ inline float float_at(const View& x, const Task& task, int64_t t, int
 }
 
 /// kLanes lanes share a column of the state, 16 rows each: rows 4 (lane + kLanes m) + e.
-template <int kLanes>
+template <int kLanes, bool kErases>
 class Walk {
   static constexpr int kColumns = kThreads / kLanes;
 
@@ -50,7 +50,15 @@ class Walk {
 
  private:
   __device__ int row(int m, int e) const { return 4 * (lane_ + kLanes * m) + e; }
-  __device__ void stage(int64_t begin, int count);
+  /// Channel c of tokens [begin, begin + count), zeros behind them.
+  __device__ void read_tile(float (&x)[kTile], const View& view, int64_t begin, int c, int count) {
+#pragma unroll
+    for (int i = 0; i < kTile; ++i)
+      x[i] = i < count ? value_at(p_, view, task_, begin + i, c) : 0.f;
+  }
+  __device__ void fetch(int64_t begin, int count);
+  __device__ void put(int count);
+  __device__ void advance(int64_t t, int token, bool writes_output);
   __device__ float step(int token);
   __device__ float erase_step(int token);
   __device__ void flush();
@@ -66,6 +74,11 @@ class Walk {
   const Task& task_;
   const Ends& ends_;
   const int lane_, own_, column_;
+  // The next tile of channel (q, k, decay, read, write) or column (v, scale) threadIdx.x, on its
+  // way from memory while this one is worked on. `read` is the bonus's key where there is one.
+  struct {
+    float q[kTile], k[kTile], v[kTile], decay[kTile], read[kTile], write[kTile], scale[kTile];
+  } next_ = {};
   float log_decay_ = 0;      // nats, of channel threadIdx.x since the block's start
   float segment_decay_ = 0;  // likewise since the segment's, log2
   // The state at the block's start and what the block added: so a decay near 1 acts 64 tokens at a
@@ -74,56 +87,72 @@ class Walk {
   float base_[4][4], block_[4][4];
 };
 
-/// Thread c prepares channel c; the loops' loads do not depend on each other.
-template <int kLanes>
-__device__ void Walk<kLanes>::stage(int64_t begin, int count) {
+/// Reads a tile of channel threadIdx.x; nothing waits for the numbers before put().
+template <int kLanes, bool kErases>
+__device__ void Walk<kLanes, kErases>::fetch(int64_t begin, int count) {
+  const int c = threadIdx.x, column = task_.first_column + c;
+  const int keys = c < p_.keys ? count : 0;
+  const int columns = c < kColumns && column < p_.columns ? count : 0;
+  read_tile(next_.q, p_.q, begin, c, keys);
+  read_tile(next_.k, p_.k, begin, c, keys);
+  read_tile(next_.v, p_.v, begin, column, columns);
+#pragma unroll
+  for (int i = 0; i < kTile; ++i)
+    next_.decay[i] = i < keys ? float_at(p_.log_decay, task_, begin + i, c) : 0.f;
+  if (p_.v_scale.data)
+#pragma unroll
+    for (int i = 0; i < kTile; ++i)
+      next_.scale[i] = i < columns ? float_at(p_.v_scale, task_, begin + i, 0) : 0.f;
+  if (!kErases && p_.bonus_k.data)
+    read_tile(next_.read, p_.bonus_k, begin, c, keys);
+  if (kErases) {
+    read_tile(next_.read, p_.read, begin, c, keys);
+    read_tile(next_.write, p_.write, begin, c, keys);
+  }
+}
+
+/// Puts what fetch() read where all threads see it. Between barriers.
+template <int kLanes, bool kErases>
+__device__ void Walk<kLanes, kErases>::put(int count) {
   const int c = threadIdx.x;
   const bool exclusive = p_.bonus.data != nullptr;
   const float u =
       exclusive && c < p_.keys
           ? static_cast<const float*>(p_.bonus.data)[task_.h * p_.bonus.h + c * p_.bonus.c]
           : 0.f;
+  if (c < 16 * kLanes)
 #pragma unroll
-  for (int i = 0; i < kTile; ++i) {
-    const bool exists = i < count && c < p_.keys;
-    const int64_t t = begin + i;
-    float q = 0, k = 0, decay = 0, read = 0, write = 0;
-    if (exists) {
-      q = value_at(p_, p_.q, task_, t, c);
-      k = value_at(p_, p_.k, task_, t, c);
-      decay = to_log2(float_at(p_.log_decay, task_, t, c)) * kLn2;
-      if (exclusive)
-        read = q * u * (p_.bonus_k.data ? value_at(p_, p_.bonus_k, task_, t, c) : k);
-      if (p_.read.data) {
-        read = value_at(p_, p_.read, task_, t, c);
-        write = value_at(p_, p_.write, task_, t, c);
-      }
-    }
-    if (c < 16 * kLanes) {
+    for (int i = 0; i < kTile; ++i) {
+      if (i >= count)  // decoding: one token
+        break;
+      const float q = next_.q[i], k = next_.k[i], decay = to_log2(next_.decay[i]) * kLn2;
       const float before = log_decay_;
       log_decay_ += decay;
       shared_.q[i][c] = q;
-      shared_.far_q[i][c] = q * expf(exclusive ? before : log_decay_);
       shared_.k[i][c] = k;
       shared_.decay[i][c] = 1.f + expm1f(decay);
-      shared_.read[i][c] = read;
-      shared_.write[i][c] = write;
+      if (kErases) {
+        shared_.read[i][c] = next_.read[i];
+        shared_.write[i][c] = next_.write[i];
+      } else {
+        shared_.far_q[i][c] = q * expf(exclusive ? before : log_decay_);
+        if (exclusive)
+          shared_.read[i][c] = q * u * (p_.bonus_k.data ? next_.read[i] : k);
+      }
     }
-    if (c < kColumns) {
-      const int column = task_.first_column + c;
-      const bool valid = i < count && column < p_.columns;
-      const float v = valid ? value_at(p_, p_.v, task_, t, column) : 0.f;
-      shared_.v[i][c] = v;
-      shared_.inserted[i][c] = valid && p_.v_scale.data ? v * float_at(p_.v_scale, task_, t, 0) : v;
+  if (c < kColumns)
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) {
+      shared_.v[i][c] = next_.v[i];
+      shared_.inserted[i][c] = p_.v_scale.data ? next_.v[i] * next_.scale[i] : next_.v[i];
     }
-  }
 }
 
-template <int kLanes>
-__device__ float Walk<kLanes>::step(int token) {
+template <int kLanes, bool kErases>
+__device__ float Walk<kLanes, kErases>::step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
-  float y = 0, self = 0;
+  float y[4] = {}, far[4] = {}, self = 0;  // sums side by side: one would wait for itself
 #pragma unroll
   for (int m = 0; m < 4; ++m) {
     float q[4], far_q[4], k[4], decay[4], quk[4] = {};
@@ -137,41 +166,62 @@ __device__ float Walk<kLanes>::step(int token) {
     for (int e = 0; e < 4; ++e) {
       const float before = block_[m][e];
       block_[m][e] = fmaf(decay[e], before, k[e] * value);
-      y = fmaf(q[e], exclusive ? before : block_[m][e], y);
-      y = fmaf(far_q[e], base_[m][e], y);
+      y[e] = fmaf(q[e], exclusive ? before : block_[m][e], y[e]);
+      far[e] = fmaf(far_q[e], base_[m][e], far[e]);
       self += quk[e];
     }
   }
-  return sum_over_rows(fmaf(self, shared_.v[token][own_], y));
+  const float sum = ((y[0] + y[1]) + (y[2] + y[3])) + ((far[0] + far[1]) + (far[2] + far[3]));
+  return sum_over_rows(fmaf(self, shared_.v[token][own_], sum));
 }
 
-template <int kLanes>
-__device__ float Walk<kLanes>::erase_step(int token) {
+template <int kLanes, bool kErases>
+__device__ float Walk<kLanes, kErases>::erase_step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
-  float read = 0, y = 0;
+  float read[4] = {}, y[4] = {};
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < 4; ++m) {
+    float from[4];
+    load_four(from, &shared_.read[token][row(m, 0)]);
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      read = fmaf(shared_.read[token][row(m, e)], block_[m][e], read);
-  read = sum_over_rows(read);
+      read[e] = fmaf(from[e], block_[m][e], read[e]);
+  }
+  const float erased = sum_over_rows((read[0] + read[1]) + (read[2] + read[3]));
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < 4; ++m) {
+    float q[4], k[4], decay[4], write[4];
+    load_four(q, &shared_.q[token][row(m, 0)]);
+    load_four(k, &shared_.k[token][row(m, 0)]);
+    load_four(decay, &shared_.decay[token][row(m, 0)]);
+    load_four(write, &shared_.write[token][row(m, 0)]);
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int c = row(m, e);
       const float before = block_[m][e];
-      block_[m][e] = fmaf(shared_.decay[token][c], before,
-                          fmaf(shared_.k[token][c], value, -shared_.write[token][c] * read));
-      y = fmaf(shared_.q[token][c], exclusive ? before : block_[m][e], y);
+      // Nothing but the last step waits for what is erased.
+      block_[m][e] = fmaf(-write[e], erased, fmaf(decay[e], before, k[e] * value));
+      y[e] = fmaf(q[e], exclusive ? before : block_[m][e], y[e]);
     }
-  return sum_over_rows(y);
+  }
+  return sum_over_rows((y[0] + y[1]) + (y[2] + y[3]));
 }
 
-/// Ends a block: the base takes up its decay and what it added. Between barriers.
-template <int kLanes>
-__device__ void Walk<kLanes>::flush() {
+template <int kLanes, bool kErases>
+__device__ void Walk<kLanes, kErases>::advance(int64_t t, int token, bool writes_output) {
+  const float y = kErases ? erase_step(token) : step(token);
+  if (!writes_output || lane_ != 0 || column_ >= p_.columns)
+    return;
+  const int64_t at = ((task_.b * p_.tokens + t) * p_.heads + task_.h) * p_.columns + column_;
+  if (p_.is_bf16)
+    static_cast<__nv_bfloat16*>(p_.y)[at] = __float2bfloat16_rn(y);
+  else
+    static_cast<float*>(p_.y)[at] = y;
+}
+
+/// Ends a block: the base takes up its decay and what it added.
+template <int kLanes, bool kErases>
+__device__ void Walk<kLanes, kErases>::flush() {
   shared_.change[threadIdx.x] = decay_change(log_decay_ * kLog2E);
   segment_decay_ += log_decay_ * kLog2E;
   log_decay_ = 0;
@@ -185,36 +235,38 @@ __device__ void Walk<kLanes>::flush() {
     }
 }
 
-template <int kLanes>
-__device__ void Walk<kLanes>::run(bool writes_output) {
-  const bool erases = p_.read.data != nullptr;
+template <int kLanes, bool kErases>
+__device__ void Walk<kLanes, kErases>::run(bool writes_output) {
 #pragma unroll
   for (int m = 0; m < 4; ++m)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const bool exists = ends_.start && row(m, e) < p_.keys && column_ < p_.columns;
       const float start = exists ? ends_.start[row(m, e) * p_.columns + column_] : 0.f;
-      base_[m][e] = erases ? 0.f : start;
-      block_[m][e] = erases ? start : 0.f;
+      base_[m][e] = kErases ? 0.f : start;
+      block_[m][e] = kErases ? start : 0.f;
     }
+  const auto tokens_from = [&](int64_t t) {
+    return static_cast<int>(min(static_cast<int64_t>(kTile), task_.end - t));
+  };
+  if (task_.begin < task_.end)
+    fetch(task_.begin, tokens_from(task_.begin));
   for (int64_t begin = task_.begin; begin < task_.end; begin += kTile) {
-    const int count = static_cast<int>(min(static_cast<int64_t>(kTile), task_.end - begin));
-    stage(begin, count);
-    __syncthreads();
-    for (int i = 0; i < count; ++i) {
-      const float y = erases ? erase_step(i) : step(i);
-      if (!writes_output || lane_ != 0 || column_ >= p_.columns)
-        continue;
-      const int64_t at =
-          ((task_.b * p_.tokens + begin + i) * p_.heads + task_.h) * p_.columns + column_;
-      if (p_.is_bf16)
-        static_cast<__nv_bfloat16*>(p_.y)[at] = __float2bfloat16_rn(y);
-      else
-        static_cast<float*>(p_.y)[at] = y;
-    }
+    const int count = tokens_from(begin);
+    __syncthreads();  // all have left the last tile
+    put(count);
     __syncthreads();
     const int64_t done = begin + count;
-    if (!erases && ((done - task_.begin) % kBlock == 0 || done == task_.end))
+    if (done < task_.end)
+      fetch(done, tokens_from(done));
+    if (count == kTile)
+#pragma unroll
+      for (int i = 0; i < kTile; ++i)  // so that a token's sums overlap with the next one's
+        advance(begin + i, i, writes_output);
+    else
+      for (int i = 0; i < count; ++i)
+        advance(begin + i, i, writes_output);
+    if (!kErases && ((done - task_.begin) % kBlock == 0 || done == task_.end))
       flush();
   }
 #pragma unroll
@@ -222,12 +274,12 @@ __device__ void Walk<kLanes>::run(bool writes_output) {
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       if (row(m, e) < p_.keys && column_ < p_.columns)
-        ends_.end[row(m, e) * p_.columns + column_] = erases ? block_[m][e] : base_[m][e];
+        ends_.end[row(m, e) * p_.columns + column_] = kErases ? block_[m][e] : base_[m][e];
   if (ends_.decay && threadIdx.x < p_.keys && task_.first_column == 0)
     ends_.decay[threadIdx.x] = segment_decay_;
 }
 
-template <int kLanes>
+template <int kLanes, bool kErases>
 __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__ DecayScanParams p,
                                                          const __grid_constant__ DecayScanPlan plan,
                                                          int first_segment) {
@@ -235,29 +287,35 @@ __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__
   const Task task = task_of(p, plan, first_segment, kThreads / kLanes);
   const bool writes_output = task.is_first || first_segment > 0;
   const Ends ends = ends_of(p, plan, task, writes_output);
-  Walk<kLanes>(p, shared, task, ends).run(writes_output);
+  Walk<kLanes, kErases>(p, shared, task, ends).run(writes_output);
 }
 
-template <int kLanes>
-Path make_path() {
+template <int kLanes, bool kErases>
+Path make_path_of() {
   constexpr int kColumns = kThreads / kLanes;
   const auto launch = [](const DecayScanParams& p, const DecayScanPlan& plan, int first_segment,
                          int count, cudaStream_t stream) -> cudaError_t {
     const int64_t ctas = (p.columns + kColumns - 1) / kColumns * p.batch * p.heads * count;
-    token_kernel<kLanes><<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
+    token_kernel<kLanes, kErases><<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
     return cudaGetLastError();
   };
-  return {launch, kColumns, resident_ctas(token_kernel<kLanes>, kThreads, 0)};
+  return {launch, kColumns, resident_ctas(token_kernel<kLanes, kErases>, kThreads, 0)};
+}
+
+template <int kLanes>
+Path make_path(bool erases) {
+  return erases ? make_path_of<kLanes, true>() : make_path_of<kLanes, false>();
 }
 
 }  // namespace
 
 Path token_path(const DecayScanParams& p) {
+  const bool erases = p.read.data != nullptr;
   if (p.keys <= 16)
-    return make_path<1>();
+    return make_path<1>(erases);
   if (p.keys <= 32)
-    return make_path<2>();
-  return p.keys <= 64 ? make_path<4>() : make_path<8>();
+    return make_path<2>(erases);
+  return p.keys <= 64 ? make_path<4>(erases) : make_path<8>(erases);
 }
 
 }  // namespace stuffed::kernels::scan
