@@ -20,19 +20,8 @@ struct Shared {
   float v[kTile][kThreads], inserted[kTile][kThreads];
 };
 
-__device__ inline float value_at(
-    const DecayScanParams& p, const View& x, const Task& task, int64_t t, int c) {
-  const int64_t at = task.b * x.b + t * x.t + task.h * x.h + c * x.c;
-  return p.is_bf16 ? float(static_cast<const __nv_bfloat16*>(x.data)[at])
-                   : static_cast<const float*>(x.data)[at];
-}
-
-__device__ inline float float_at(const View& x, const Task& task, int64_t t, int c) {
-  return static_cast<const float*>(x.data)[task.b * x.b + t * x.t + task.h * x.h + c * x.c];
-}
-
 /// kLanes lanes share a column of the state, 16 rows each: rows 4 (lane + kLanes m) + e.
-template <int kLanes, bool kErases>
+template <class T, int kLanes, bool kErases>
 class Walk {
   static constexpr int kColumns = kThreads / kLanes;
 
@@ -51,14 +40,16 @@ class Walk {
  private:
   __device__ int row(int m, int e) const { return 4 * (lane_ + kLanes * m) + e; }
   /// Channel c of tokens [begin, begin + count), zeros behind them.
-  __device__ void read_tile(float (&x)[kTile], const View& view, int64_t begin, int c, int count) {
+  template <class E>
+  __device__ void read_tile(E (&x)[kTile], const View& view, int64_t begin, int c, int count) {
+    const E* from = static_cast<const E*>(view.data) + task_.b * view.b + begin * view.t +
+                    task_.h * view.h + c * view.c;
 #pragma unroll
     for (int i = 0; i < kTile; ++i)
-      x[i] = i < count ? value_at(p_, view, task_, begin + i, c) : 0.f;
+      x[i] = i < count ? __ldg(from + i * view.t) : E(0.f);
   }
   __device__ void fetch(int64_t begin, int count);
   __device__ void put(int count);
-  __device__ void advance(int64_t t, int token, bool writes_output);
   __device__ float step(int token);
   __device__ float erase_step(int token);
   __device__ void flush();
@@ -77,7 +68,8 @@ class Walk {
   // The next tile of channel (q, k, decay, read, write) or column (v, scale) threadIdx.x, on its
   // way from memory while this one is worked on. `read` is the bonus's key where there is one.
   struct {
-    float q[kTile], k[kTile], v[kTile], decay[kTile], read[kTile], write[kTile], scale[kTile];
+    T q[kTile], k[kTile], v[kTile], read[kTile], write[kTile];
+    float decay[kTile], scale[kTile];
   } next_ = {};
   float log_decay_ = 0;      // nats, of channel threadIdx.x since the block's start
   float segment_decay_ = 0;  // likewise since the segment's, log2
@@ -88,21 +80,17 @@ class Walk {
 };
 
 /// Reads a tile of channel threadIdx.x; nothing waits for the numbers before put().
-template <int kLanes, bool kErases>
-__device__ void Walk<kLanes, kErases>::fetch(int64_t begin, int count) {
+template <class T, int kLanes, bool kErases>
+__device__ void Walk<T, kLanes, kErases>::fetch(int64_t begin, int count) {
   const int c = threadIdx.x, column = task_.first_column + c;
   const int keys = c < p_.keys ? count : 0;
   const int columns = c < kColumns && column < p_.columns ? count : 0;
   read_tile(next_.q, p_.q, begin, c, keys);
   read_tile(next_.k, p_.k, begin, c, keys);
   read_tile(next_.v, p_.v, begin, column, columns);
-#pragma unroll
-  for (int i = 0; i < kTile; ++i)
-    next_.decay[i] = i < keys ? float_at(p_.log_decay, task_, begin + i, c) : 0.f;
+  read_tile(next_.decay, p_.log_decay, begin, c, keys);
   if (p_.v_scale.data)
-#pragma unroll
-    for (int i = 0; i < kTile; ++i)
-      next_.scale[i] = i < columns ? float_at(p_.v_scale, task_, begin + i, 0) : 0.f;
+    read_tile(next_.scale, p_.v_scale, begin, 0, columns);
   if (!kErases && p_.bonus_k.data)
     read_tile(next_.read, p_.bonus_k, begin, c, keys);
   if (kErases) {
@@ -112,8 +100,8 @@ __device__ void Walk<kLanes, kErases>::fetch(int64_t begin, int count) {
 }
 
 /// Puts what fetch() read where all threads see it. Between barriers.
-template <int kLanes, bool kErases>
-__device__ void Walk<kLanes, kErases>::put(int count) {
+template <class T, int kLanes, bool kErases>
+__device__ void Walk<T, kLanes, kErases>::put(int count) {
   const int c = threadIdx.x;
   const bool exclusive = p_.bonus.data != nullptr;
   const float u =
@@ -125,31 +113,33 @@ __device__ void Walk<kLanes, kErases>::put(int count) {
     for (int i = 0; i < kTile; ++i) {
       if (i >= count)  // decoding: one token
         break;
-      const float q = next_.q[i], k = next_.k[i], decay = to_log2(next_.decay[i]) * kLn2;
+      const float q = float(next_.q[i]), k = float(next_.k[i]);
+      const float decay = to_log2(next_.decay[i]) * kLn2;
       const float before = log_decay_;
       log_decay_ += decay;
       shared_.q[i][c] = q;
       shared_.k[i][c] = k;
       shared_.decay[i][c] = 1.f + expm1f(decay);
       if (kErases) {
-        shared_.read[i][c] = next_.read[i];
-        shared_.write[i][c] = next_.write[i];
+        shared_.read[i][c] = float(next_.read[i]);
+        shared_.write[i][c] = float(next_.write[i]);
       } else {
         shared_.far_q[i][c] = q * expf(exclusive ? before : log_decay_);
         if (exclusive)
-          shared_.read[i][c] = q * u * (p_.bonus_k.data ? next_.read[i] : k);
+          shared_.read[i][c] = q * u * (p_.bonus_k.data ? float(next_.read[i]) : k);
       }
     }
   if (c < kColumns)
 #pragma unroll
     for (int i = 0; i < kTile; ++i) {
-      shared_.v[i][c] = next_.v[i];
-      shared_.inserted[i][c] = p_.v_scale.data ? next_.v[i] * next_.scale[i] : next_.v[i];
+      const float v = float(next_.v[i]);
+      shared_.v[i][c] = v;
+      shared_.inserted[i][c] = p_.v_scale.data ? v * next_.scale[i] : v;
     }
 }
 
-template <int kLanes, bool kErases>
-__device__ float Walk<kLanes, kErases>::step(int token) {
+template <class T, int kLanes, bool kErases>
+__device__ float Walk<T, kLanes, kErases>::step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
   float y[4] = {}, far[4] = {}, self = 0;  // sums side by side: one would wait for itself
@@ -175,8 +165,8 @@ __device__ float Walk<kLanes, kErases>::step(int token) {
   return sum_over_rows(fmaf(self, shared_.v[token][own_], sum));
 }
 
-template <int kLanes, bool kErases>
-__device__ float Walk<kLanes, kErases>::erase_step(int token) {
+template <class T, int kLanes, bool kErases>
+__device__ float Walk<T, kLanes, kErases>::erase_step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
   float read[4] = {}, y[4] = {};
@@ -207,21 +197,9 @@ __device__ float Walk<kLanes, kErases>::erase_step(int token) {
   return sum_over_rows((y[0] + y[1]) + (y[2] + y[3]));
 }
 
-template <int kLanes, bool kErases>
-__device__ void Walk<kLanes, kErases>::advance(int64_t t, int token, bool writes_output) {
-  const float y = kErases ? erase_step(token) : step(token);
-  if (!writes_output || lane_ != 0 || column_ >= p_.columns)
-    return;
-  const int64_t at = ((task_.b * p_.tokens + t) * p_.heads + task_.h) * p_.columns + column_;
-  if (p_.is_bf16)
-    static_cast<__nv_bfloat16*>(p_.y)[at] = __float2bfloat16_rn(y);
-  else
-    static_cast<float*>(p_.y)[at] = y;
-}
-
 /// Ends a block: the base takes up its decay and what it added.
-template <int kLanes, bool kErases>
-__device__ void Walk<kLanes, kErases>::flush() {
+template <class T, int kLanes, bool kErases>
+__device__ void Walk<T, kLanes, kErases>::flush() {
   shared_.change[threadIdx.x] = decay_change(log_decay_ * kLog2E);
   segment_decay_ += log_decay_ * kLog2E;
   log_decay_ = 0;
@@ -235,8 +213,8 @@ __device__ void Walk<kLanes, kErases>::flush() {
     }
 }
 
-template <int kLanes, bool kErases>
-__device__ void Walk<kLanes, kErases>::run(bool writes_output) {
+template <class T, int kLanes, bool kErases>
+__device__ void Walk<T, kLanes, kErases>::run(bool writes_output) {
 #pragma unroll
   for (int m = 0; m < 4; ++m)
 #pragma unroll
@@ -259,13 +237,27 @@ __device__ void Walk<kLanes, kErases>::run(bool writes_output) {
     const int64_t done = begin + count;
     if (done < task_.end)
       fetch(done, tokens_from(done));
-    if (count == kTile)
+    float y[kTile];  // written after the tile: a branch would keep a token from the next one's sums
+    const auto advance = [&](int i) { y[i] = kErases ? erase_step(i) : step(i); };
+    if (count == kTile) {
 #pragma unroll
-      for (int i = 0; i < kTile; ++i)  // so that a token's sums overlap with the next one's
-        advance(begin + i, i, writes_output);
-    else
-      for (int i = 0; i < count; ++i)
-        advance(begin + i, i, writes_output);
+      for (int i = 0; i < kTile; ++i)
+        advance(i);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kTile; ++i)
+        if (i < count)
+          advance(i);
+    }
+    if (writes_output && lane_ == 0 && column_ < p_.columns) {
+      const int64_t row = p_.heads * static_cast<int64_t>(p_.columns);
+      T* to = static_cast<T*>(p_.y) +
+              ((task_.b * p_.tokens + begin) * p_.heads + task_.h) * p_.columns + column_;
+#pragma unroll
+      for (int i = 0; i < kTile; ++i)
+        if (i < count)
+          to[i * row] = T(y[i]);
+    }
     if (!kErases && ((done - task_.begin) % kBlock == 0 || done == task_.end))
       flush();
   }
@@ -279,7 +271,7 @@ __device__ void Walk<kLanes, kErases>::run(bool writes_output) {
     ends_.decay[threadIdx.x] = segment_decay_;
 }
 
-template <int kLanes, bool kErases>
+template <class T, int kLanes, bool kErases>
 __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__ DecayScanParams p,
                                                          const __grid_constant__ DecayScanPlan plan,
                                                          int first_segment) {
@@ -287,35 +279,40 @@ __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__
   const Task task = task_of(p, plan, first_segment, kThreads / kLanes);
   const bool writes_output = task.is_first || first_segment > 0;
   const Ends ends = ends_of(p, plan, task, writes_output);
-  Walk<kLanes, kErases>(p, shared, task, ends).run(writes_output);
+  Walk<T, kLanes, kErases>(p, shared, task, ends).run(writes_output);
 }
 
-template <int kLanes, bool kErases>
+template <class T, int kLanes, bool kErases>
 Path make_path_of() {
   constexpr int kColumns = kThreads / kLanes;
   const auto launch = [](const DecayScanParams& p, const DecayScanPlan& plan, int first_segment,
                          int count, cudaStream_t stream) -> cudaError_t {
     const int64_t ctas = (p.columns + kColumns - 1) / kColumns * p.batch * p.heads * count;
-    token_kernel<kLanes, kErases><<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
+    token_kernel<T, kLanes, kErases><<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
     return cudaGetLastError();
   };
-  return {launch, kColumns, resident_ctas(token_kernel<kLanes, kErases>, kThreads, 0)};
+  return {launch, kColumns, resident_ctas(token_kernel<T, kLanes, kErases>, kThreads, 0)};
 }
 
-template <int kLanes>
+template <class T, int kLanes>
 Path make_path(bool erases) {
-  return erases ? make_path_of<kLanes, true>() : make_path_of<kLanes, false>();
+  return erases ? make_path_of<T, kLanes, true>() : make_path_of<T, kLanes, false>();
+}
+
+template <class T>
+Path path_of_type(const DecayScanParams& p) {
+  const bool erases = p.read.data != nullptr;
+  if (p.keys <= 16)
+    return make_path<T, 1>(erases);
+  if (p.keys <= 32)
+    return make_path<T, 2>(erases);
+  return p.keys <= 64 ? make_path<T, 4>(erases) : make_path<T, 8>(erases);
 }
 
 }  // namespace
 
 Path token_path(const DecayScanParams& p) {
-  const bool erases = p.read.data != nullptr;
-  if (p.keys <= 16)
-    return make_path<1>(erases);
-  if (p.keys <= 32)
-    return make_path<2>(erases);
-  return p.keys <= 64 ? make_path<4>(erases) : make_path<8>(erases);
+  return p.is_bf16 ? path_of_type<__nv_bfloat16>(p) : path_of_type<float>(p);
 }
 
 }  // namespace stuffed::kernels::scan
