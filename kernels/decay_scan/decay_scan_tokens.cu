@@ -20,8 +20,8 @@ struct Shared {
   float v[kTile][kThreads], inserted[kTile][kThreads];
 };
 
-/// kLanes lanes share a column of the state, 16 rows each: rows 4 (lane + kLanes m) + e.
-template <class T, int kLanes, bool kErases>
+/// kLanes lanes share a column of the state, 4 kGroups rows each: rows 4 (lane + kLanes m) + e.
+template <class T, int kLanes, int kGroups, bool kErases>
 class Walk {
   static constexpr int kColumns = kThreads / kLanes;
 
@@ -76,12 +76,12 @@ class Walk {
   // The state at the block's start and what the block added: so a decay near 1 acts 64 tokens at a
   // time, where one token's share of it would be lost to rounding. With an erase term `block_` is
   // the whole state.
-  float base_[4][4], block_[4][4];
+  float base_[kGroups][4], block_[kGroups][4];
 };
 
 /// Reads a tile of channel threadIdx.x; nothing waits for the numbers before put().
-template <class T, int kLanes, bool kErases>
-__device__ void Walk<T, kLanes, kErases>::fetch(int64_t begin, int count) {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ void Walk<T, kLanes, kGroups, kErases>::fetch(int64_t begin, int count) {
   const int c = threadIdx.x, column = task_.first_column + c;
   const int keys = c < p_.keys ? count : 0;
   const int columns = c < kColumns && column < p_.columns ? count : 0;
@@ -100,15 +100,15 @@ __device__ void Walk<T, kLanes, kErases>::fetch(int64_t begin, int count) {
 }
 
 /// Puts what fetch() read where all threads see it. Between barriers.
-template <class T, int kLanes, bool kErases>
-__device__ void Walk<T, kLanes, kErases>::put(int count) {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ void Walk<T, kLanes, kGroups, kErases>::put(int count) {
   const int c = threadIdx.x;
   const bool exclusive = p_.bonus.data != nullptr;
   const float u =
       exclusive && c < p_.keys
           ? static_cast<const float*>(p_.bonus.data)[task_.h * p_.bonus.h + c * p_.bonus.c]
           : 0.f;
-  if (c < 16 * kLanes)
+  if (c < 4 * kGroups * kLanes)
 #pragma unroll
     for (int i = 0; i < kTile; ++i) {
       if (i >= count)  // decoding: one token
@@ -138,13 +138,13 @@ __device__ void Walk<T, kLanes, kErases>::put(int count) {
     }
 }
 
-template <class T, int kLanes, bool kErases>
-__device__ float Walk<T, kLanes, kErases>::step(int token) {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ float Walk<T, kLanes, kGroups, kErases>::step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
   float y[4] = {}, far[4] = {}, self = 0;  // sums side by side: one would wait for itself
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kGroups; ++m) {
     float q[4], far_q[4], k[4], decay[4], quk[4] = {};
     load_four(q, &shared_.q[token][row(m, 0)]);
     load_four(far_q, &shared_.far_q[token][row(m, 0)]);
@@ -165,13 +165,13 @@ __device__ float Walk<T, kLanes, kErases>::step(int token) {
   return sum_over_rows(fmaf(self, shared_.v[token][own_], sum));
 }
 
-template <class T, int kLanes, bool kErases>
-__device__ float Walk<T, kLanes, kErases>::erase_step(int token) {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ float Walk<T, kLanes, kGroups, kErases>::erase_step(int token) {
   const bool exclusive = p_.bonus.data != nullptr;
   const float value = shared_.inserted[token][own_];
   float read[4] = {}, y[4] = {};
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kGroups; ++m) {
     float from[4];
     load_four(from, &shared_.read[token][row(m, 0)]);
 #pragma unroll
@@ -180,7 +180,7 @@ __device__ float Walk<T, kLanes, kErases>::erase_step(int token) {
   }
   const float erased = sum_over_rows((read[0] + read[1]) + (read[2] + read[3]));
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kGroups; ++m) {
     float q[4], k[4], decay[4], write[4];
     load_four(q, &shared_.q[token][row(m, 0)]);
     load_four(k, &shared_.k[token][row(m, 0)]);
@@ -198,14 +198,14 @@ __device__ float Walk<T, kLanes, kErases>::erase_step(int token) {
 }
 
 /// Ends a block: the base takes up its decay and what it added.
-template <class T, int kLanes, bool kErases>
-__device__ void Walk<T, kLanes, kErases>::flush() {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ void Walk<T, kLanes, kGroups, kErases>::flush() {
   shared_.change[threadIdx.x] = decay_change(log_decay_ * kLog2E);
   segment_decay_ += log_decay_ * kLog2E;
   log_decay_ = 0;
   __syncthreads();
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < kGroups; ++m)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       base_[m][e] = decay_state(base_[m][e], shared_.change[row(m, e)], block_[m][e]);
@@ -213,10 +213,10 @@ __device__ void Walk<T, kLanes, kErases>::flush() {
     }
 }
 
-template <class T, int kLanes, bool kErases>
-__device__ void Walk<T, kLanes, kErases>::run(bool writes_output) {
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ void Walk<T, kLanes, kGroups, kErases>::run(bool writes_output) {
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < kGroups; ++m)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const bool exists = ends_.start && row(m, e) < p_.keys && column_ < p_.columns;
@@ -262,7 +262,7 @@ __device__ void Walk<T, kLanes, kErases>::run(bool writes_output) {
       flush();
   }
 #pragma unroll
-  for (int m = 0; m < 4; ++m)
+  for (int m = 0; m < kGroups; ++m)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       if (row(m, e) < p_.keys && column_ < p_.columns)
@@ -271,7 +271,7 @@ __device__ void Walk<T, kLanes, kErases>::run(bool writes_output) {
     ends_.decay[threadIdx.x] = segment_decay_;
 }
 
-template <class T, int kLanes, bool kErases>
+template <class T, int kLanes, int kGroups, bool kErases>
 __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__ DecayScanParams p,
                                                          const __grid_constant__ DecayScanPlan plan,
                                                          int first_segment) {
@@ -279,34 +279,35 @@ __global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__
   const Task task = task_of(p, plan, first_segment, kThreads / kLanes);
   const bool writes_output = task.is_first || first_segment > 0;
   const Ends ends = ends_of(p, plan, task, writes_output);
-  Walk<T, kLanes, kErases>(p, shared, task, ends).run(writes_output);
+  Walk<T, kLanes, kGroups, kErases>(p, shared, task, ends).run(writes_output);
 }
 
-template <class T, int kLanes, bool kErases>
-Path make_path_of() {
+template <class T, int kLanes, int kGroups, bool kErases>
+Path make_path() {
   constexpr int kColumns = kThreads / kLanes;
   const auto launch = [](const DecayScanParams& p, const DecayScanPlan& plan, int first_segment,
                          int count, cudaStream_t stream) -> cudaError_t {
     const int64_t ctas = (p.columns + kColumns - 1) / kColumns * p.batch * p.heads * count;
-    token_kernel<T, kLanes, kErases><<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
+    token_kernel<T, kLanes, kGroups, kErases>
+        <<<ctas, kThreads, 0, stream>>>(p, plan, first_segment);
     return cudaGetLastError();
   };
-  return {launch, kColumns, resident_ctas(token_kernel<T, kLanes, kErases>, kThreads, 0)};
-}
-
-template <class T, int kLanes>
-Path make_path(bool erases) {
-  return erases ? make_path_of<T, kLanes, true>() : make_path_of<T, kLanes, false>();
+  return {launch, kColumns, resident_ctas(token_kernel<T, kLanes, kGroups, kErases>, kThreads, 0)};
 }
 
 template <class T>
 Path path_of_type(const DecayScanParams& p) {
   const bool erases = p.read.data != nullptr;
-  if (p.keys <= 16)
-    return make_path<T, 1>(erases);
-  if (p.keys <= 32)
-    return make_path<T, 2>(erases);
-  return p.keys <= 64 ? make_path<T, 4>(erases) : make_path<T, 8>(erases);
+  // A token that erases waits for a sum over all rows: more lanes with fewer rows finish it sooner.
+  if (erases)
+    return p.keys <= 16   ? make_path<T, 4, 1, true>()
+           : p.keys <= 32 ? make_path<T, 8, 1, true>()
+           : p.keys <= 64 ? make_path<T, 8, 2, true>()
+                          : make_path<T, 8, 4, true>();
+  return p.keys <= 16   ? make_path<T, 1, 4, false>()
+         : p.keys <= 32 ? make_path<T, 2, 4, false>()
+         : p.keys <= 64 ? make_path<T, 4, 4, false>()
+                        : make_path<T, 8, 4, false>();
 }
 
 }  // namespace

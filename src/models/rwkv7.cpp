@@ -6,6 +6,7 @@
 
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
+#include "stuffed/ops/activations.h"
 
 namespace stuffed {
 
@@ -75,7 +76,7 @@ class Rwkv7 : public RwkvModel {
 
   Tensor channel_mix(size_t i, const ops::TokenShift& x) const override {
     const Rwkv7Layer& layer = layers_[i];
-    return ops::linear(at::relu(ops::linear(x.mix(layer.ffn_share), layer.ffn_key)).square(),
+    return ops::linear(ops::relu_square(ops::linear(x.mix(layer.ffn_share), layer.ffn_key)),
                        layer.ffn_value);
   }
 
