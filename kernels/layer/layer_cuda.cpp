@@ -175,9 +175,24 @@ std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor& a, const Tensor& low) 
                log_forget = at::empty(a.sizes(), a.options().dtype(at::kFloat));
   MapParams p = map_params(Map::ForgetGate, a, {}, low);
   p.y = y.mutable_data_ptr();
-  p.log_forget = log_forget.mutable_data_ptr<float>();
+  p.log_decay = log_forget.mutable_data_ptr<float>();
   call.check(stuffed_map(&p, call.stream()), "forget_gate");
   return {y, log_forget};
+}
+
+std::tuple<Tensor, Tensor> step_gates_cuda(
+    const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most) {
+  const CudaCall call(raw);
+  const auto options = raw.options().dtype(at::kFloat);
+  const Tensor dt = at::empty(raw.sizes(), options), log_decay = at::empty(raw.sizes(), options);
+  MapParams p = map_params(Map::StepGates, raw, {}, bias);
+  p.w2 = floats(a_log);
+  p.least = static_cast<float>(least);
+  p.most = static_cast<float>(most);
+  p.y = dt.mutable_data_ptr();
+  p.log_decay = log_decay.mutable_data_ptr<float>();
+  call.check(stuffed_map(&p, call.stream()), "step_gates");
+  return {dt, log_decay};
 }
 
 Tensor nll_cuda(const Tensor& logits, int64_t vocab, const Tensor& targets) {
@@ -217,6 +232,10 @@ Tensor shift_mix_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&
   not_built();
 }
 std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor&, const Tensor&) {
+  not_built();
+}
+std::tuple<Tensor, Tensor> step_gates_cuda(
+    const Tensor&, const Tensor&, const Tensor&, double, double) {
   not_built();
 }
 Tensor nll_cuda(const Tensor&, int64_t, const Tensor&) {

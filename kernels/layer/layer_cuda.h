@@ -44,6 +44,10 @@ Tensor shift_mix_cuda(const Tensor& x,
 /// Map::ForgetGate: {1 - forget in a's type, log(forget) in f32}.
 std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor& a, const Tensor& low);
 
+/// Map::StepGates: {dt, log_decay} in f32.
+std::tuple<Tensor, Tensor> step_gates_cuda(
+    const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most);
+
 /// -log softmax(logits[:, :vocab])[targets]: [n] f32. logits [n,V], targets [n] int64 below
 /// `vocab`.
 bool nll_cuda_takes(const Tensor& logits);

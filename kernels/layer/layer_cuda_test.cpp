@@ -12,6 +12,7 @@
 #include "stuffed/ops/linear_cross_entropy.h"
 #include "stuffed/ops/norms.h"
 #include "stuffed/ops/short_conv.h"
+#include "stuffed/ops/step_gates.h"
 #include "stuffed/ops/token_shift.h"
 
 #if STUFFED_WITH_CUDA
@@ -192,6 +193,21 @@ TEST_F(CudaLayer, ActivationsAgree) {
       EXPECT_TRUE(close(ops::softplus(a, w), at::softplus(A + W), 1e-6));
       EXPECT_TRUE(close(ops::negative_exp(a / scale, w), -(wide(a / scale) + W).exp(), 1e-6));
     }
+}
+
+TEST_F(CudaLayer, StepGatesAgree) {
+  const double no_limit = std::numeric_limits<double>::infinity();
+  for (const auto type : kTypes)
+    for (const double scale : {1.0, 30.0, 1e4})
+      for (const auto& [least, most] : {std::pair{0.0, no_limit}, {1e-3, 5.0}}) {
+        const Tensor raw = view(2, 9, 64, type, scale), bias = parameter({64}),
+                     a_log = parameter({64});
+        poison(raw);
+        const auto actual = ops::step_gates(raw, bias, a_log, least, most);
+        const Tensor dt = at::softplus(wide(raw) + wide(bias)).clamp(least, most);
+        EXPECT_TRUE(close(actual.dt, dt, 1e-6)) << scale;
+        EXPECT_TRUE(close(actual.log_decay, dt * -wide(a_log).exp(), 1e-6)) << scale;
+      }
 }
 
 TEST_F(CudaLayer, ForgetGatesKeepTheirDigitsAtBothEnds) {

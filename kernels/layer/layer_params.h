@@ -46,7 +46,8 @@ enum class Map : int32_t {
   ReluSquare,      // y = relu(a)^2
   NegativeExp,     // y = -exp(a + w)                                            y f32
   Softplus,        // y = log(1 + exp(a + w))                                    y f32
-  ForgetGate,      // y = (1-w) sigmoid(-a), log_forget = log(1-y); w absent: 0  log_forget f32
+  ForgetGate,      // y = (1-w) sigmoid(-a), log_decay = log(1-y), f32; w absent: 0
+  StepGates,       // y = clamp(log(1 + exp(a + w)), least, most), log_decay = -y exp(w2)  both f32
   ShiftMix,        // y = a + (a[t-1] - a) (w + b); a[-1] is `before`; b may be absent
 };
 
@@ -55,9 +56,10 @@ struct MapParams {
   int64_t batch = 0, tokens = 0, channels = 0;
   int32_t is_bf16 = 0;  // type of a, b, before and, unless said above, y
   Rows a, b, before;
-  const float* w = nullptr;     // [C]
-  void* y = nullptr;            // [B,T,C]
-  float* log_forget = nullptr;  // [B,T,C]
+  const float *w = nullptr, *w2 = nullptr;  // [C]
+  float least = 0, most = 0;
+  void* y = nullptr;           // [B,T,C]
+  float* log_decay = nullptr;  // [B,T,C], of ForgetGate and StepGates
 };
 
 /// nll[i] = log sum_c exp(logits[i,c]) - logits[i, target[i]], in f32.

@@ -25,21 +25,25 @@ __device__ inline float forget_gate(float a, float low, float& log_forget) {
 template <class T, Map kMap>
 __global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ MapParams p) {
   constexpr bool kTakesW = kMap == Map::NegativeExp || kMap == Map::Softplus ||
-                           kMap == Map::ForgetGate || kMap == Map::ShiftMix;
-  constexpr bool kWritesF32 = kMap == Map::NegativeExp || kMap == Map::Softplus;
+                           kMap == Map::ForgetGate || kMap == Map::StepGates ||
+                           kMap == Map::ShiftMix;
+  constexpr bool kWritesF32 =
+      kMap == Map::NegativeExp || kMap == Map::Softplus || kMap == Map::StepGates;
   const int64_t groups = p.channels / kGroup;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= groups * p.tokens * p.batch)
     return;
   const int64_t c = index % groups * kGroup, row = index / groups, t = row % p.tokens,
                 b = row / p.tokens;
-  float a[kGroup], other[kGroup] = {}, w[kGroup] = {}, past[kGroup] = {}, y[kGroup],
-                   log_forget[kGroup] = {};
+  float a[kGroup], other[kGroup] = {}, w[kGroup] = {}, w2[kGroup] = {}, past[kGroup] = {},
+                   y[kGroup], log_decay[kGroup] = {};
   load(a, at<T>(p.a, b, t, c));
   if (p.b.data)
     load(other, at<T>(p.b, b, t, c));
   if (kTakesW && p.w)
     load(w, p.w + c);
+  if constexpr (kMap == Map::StepGates)
+    load(w2, p.w2 + c);
   if constexpr (kMap == Map::ShiftMix)
     load(past, t > 0 ? at<T>(p.a, b, t - 1, c) : at<T>(p.before, b, 0, c));
 #pragma unroll
@@ -55,8 +59,12 @@ __global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ M
     else if constexpr (kMap == Map::Softplus)
       y[i] = softplus(a[i] + w[i]);
     else if constexpr (kMap == Map::ForgetGate)
-      y[i] = forget_gate(a[i], w[i], log_forget[i]);
-    else
+      y[i] = forget_gate(a[i], w[i], log_decay[i]);
+    else if constexpr (kMap == Map::StepGates) {
+      const float step = softplus(a[i] + w[i]);
+      y[i] = step < p.least ? p.least : step > p.most ? p.most : step;  // NaN stays
+      log_decay[i] = -y[i] * expf(w2[i]);
+    } else
       y[i] = fmaf(past[i] - a[i], w[i] + other[i], a[i]);
   }
   const int64_t out = row * p.channels + c;
@@ -64,8 +72,8 @@ __global__ void __launch_bounds__(kThreads) map_kernel(const __grid_constant__ M
     store(static_cast<float*>(p.y) + out, y);
   else
     store(static_cast<T*>(p.y) + out, y);
-  if constexpr (kMap == Map::ForgetGate)
-    store(p.log_forget + out, log_forget);
+  if constexpr (kMap == Map::ForgetGate || kMap == Map::StepGates)
+    store(p.log_decay + out, log_decay);
 }
 
 template <class T>
@@ -91,6 +99,9 @@ cudaError_t launch(const MapParams& p, cudaStream_t stream) {
       break;
     case Map::ForgetGate:
       queue(map_kernel<T, Map::ForgetGate>);
+      break;
+    case Map::StepGates:
+      queue(map_kernel<T, Map::StepGates>);
       break;
     case Map::ShiftMix:
       queue(map_kernel<T, Map::ShiftMix>);

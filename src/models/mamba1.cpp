@@ -27,6 +27,7 @@ struct Mamba1Layer {
   ops::Linear dt_proj;     // [C,R]
   Tensor dt_bias;          // [C] f32: added after the product, not in the model's type
   Tensor a_log, d;         // [C,K]; [C]
+  Tensor rate;             // [C,K], derived: what a step decays by, nats
   ops::Linear out_proj;
 };
 
@@ -56,6 +57,8 @@ class Mamba1 : public RecurrentLM {
   void derive() override {
     if (m_.tied)
       head_.linear.weight = embedding_;
+    for (Mamba1Layer& layer : layers_)
+      layer.rate = -layer.a_log.exp();
   }
 
  protected:
@@ -142,7 +145,7 @@ Tensor Mamba1::mixer(Where where,
       .log_decay = {},
       .v_scale = dt,
       .bonus = {},
-      .factored_decay = FactoredDecay{.step = dt, .rate = -layer.a_log.exp(), .offset = 0},
+      .factored_decay = FactoredDecay{.step = dt, .rate = layer.rate, .offset = 0},
       .erase = {},
       .bonus_k = {}};
   const Tensor y = rule.advance(where, in, state).squeeze(-1);  // [B,T,C]

@@ -12,6 +12,7 @@ namespace {
 struct Rwkv5Layer {
   Tensor share_k, share_v, share_r, share_g;  // [D]: weight of the *current* token
   Tensor decay, bonus;                        // [H,S]
+  Tensor log_decay;                           // [H,S], derived, nats
   ops::Linear receptance, key, value, gate, output;
   LayerNormWeights ln_x;
   GatedChannelMix ffn;
@@ -48,10 +49,12 @@ class Rwkv5 : public RwkvModel {
 
   void derive() override {
     // From here on every share is the previous token's, as in the later generations.
-    for (Rwkv5Layer& layer : layers_)
+    for (Rwkv5Layer& layer : layers_) {
+      layer.log_decay = -layer.decay.exp();
       for (Tensor* share : {&layer.share_k, &layer.share_v, &layer.share_r, &layer.share_g,
                             &layer.ffn.share_k, &layer.ffn.share_r})
         *share = 1 - *share;
+    }
   }
 
   Tensor time_mix(Where where,
@@ -64,7 +67,7 @@ class Rwkv5 : public RwkvModel {
     const ScanInputs in = {.q = to_heads(ops::linear(x.mix(layer.share_r), layer.receptance)),
                            .k = to_heads(ops::linear(x.mix(layer.share_k), layer.key)),
                            .v = v,
-                           .log_decay = (-layer.decay.exp()).expand({v.size(0), v.size(1), -1, -1}),
+                           .log_decay = layer.log_decay.expand({v.size(0), v.size(1), -1, -1}),
                            .v_scale = {},
                            .bonus = layer.bonus,
                            .factored_decay = {},

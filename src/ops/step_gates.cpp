@@ -6,6 +6,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
+#include "kernels/layer/layer_cuda.h"
 
 namespace stuffed::ops {
 
@@ -27,6 +28,10 @@ float softplus(float x) {
 
 StepGates step_gates(
     const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most) {
+  if (kernels::layer_cuda_takes({raw}) && kernels::layer_cuda_takes_parameters({bias, a_log})) {
+    const auto [dt, log_decay] = kernels::step_gates_cuda(raw, bias, a_log, least, most);
+    return {dt, log_decay};
+  }
   const int64_t rows = raw.size(0) * raw.size(1), H = raw.size(2);
   if (rows > kFewTokens || raw.size(0) > 1 || !takes_cpu_rows({raw}) || !is_plain(bias) ||
       !is_plain(a_log)) {
