@@ -9,6 +9,7 @@
 
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/ops/decay_scan.h"
 
 #if STUFFED_WITH_CUDA
@@ -18,6 +19,8 @@ namespace {
 
 using kernels::decay_scan_cuda;
 using kernels::decay_scan_cuda_f64;
+using kernels::map_over_time;
+using kernels::tokens_of;
 using testing::bitwise_equal;
 using testing::Case;
 using testing::close;
@@ -28,45 +31,8 @@ using testing::make_problem;
 using testing::Problem;
 using testing::Variant;
 
-/// `change` applied to every tensor over time of the inputs.
-template <class Change>
-ScanInputs map_inputs(ScanInputs in, Change change) {
-  in.q = change(in.q);
-  in.k = change(in.k);
-  in.v = change(in.v);
-  if (in.log_decay.defined())
-    in.log_decay = change(in.log_decay);
-  if (in.v_scale)
-    in.v_scale = change(*in.v_scale);
-  if (in.bonus_k)
-    in.bonus_k = change(*in.bonus_k);
-  if (in.factored_decay)
-    in.factored_decay->step = change(in.factored_decay->step);
-  if (in.erase)
-    in.erase = Erase{change(in.erase->read), change(in.erase->write)};
-  return in;
-}
-
-/// Expanded axes stay expanded.
-Tensor to_gpu(const Tensor& x) {
-  Tensor dense = x;
-  for (int64_t axis = 0; axis < x.dim(); ++axis)
-    if (x.size(axis) > 1 && x.stride(axis) == 0)
-      dense = dense.narrow(axis, 0, 1);
-  return dense.to(at::kCUDA).expand(x.sizes());
-}
-
 Problem to_gpu(const Problem& p) {
-  Problem out{map_inputs(p.in, [](const Tensor& x) { return to_gpu(x); }), to_gpu(p.state)};
-  if (out.in.bonus)
-    out.in.bonus = to_gpu(*out.in.bonus);
-  if (out.in.factored_decay)
-    out.in.factored_decay->rate = to_gpu(out.in.factored_decay->rate);
-  return out;
-}
-
-ScanInputs tokens(const ScanInputs& in, int64_t begin, int64_t end) {
-  return map_inputs(in, [&](const Tensor& x) { return x.slice(1, begin, end); });
+  return {kernels::converted(p.in, at::kCUDA), kernels::converted(p.state, at::kCUDA)};
 }
 
 /// Memory that the next outputs will probably reuse holds NaN, so an element nobody wrote shows.
@@ -188,8 +154,7 @@ TEST(CudaDecayScan, EqualPlansGiveEqualBits) {
       const ScanResult both = run(p, segments), again = run(p, segments);
       EXPECT_TRUE(bitwise_equal(again.y, both.y));
       EXPECT_TRUE(bitwise_equal(again.state, both.state));
-      const Problem one{map_inputs(p.in, [](const Tensor& x) { return x.slice(0, 1, 2); }),
-                        p.state.slice(0, 1, 2)};
+      const Problem one{kernels::sequences_of(p.in, 1, 2), p.state.slice(0, 1, 2)};
       const ScanResult alone = run(one, segments);
       EXPECT_TRUE(bitwise_equal(alone.y, both.y.slice(0, 1, 2)));
       EXPECT_TRUE(bitwise_equal(alone.state, both.state.slice(0, 1, 2)));
@@ -205,8 +170,8 @@ TEST(CudaDecayScan, SplitsAnywhere) {
       Bounds bounds = bounds_of(p.in);
       bounds.y *= 2, bounds.y_element *= 2, bounds.state *= 2;
       for (const int64_t t : {1, 15, 63, 64, 65, 100, 257, 512, 777, 999}) {
-        const ScanResult head = run({tokens(p.in, 0, t), p.state}, 1);
-        const ScanResult tail = run({tokens(p.in, t, c.T), head.state}, 1);
+        const ScanResult head = run({tokens_of(p.in, 0, t), p.state}, 1);
+        const ScanResult tail = run({tokens_of(p.in, t, c.T), head.state}, 1);
         const Tensor y = at::cat({head.y, tail.y}, 1);
         expect_close({y, tail.state}, whole, bounds, c.name() + " at " + std::to_string(t));
         if (t % 64 == 0) {
@@ -222,10 +187,10 @@ TEST(CudaDecayScan, DecodingTracksPrefill) {
     const Case c = published(variant, 2000, at::kBFloat16);
     const Problem p = to_gpu(make_problem(c));
     const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
-    ScanResult step = run({tokens(p.in, 0, 1000), p.state});
+    ScanResult step = run({tokens_of(p.in, 0, 1000), p.state});
     std::vector<Tensor> y{step.y};
     for (int64_t t = 1000; t < c.T; ++t) {
-      step = decay_scan_cuda(tokens(p.in, t, t + 1), step.state);
+      step = decay_scan_cuda(tokens_of(p.in, t, t + 1), step.state);
       y.push_back(step.y);
     }
     expect_close({at::cat(y, 1), step.state}, expected, bounds_of(p.in), c.name());
@@ -257,10 +222,10 @@ TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
         c.B = 1, c.H = std::min<int64_t>(c.H, 2);
         const Problem p = to_gpu(make_problem(c));
         const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
-        const ScanResult prefill = run({tokens(p.in, 0, kPrefill), p.state});
+        const ScanResult prefill = run({tokens_of(p.in, 0, kPrefill), p.state});
         std::vector<Tensor> y;
         for (int64_t t = kPrefill; t < c.T; ++t)
-          y.push_back(kernels::decay_scan_cuda_in_place(tokens(p.in, t, t + 1), prefill.state));
+          y.push_back(kernels::decay_scan_cuda_in_place(tokens_of(p.in, t, t + 1), prefill.state));
         const ScanResult actual{at::cat(y, 1), prefill.state};
         Bounds bounds = bounds_of(p.in);
         // One step's decay of 1e-8 is less than half an ulp of an f32 state: each step loses it.
@@ -289,7 +254,7 @@ TEST(CudaDecayScan, ReadsNothingAroundAView) {
           return inside.copy_(x);
         };
         const ScanResult expected = run(p, 1);
-        const ScanResult actual = run({map_inputs(p.in, surround), p.state}, 1);
+        const ScanResult actual = run({map_over_time(p.in, surround), p.state}, 1);
         EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
         EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
       }
@@ -301,7 +266,7 @@ TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
     const auto head_first = [](const Tensor& x) {
       return x.dim() == 4 ? x.transpose(1, 2).contiguous().transpose(1, 2) : x;
     };
-    const ScanResult expected = run(p), actual = run({map_inputs(p.in, head_first), p.state});
+    const ScanResult expected = run(p), actual = run({map_over_time(p.in, head_first), p.state});
     EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
     EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
   }

@@ -6,11 +6,13 @@
 #include "kernels/common/testing.h"
 #include "kernels/common/wide.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/ops/decay_scan.h"
 
 namespace stuffed {
 namespace {
 
+using kernels::tokens_of;
 using testing::bitwise_equal;
 using testing::Case;
 using testing::close;
@@ -107,25 +109,9 @@ TEST(DecayScanStep, ASequenceIsTheSameInAnyBatchAndCutOfTokens) {
   for (const Variant variant : kVariants) {
     const Problem p = make_problem(small(variant, 6, at::kFloat, Decay::Weak));
     const ScanResult whole = step(p);
-    const auto part = [&](int64_t axis, int64_t begin, int64_t length) {
-      const auto cut = [&](const Tensor& x) { return x.narrow(axis, begin, length); };
-      Problem q = p;
-      for (Tensor* x : {&q.in.q, &q.in.k, &q.in.v, &q.in.log_decay})
-        if (x->defined())
-          *x = cut(*x);
-      if (q.in.v_scale)
-        q.in.v_scale = cut(*q.in.v_scale);
-      if (q.in.factored_decay)
-        q.in.factored_decay->step = cut(q.in.factored_decay->step);
-      if (q.in.erase)
-        q.in.erase = Erase{cut(q.in.erase->read), cut(q.in.erase->write)};
-      if (axis == 0)
-        q.state = cut(q.state);
-      return q;
-    };
-    EXPECT_TRUE(bitwise_equal(step(part(0, 1, 1)).state, whole.state.narrow(0, 1, 1)));
-    Problem rest = part(1, 2, 4);
-    rest.state = step(part(1, 0, 2)).state;
+    const Problem second{kernels::sequences_of(p.in, 1, 2), p.state.slice(0, 1, 2)};
+    EXPECT_TRUE(bitwise_equal(step(second).state, whole.state.slice(0, 1, 2)));
+    const Problem rest{tokens_of(p.in, 2, 6), step({tokens_of(p.in, 0, 2), p.state}).state};
     const ScanResult end = step(rest);
     EXPECT_TRUE(bitwise_equal(end.y, whole.y.narrow(1, 2, 4))) << name_of(variant);
     EXPECT_TRUE(bitwise_equal(end.state, whole.state)) << name_of(variant);
@@ -140,20 +126,8 @@ TEST(DecayScanStep, AThousandStepsTrackTheReference) {
       const ScanResult expected = kernels::decay_scan_cpu(p.in, p.state);
       const Tensor state = p.state.clone();
       std::vector<Tensor> y;
-      const auto at_token = [](const Tensor& x, int64_t t) { return x.narrow(1, t, 1); };
-      for (int64_t t = 0; t < c.T; ++t) {
-        ScanInputs in = p.in;
-        for (Tensor* x : {&in.q, &in.k, &in.v, &in.log_decay})
-          if (x->defined())
-            *x = at_token(*x, t);
-        if (in.v_scale)
-          in.v_scale = at_token(*in.v_scale, t);
-        if (in.factored_decay)
-          in.factored_decay->step = at_token(in.factored_decay->step, t);
-        if (in.erase)
-          in.erase = Erase{at_token(in.erase->read, t), at_token(in.erase->write, t)};
-        y.push_back(ops::decay_scan_in_place(in, state));
-      }
+      for (int64_t t = 0; t < c.T; ++t)
+        y.push_back(ops::decay_scan_in_place(tokens_of(p.in, t, t + 1), state));
       EXPECT_TRUE(close(at::cat(y, 1), expected.y, 1e-5)) << c.name();
       EXPECT_TRUE(close(state, expected.state, 1e-5)) << c.name();
     }

@@ -8,12 +8,14 @@
 
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
 
 namespace stuffed {
 namespace {
 
+using kernels::tokens_of;
 using testing::bitwise_equal;
 using testing::Case;
 using testing::close;
@@ -38,24 +40,6 @@ void expect_agreement(const Case& c) {
   EXPECT_TRUE(close(actual.state, expected.state, c.type == at::kDouble ? 1e-12 : 1e-5))
       << c.name();
   EXPECT_EQ(actual.y.scalar_type(), c.type);
-}
-
-/// The inputs of tokens [begin, end).
-ScanInputs tokens(const ScanInputs& in, int64_t begin, int64_t end) {
-  const auto cut = [&](const Tensor& x) { return x.slice(1, begin, end); };
-  ScanInputs part = in;
-  for (Tensor* x : {&part.q, &part.k, &part.v, &part.log_decay})
-    if (x->defined())
-      *x = cut(*x);
-  if (part.v_scale)
-    part.v_scale = cut(*part.v_scale);
-  if (part.bonus_k)
-    part.bonus_k = cut(*part.bonus_k);
-  if (part.factored_decay)
-    part.factored_decay->step = cut(part.factored_decay->step);
-  if (part.erase)
-    part.erase = Erase{cut(part.erase->read), cut(part.erase->write)};
-  return part;
 }
 
 /// Every tensor of a problem that may have a gradient.
@@ -109,7 +93,7 @@ TEST(DecayScan, NoTokensLeaveTheState) {
   for (const Variant variant : kVariants) {
     const Problem p = make_problem({.variant = variant, .T = 3});
     for (const Impl impl : {Impl::Reference, Impl::Chunked}) {
-      const ScanResult out = ops::decay_scan(tokens(p.in, 0, 0), p.state, impl);
+      const ScanResult out = ops::decay_scan(tokens_of(p.in, 0, 0), p.state, impl);
       EXPECT_TRUE(bitwise_equal(out.state, p.state));
       EXPECT_EQ(out.y.numel(), 0);
       EXPECT_NE(out.state.data_ptr(), p.state.data_ptr());
@@ -129,8 +113,8 @@ TEST(DecayScan, SegmentsMayBeCutAnywhere) {
       for (int i = 0; i < 5; ++i)
         cuts.push_back(static_cast<int64_t>(rng.below(T)));
       for (const int64_t cut : cuts) {
-        const ScanResult first = ops::decay_scan(tokens(p.in, 0, cut), p.state);
-        const ScanResult second = ops::decay_scan(tokens(p.in, cut, T), first.state);
+        const ScanResult first = ops::decay_scan(tokens_of(p.in, 0, cut), p.state);
+        const ScanResult second = ops::decay_scan(tokens_of(p.in, cut, T), first.state);
         EXPECT_TRUE(close(at::cat({first.y, second.y}, 1), whole.y, bound_of(type))) << cut;
         EXPECT_TRUE(close(second.state, whole.state, bound_of(type)))
             << name_of(variant) << " cut at " << cut;

@@ -5,8 +5,7 @@
 #include <memory>
 #include <unistd.h>
 
-#include "src/cli/app.h"
-#include "src/cli/options.h"
+#include "src/cli/evaluation.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/models/registry.h"
@@ -85,7 +84,7 @@ io::json describe_task(const Options& options, const eval::PasskeyOptions& task)
           {"max_new_tokens", task.max_new_tokens},
           {"batch_size", options.batch_size},
           {"state_memory_bytes", options.state_memory_bytes},
-          {"train_len_tokens", options.train_len > 0 ? io::json(options.train_len) : io::json()}};
+          {"train_len_tokens", size_or_null(options.train_len)}};
 }
 
 void run(const Options& options, Context& context) {

@@ -3,11 +3,9 @@
 
 #include <memory>
 
-#include "src/cli/app.h"
-#include "src/cli/data_options.h"
+#include "src/cli/evaluation.h"
+#include "src/cli/progress_line.h"
 #include "src/cli/retention_report.h"
-#include "stuffed/core/error.h"
-#include "stuffed/io/provenance.h"
 
 namespace stuffed::cli {
 
@@ -15,13 +13,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
-  ModelOptions model;
-  DataOptions data;
-  bool overwrite = false, fail_nonfinite = false;
+struct Options : EvaluationOptions {
   int64_t points = 32, half_life_starts = 15, train_len = 0;
   std::vector<int64_t> read_tokens, suffixes;
-  std::string output, arrays;
+  std::string arrays;
 };
 
 /// --arrays, or the results' name with .safetensors; none if the results are no file.
@@ -32,69 +27,39 @@ fs::path arrays_path(const Options& options) {
   std::error_code ignored;
   const bool no_file =
       output == "-" || (fs::exists(output, ignored) && !fs::is_regular_file(output, ignored));
-  if (no_file)
-    return {};
-  const fs::path beside = fs::path(output).replace_extension(".safetensors");
-  check(beside != output, Error::Kind::Usage,
-        "-o {}: the arrays would take this name; end it in .jsonl, or give --arrays",
-        options.output);
-  return beside;
+  return no_file ? fs::path() : arrays_beside(options.output);
 }
 
-/// As the journal names it: relative to its own folder, so that both can be moved together.
-io::json arrays_name(const Options& options) {
-  const fs::path path = arrays_path(options);
-  if (path.empty())
-    return {};
-  const fs::path folder = options.output == "-" ? "." : fs::path(options.output).parent_path();
-  return fs::absolute(path).lexically_proximate(fs::absolute(folder / ".")).generic_string();
-}
-
-io::json describe_task(const Options& options, const io::TokenSource& source) {
-  return {{"data", source.identity()},
-          {"at_tokens", options.read_tokens},
+/// What the header says of the task.
+io::json describe_task(const Options& options, const fs::path& arrays) {
+  return {{"at_tokens", options.read_tokens},
           {"grid_tokens", options.suffixes},
           {"points", options.suffixes.empty() ? io::json(options.points) : io::json()},
           {"half_life_starts", options.half_life_starts},
-          {"train_len_tokens", options.train_len > 0 ? io::json(options.train_len) : io::json()},
-          {"arrays", arrays_name(options)}};
+          {"train_len_tokens", size_or_null(options.train_len)},
+          {"arrays", name_in_journal(arrays, options.output)}};
 }
 
 void run(const Options& options, Context& context) {
-  const auto tokenizer = tokenizer_for(options.data, options.model);
-  const auto model = context.models.open(options.model);
   eval::DecayIntervals decays;
-  const auto rule = open_rule(options.model, *model, &decays);
-  check_stream_length(options.model, options.data.source.length);
-  io::TokenSource source = open_source(options.data, tokenizer, *model);
-
-  io::json config = describe(options.model, *model);
-  config.update(describe_task(options, source));
+  Evaluation it = open_evaluation(options, context, &decays);
+  const fs::path arrays = arrays_path(options);
+  it.config.update(describe_task(options, arrays));
   const eval::RetentionOptions how{.segment = options.model.segment,
                                    .read_tokens = options.read_tokens,
                                    .suffixes = options.suffixes,
                                    .points = options.points,
                                    .half_life_starts = options.half_life_starts,
-                                   .arrays = arrays_path(options),
-                                   .run = {{"impl", impl_that_runs(options.model, *model)},
-                                           {"segment_tokens", options.model.segment},
-                                           {"dtype", config["dtype"]},
-                                           {"state_dtype", config["state_dtype"]}}};
+                                   .arrays = arrays,
+                                   .run = it.every_record};
   io::Results results =
-      io::Results::open(options.output,
-                        {.schema = eval::kRetentionSchema,
-                         .version = eval::kRetentionVersion,
-                         .config = config,
-                         .provenance = io::provenance(context.command_line, model->device())},
-                        options.overwrite);
-  RetentionProgressLine line;
+      open_results(options, context, it, eval::kRetentionSchema, eval::kRetentionVersion);
+  ProgressLine line("tokens (suffixes counted)");
   const io::json summary =
-      eval::run_retention(*model, *rule, decays, source, how, results,
-                          [&](const eval::RetentionProgress& progress) { line.show(progress); });
+      eval::run_retention(*it.model, *it.rule, decays, it.source, how, results,
+                          [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
-  fmt::print(options.output == "-" ? stderr : stdout, "{}", retention_table(summary));
-  check(!options.fail_nonfinite || summary.at("finite") == true, Error::Kind::NonFinite,
-        "{}: a prediction or a decay is not finite (--fail-nonfinite)", options.output);
+  finish(options, summary, retention_table(summary), "a prediction or a decay is not finite");
 }
 
 void add_task_options(CLI::App& app, Options& options) {
@@ -158,21 +123,13 @@ void add_retention(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
   add_task_options(*app, *options);
-  app->add_option("-o,--output", options->output,
-                  "Results, JSON Lines; - is standard output, which cannot be resumed")
-      ->required()
-      ->type_name("OUT.jsonl")
-      ->group("Output");
+  add_output_option(*app, *options);
   app->add_option("--arrays", options->arrays,
                   "Weights and half-lives of every head; default: the results' name with "
                   ".safetensors, none for -")
       ->type_name("OUT.safetensors")
       ->group("Output");
-  app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
-      ->group("Output");
-  app->add_flag("--fail-nonfinite", options->fail_nonfinite,
-                "Exit code 6 if a prediction or a decay is not finite")
-      ->group("Output");
+  add_rerun_options(*app, *options, "a prediction or a decay");
   commands.push_back({.app = app,
                       .run = [options](Context& context) { run(*options, context); },
                       .resumable = true});

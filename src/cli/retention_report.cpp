@@ -1,18 +1,12 @@
 #include "src/cli/retention_report.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <unistd.h>
+#include <fmt/format.h>
+
+#include "src/cli/table.h"
 
 namespace stuffed::cli {
 
 namespace {
-
-constexpr double kBarColumns = 30;
-
-std::string cell(const io::json& value, const std::string& missing) {
-  return value.is_number() ? fmt::format("{:.4g}", value.get<double>()) : missing;
-}
 
 std::string half_life_table(const io::json& half_life, const std::string& transition) {
   const std::string censored = fmt::format(">= {}", half_life.at("followed_tokens").get<int64_t>());
@@ -50,55 +44,23 @@ std::string point_table(const io::json& point) {
       point.at("read_tokens").get<int64_t>(), "n", "effrem", "std.error", "surviving weight");
   for (size_t i = 0; i < point.at("suffix_tokens").size(); ++i) {
     const io::json& effrem = point.at("effrem")[i];
-    std::string bar;
     const double share = effrem.is_number() ? effrem.get<double>() : 0;
-    for (int column = 0; column < static_cast<int>(share * kBarColumns + 0.5); ++column)
-      bar += "█";
     table += fmt::format(
         "{:>12} {:>10} {:>10} {:>18}  {}\n", point.at("suffix_tokens")[i].get<int64_t>(),
         cell(effrem, "not finite"), cell(point.at("effrem_standard_error")[i], "-"),
-        cell(mean_at(point.at("surviving_weight_by_layer"), i), "not finite"), bar);
+        cell(mean_at(point.at("surviving_weight_by_layer"), i), "not finite"), bar(share));
   }
   return table;
 }
 
 }  // namespace
 
-RetentionProgressLine::RetentionProgressLine() : terminal_(isatty(STDERR_FILENO) == 1) {}
-
-void RetentionProgressLine::show(const eval::RetentionProgress& progress) {
-  const Clock::time_point now = Clock::now();
-  const bool document_done = progress.fed == progress.to_feed;
-  if (now - last_ < (terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10)) &&
-      !(terminal_ && document_done))
-    return;
-  last_ = now;
-  shown_ = true;
-  const double seconds = std::chrono::duration<double>(now - start_).count();
-  const double speed = static_cast<double>(progress.fed_by_process) / std::max(seconds, 1e-9);
-  const double left = static_cast<double>(progress.to_feed - progress.fed) / std::max(speed, 1e-9);
-  fmt::print(stderr,
-             "{}document {}: {} of {} tokens (suffixes counted), {:.0f} tokens/s, {:.0f} s left in "
-             "it{}",
-             terminal_ ? "\r" : "", progress.document, progress.fed, progress.to_feed, speed, left,
-             terminal_ ? "   " : "\n");
-  std::fflush(stderr);
-}
-
-void RetentionProgressLine::end() const {
-  if (terminal_ && shown_)
-    fmt::print(stderr, "\n");
-}
-
 std::string retention_table(const io::json& summary) {
   std::string table =
       half_life_table(summary.at("half_life"), summary.at("transition").get<std::string>());
   for (const io::json& point : summary.at("points"))
     table += point_table(point);
-  if (!summary.at("skipped").empty())
-    table +=
-        fmt::format("{} documents were too short and left out\n", summary.at("skipped").size());
-  return table;
+  return table + skipped_documents(summary);
 }
 
 }  // namespace stuffed::cli

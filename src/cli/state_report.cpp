@@ -2,13 +2,11 @@
 
 #include <fmt/format.h>
 
+#include "src/cli/table.h"
+
 namespace stuffed::cli {
 
 namespace {
-
-std::string cell(const io::json& value, const char* missing) {
-  return value.is_number() ? fmt::format("{:.4g}", value.get<double>()) : missing;
-}
 
 std::string curve_table(const io::json& summary) {
   std::string table = "(first document; median and largest over the heads recorded)\n" +
@@ -48,10 +46,7 @@ std::string state_table(const io::json& summary) {
   table += summary.at("exploding").is_array()
                ? exploding_table(summary)
                : "--train-len was not given: heads that explode past it are not looked for\n";
-  if (!summary.at("skipped").empty())
-    table +=
-        fmt::format("{} documents were too short and left out\n", summary.at("skipped").size());
-  return table;
+  return table + skipped_documents(summary);
 }
 
 }  // namespace stuffed::cli

@@ -3,12 +3,10 @@
 
 #include <memory>
 
-#include "src/cli/app.h"
-#include "src/cli/data_options.h"
-#include "src/cli/ppl_report.h"
+#include "src/cli/evaluation.h"
+#include "src/cli/progress_line.h"
 #include "src/cli/state_report.h"
 #include "stuffed/core/error.h"
-#include "stuffed/io/provenance.h"
 
 namespace stuffed::cli {
 
@@ -16,13 +14,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
-  ModelOptions model;
-  DataOptions data;
+struct Options : EvaluationOptions {
   eval::StateStatsOptions task;
   int64_t train_len = 0;
-  bool no_rank = false, overwrite = false, fail_nonfinite = false;
-  std::string output, arrays;
+  bool no_rank = false;
+  std::string arrays;
 };
 
 /// Where the arrays go: --arrays, or OUT.safetensors beside OUT.jsonl.
@@ -30,85 +26,56 @@ fs::path arrays_path(const Options& options) {
   if (!options.arrays.empty())
     return options.arrays;
   check(options.output != "-", Error::Kind::Usage, "-o -: name the arrays' file by --arrays");
-  const fs::path beside = fs::path(options.output).replace_extension(".safetensors");
-  check(beside != options.output, Error::Kind::Usage,
-        "-o {}: the arrays would take this name; end it in .jsonl, or give --arrays",
-        options.output);
-  return beside;
+  return arrays_beside(options.output);
 }
 
-/// As the journal names it: relative to its own folder, so that both can be moved together.
-std::string arrays_name(const Options& options) {
-  const fs::path path = arrays_path(options);
-  const fs::path folder = options.output == "-" ? "." : fs::path(options.output).parent_path();
-  return fs::absolute(path).lexically_proximate(fs::absolute(folder / ".")).generic_string();
-}
-
-io::json config_of(const Options& options,
-                   const eval::StateStatsOptions& task,
-                   const RecurrentLM& model,
-                   const io::TokenSource& source) {
-  const ModelConfig& shape = model.config();
+/// What the header says of the task.
+io::json describe_task(const eval::StateStatsOptions& task,
+                       const ModelConfig& model,
+                       const std::string& output) {
   const auto chosen = [](const std::vector<int64_t>& indices, int64_t count, const char* flag) {
     const auto resolved = eval::resolve_indices(indices, count, flag);
     return static_cast<int64_t>(resolved.size()) == count ? io::json("all") : io::json(resolved);
   };
-  io::json config = describe(options.model, model);
-  config["data"] = source.identity();
-  config["stride_tokens"] = task.stride;
-  config["train_len_tokens"] = task.train_len ? io::json(*task.train_len) : io::json();
-  config["layers"] = chosen(task.layers, shape.layers, "--layers");
-  config["heads"] = chosen(task.heads, shape.heads, "--heads");
-  config["rank"] = task.rank;
-  config["histogram_at"] = task.histogram_at;
-  config["histogram_bins"] = task.histogram_bins;
-  config["top"] = task.top;
-  config["arrays"] = arrays_name(options);
-  return config;
+  return {{"stride_tokens", task.stride},
+          {"train_len_tokens", size_or_null(task.train_len.value_or(0))},
+          {"layers", chosen(task.layers, model.layers, "--layers")},
+          {"heads", chosen(task.heads, model.heads, "--heads")},
+          {"rank", task.rank},
+          {"histogram_at", task.histogram_at},
+          {"histogram_bins", task.histogram_bins},
+          {"top", task.top},
+          {"arrays", name_in_journal(task.arrays, output)}};
 }
 
 void run(const Options& options, Context& context) {
   eval::StateStatsOptions task = options.task;
   task.arrays = arrays_path(options);
-  const auto tokenizer = tokenizer_for(options.data, options.model);
-  const auto model = context.models.open(options.model);
-  check_stream_length(options.model, options.data.source.length);
-  io::TokenSource source = open_source(options.data, tokenizer, *model);
-
   task.segment = options.model.segment;
   task.rank = !options.no_rank;
   if (options.train_len > 0)
     task.train_len = options.train_len;
-  const io::json config = config_of(options, task, *model, source);
-  eval::check_state_stats(task, model->config(), "--length", options.data.source.length,
+  Evaluation it = open_evaluation(options, context);
+  const ModelConfig& model = it.model->config();
+  it.config.update(describe_task(task, model, options.output));
+  eval::check_state_stats(task, model, "--length", options.data.source.length,
                           options.data.source.documents);
   task.metadata = {{"schema", eval::kStateStatsSchema},
                    {"version", std::to_string(eval::kStateStatsVersion)},
-                   {"model_sha256", model->config().hash},
-                   {"family", model->config().family},
+                   {"model_sha256", model.hash},
+                   {"family", model.family},
                    {"stride_tokens", std::to_string(task.stride)},
                    {"names", eval::kStateStatsArrays}};
-  task.run = {{"impl", impl_that_runs(options.model, *model)},
-              {"segment_tokens", task.segment},
-              {"dtype", config["dtype"]},
-              {"state_dtype", config["state_dtype"]}};
+  task.run = it.every_record;
   io::Results results =
-      io::Results::open(options.output,
-                        {.schema = eval::kStateStatsSchema,
-                         .version = eval::kStateStatsVersion,
-                         .config = config,
-                         .provenance = io::provenance(context.command_line, model->device())},
-                        options.overwrite);
-  PplProgressLine line;
+      open_results(options, context, it, eval::kStateStatsSchema, eval::kStateStatsVersion);
+  ProgressLine line;
   const io::json summary = eval::run_state_stats(
-      *model, [&](Observer& observer) { return open_rule(options.model, *model, &observer); },
-      source, task, results, [&](const eval::PplProgress& progress) { line.show(progress); });
+      *it.model, [&](Observer& observer) { return open_rule(options.model, *it.model, &observer); },
+      it.source, task, results, [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
-  std::FILE* const out = options.output == "-" ? stderr : stdout;
-  fmt::print(out, "{}", state_table(summary));
-  fmt::print(out, "arrays: {}\n", task.arrays.string());
-  check(!options.fail_nonfinite || summary.at("finite") == true, Error::Kind::NonFinite,
-        "{}: a loss or a state is not finite somewhere (--fail-nonfinite)", options.output);
+  finish(options, summary, state_table(summary) + fmt::format("arrays: {}\n", task.arrays.string()),
+         "a loss or a state is not finite somewhere");
 }
 
 void add_statistics_options(CLI::App& app, Options& options) {
@@ -161,19 +128,11 @@ void add_state_stats(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
   add_statistics_options(*app, *options);
-  app->add_option("-o,--output", options->output,
-                  "Results, JSON Lines; - is standard output, which cannot be resumed")
-      ->required()
-      ->type_name("OUT.jsonl")
-      ->group("Output");
+  add_output_option(*app, *options);
   app->add_option("--arrays", options->arrays, "Default: OUT.safetensors")
       ->type_name("FILE.safetensors")
       ->group("Output");
-  app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
-      ->group("Output");
-  app->add_flag("--fail-nonfinite", options->fail_nonfinite,
-                "Exit code 6 if a loss or a state is not finite")
-      ->group("Output");
+  add_rerun_options(*app, *options, "a loss or a state");
   commands.push_back({.app = app,
                       .run = [options](Context& context) { run(*options, context); },
                       .resumable = true});

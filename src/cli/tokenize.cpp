@@ -53,7 +53,7 @@ std::vector<int32_t> encode(const io::Tokenizer& tokenizer, const std::string& p
   }
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
   if (time)
-    fmt::print(stderr, "{}: {} bytes, {} tokens, {:.3f} s\n", path, text.size(), ids.size(),
+    fmt::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, text.size(), ids.size(),
                taken.count());
   return ids;
 }

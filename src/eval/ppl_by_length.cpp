@@ -75,11 +75,11 @@ std::vector<BucketSums> score(const RecurrentLM& model,
                               const PplByLengthOptions& options,
                               const TokenLosses& sidecar,
                               int64_t floats,
-                              PplProgress& progress,
-                              const std::function<void(const PplProgress&)>& on_progress) {
+                              Progress& progress,
+                              const OnProgress& on_progress) {
   State state = model.initial_state(options.batch);
   std::vector<BucketSums> sums(batch.documents.size());
-  progress.targets = static_cast<int64_t>(batch.documents.front().tokens.size()) - 1;
+  progress.total = static_cast<int64_t>(batch.documents.front().tokens.size()) - 1;
   const Tensor tokens = batch_tokens(batch.documents, options.batch);
   stream(model, rule, tokens, state, options.segment, [&](const Segment& segment) {
     const Tensor nll = ops::linear_cross_entropy(segment.out.hidden, model.head().linear,
@@ -90,10 +90,10 @@ std::vector<BucketSums> score(const RecurrentLM& model,
       const auto width = static_cast<size_t>(nll.size(1));
       const std::span values(nll.const_data_ptr<float>() + row * width, width);
       add(sums[row], values, segment.begin, options.bucket);
-      sidecar.write(values, floats + static_cast<int64_t>(row) * progress.targets + segment.begin);
+      sidecar.write(values, floats + static_cast<int64_t>(row) * progress.total + segment.begin);
     }
-    progress.position = segment.begin + nll.size(1);
-    progress.scored_by_process += nll.size(1) * static_cast<int64_t>(sums.size());
+    progress.done = segment.begin + nll.size(1);
+    progress.done_by_process += nll.size(1) * static_cast<int64_t>(sums.size());
     on_progress(progress);
   });
   return sums;
@@ -127,7 +127,7 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
                            io::Results& results,
-                           const std::function<void(const PplProgress&)>& on_progress) {
+                           const OnProgress& on_progress) {
   if (options.train_len)
     check(options.bucket <= *options.train_len / 4, Error::Kind::Usage,
           "--bucket {} is larger than a quarter of --train-len {}; the baseline needs at least "
@@ -146,7 +146,7 @@ io::json run_ppl_by_length(const RecurrentLM& model,
     floats += row;
   sidecar.keep(floats);
 
-  PplProgress progress;
+  Progress progress;
   Batch batch;
   const auto finish_batch = [&] {
     if (batch.documents.empty())
@@ -159,8 +159,8 @@ io::json run_ppl_by_length(const RecurrentLM& model,
       const int64_t index = batch.first + static_cast<int64_t>(row);
       results.append(key_of(index),
                      record_of(batch.documents[row], index, sums[row], tokenizer, options));
-      targets.push_back(progress.targets);
-      floats += progress.targets;
+      targets.push_back(progress.total);
+      floats += progress.total;
     }
     batch.documents.clear();
   };

@@ -144,7 +144,7 @@ io::json run_retention(const RecurrentLM& model,
                        io::TokenSource& source,
                        const RetentionOptions& options,
                        io::Results& results,
-                       const std::function<void(const RetentionProgress&)>& on_progress) {
+                       const OnProgress& on_progress) {
   RetentionArrays sidecar(options.arrays);
   if (results.finished()) {
     sidecar.remove_partial();
@@ -155,7 +155,7 @@ io::json run_retention(const RecurrentLM& model,
     ++documents;
   sidecar.keep(documents);
 
-  RetentionProgress progress;
+  Progress progress;
   for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
     if (index < documents)
       continue;
@@ -164,14 +164,14 @@ io::json run_retention(const RecurrentLM& model,
     check_same_reads(results, *document, plan);
     plan.watch(decays, model.config().layers);
     progress.document = index;
-    progress.to_feed = tokens_to_feed(plan.points);
-    const int64_t before = progress.fed_by_process;
+    progress.total = tokens_to_feed(plan.points);
+    const int64_t before = progress.done_by_process;
     const Tensor tokens =
         at::tensor(at::ArrayRef<int32_t>(document->tokens), at::kInt).unsqueeze(0);
     const std::vector<Tensor> effrem =
         effective_remembrance(model, rule, tokens, plan.points, options.segment, [&](int64_t fed) {
-          progress.fed = fed;
-          progress.fed_by_process = before + fed;
+          progress.done = fed;
+          progress.done_by_process = before + fed;
           on_progress(progress);
         });
     const RetentionArrays::Named arrays = arrays_of(plan, decays);

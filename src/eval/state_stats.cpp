@@ -69,8 +69,8 @@ NamedTensors feed(const Task& task,
                   const Recurrence& rule,
                   StateObserver& observer,
                   const io::Document& document,
-                  PplProgress& progress,
-                  const std::function<void(const PplProgress&)>& on_progress) {
+                  Progress& progress,
+                  const OnProgress& on_progress) {
   const RecurrentLM& model = task.model;
   const auto size = static_cast<int64_t>(document.tokens.size());
   const Tensor tokens =
@@ -79,7 +79,7 @@ NamedTensors feed(const Task& task,
   State state = model.initial_state(1);
   std::vector<double> means;
   double sum = 0;
-  progress.targets = size - 1;
+  progress.total = size - 1;
   const auto on_segment = [&](const Segment& segment) {
     const int64_t end = segment.begin + segment.inputs.size(1);
     sum += ops::linear_cross_entropy(segment.out.hidden, model.head().linear, model.head().vocab,
@@ -91,8 +91,8 @@ NamedTensors feed(const Task& task,
       means.push_back(sum / static_cast<double>(stride));
       sum = 0;
     }
-    progress.position = end;
-    progress.scored_by_process += segment.inputs.size(1);
+    progress.done = end;
+    progress.done_by_process += segment.inputs.size(1);
     on_progress(progress);
   };
   stream(model, rule, tokens, state, task.options.segment, on_segment, stride);
@@ -225,7 +225,7 @@ io::json run_state_stats(
     io::TokenSource& source,
     const StateStatsOptions& options,
     io::Results& results,
-    const std::function<void(const PplProgress&)>& on_progress) {
+    const OnProgress& on_progress) {
   Task task{.model = model,
             .options = options,
             .layers = resolve_indices(options.layers, model.config().layers, "--layers"),
@@ -250,7 +250,7 @@ io::json run_state_stats(
   StateObserver observer(model, task.options, task.layers, task.heads);
   const std::shared_ptr<const Recurrence> rule = make_rule(observer);
   const int64_t documents = source.identity().value("documents", int64_t{1});
-  PplProgress progress;
+  Progress progress;
   for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
     if (results.done(key_of(index)))
       continue;

@@ -16,6 +16,8 @@ class AddedTokens {
   explicit AddedTokens(std::vector<std::pair<std::string, int32_t>> tokens)
       : trie_(std::move(tokens)) {}
 
+  bool empty() const { return trie_.empty(); }
+
   /// Cuts at the leftmost match, of several there the longest. Calls on_text(view) for what lies
   /// between (never empty) and on_token(id), in order.
   template <class OnText, class OnToken>

@@ -8,6 +8,8 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "bpe_merge.h"
+
 namespace stuffed::io {
 
 struct AddedToken {
@@ -15,10 +17,6 @@ struct AddedToken {
   int32_t id = 0;
   bool special = false;     // such as end of text; not special: the runs of spaces
   bool normalized = false;  // looked for after normalization, else before
-};
-
-struct BpeMerge {
-  int32_t left, right, product;
 };
 
 struct BpeJson {

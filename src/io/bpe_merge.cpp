@@ -48,9 +48,11 @@ void PairTable::insert(int32_t left, int32_t right, int32_t rank, int32_t produc
   slots_[i] = {wanted, rank, product};
 }
 
-void BpeMerges::add(
-    int32_t left, int32_t right, int32_t product, int32_t last_symbol, int32_t first_symbol) {
-  rules_.insert(left, right, count_++, product);
+void BpeMerges::add(const BpeMerge& merge,
+                    int32_t rank,
+                    int32_t last_symbol,
+                    int32_t first_symbol) {
+  rules_.insert(merge.left, merge.right, rank, merge.product);
   seams_.insert(last_symbol, first_symbol, 0, 0);
 }
 

@@ -42,13 +42,18 @@ class PairTable {
   int shift_ = 0;
 };
 
+struct BpeMerge {
+  int32_t left, right, product;
+};
+
 /// The merge list. Immutable once an encoder uses it.
 class BpeMerges {
  public:
-  /// Appends the next merge: a `left` before a `right` becomes `product`. Earlier ones go first; of
-  /// a pair given twice the later place counts. `last_symbol` is the last first-stage symbol of
-  /// `left`, `first_symbol` the first one of `right`: no merge ever crosses another such seam.
-  void add(int32_t left, int32_t right, int32_t product, int32_t last_symbol, int32_t first_symbol);
+  /// A `left` before a `right` becomes `product`. The lowest rank (>= 0) goes first, of equal ranks
+  /// the leftmost; of a pair given twice the later rank counts. `last_symbol` is the last
+  /// first-stage symbol of `left`, `first_symbol` the first one of `right`: no merge ever crosses
+  /// another such seam.
+  void add(const BpeMerge& merge, int32_t rank, int32_t last_symbol, int32_t first_symbol);
 
   const PairTable::Entry* find(int32_t left, int32_t right) const {
     return rules_.find(left, right);
@@ -60,7 +65,6 @@ class BpeMerges {
 
  private:
   PairTable rules_, seams_;
-  int32_t count_ = 0;
 };
 
 /// Encodes one text: give it the first-stage symbols in order. Symbols between two seams that no

@@ -1,6 +1,8 @@
 #include "spm_model.h"
 
+#include <charconv>
 #include <cstdint>
+#include <cstring>
 
 #include "stuffed/core/error.h"
 
@@ -73,17 +75,44 @@ class Message {
   const std::string& path_;
 };
 
-// Field numbers of ModelProto, TrainerSpec and NormalizerSpec.
-constexpr uint64_t kTrainerSpec = 2, kNormalizerSpec = 3;
-constexpr uint64_t kModelType = 3;
+// Field numbers of ModelProto, its Piece, TrainerSpec and NormalizerSpec.
+constexpr uint64_t kPiece = 1, kTrainerSpec = 2, kNormalizerSpec = 3;
+constexpr uint64_t kPieceText = 1, kPieceScore = 2, kPieceType = 3;
+constexpr uint64_t kModelType = 3, kWhitespaceIsSuffix = 24;
 constexpr uint64_t kCharacterMap = 2, kAddDummyPrefix = 3, kRemoveExtraWhitespaces = 4,
                    kEscapeWhitespaces = 5;
 
-void read_normalizer(Message spec, SpmSettings& out) {
+SpmPiece read_piece(Message piece) {
+  SpmPiece out;
+  while (!piece.done()) {
+    const Field field = piece.next();
+    if (field.number == kPieceText)
+      out.text = field.bytes;
+    if (field.number == kPieceScore && field.bytes.size() == sizeof out.score)
+      std::memcpy(&out.score, field.bytes.data(), sizeof out.score);
+    if (field.number == kPieceType)
+      out.type = static_cast<int>(field.value);
+  }
+  return out;
+}
+
+void read_trainer(Message spec, SpmModel& out) {
+  while (!spec.done()) {
+    const Field field = spec.next();
+    if (field.number == kModelType)
+      out.model_type = static_cast<int>(field.value);
+    if (field.number == kWhitespaceIsSuffix)
+      out.whitespace_is_suffix = field.value != 0;
+  }
+}
+
+void read_normalizer(Message spec, SpmModel& out) {
   while (!spec.done()) {
     const Field field = spec.next();
     if (field.number == kCharacterMap)
       out.has_character_map = !field.bytes.empty();
+    if (field.number == kAddDummyPrefix)
+      out.add_dummy_prefix = field.value != 0;
     if (field.number == kRemoveExtraWhitespaces)
       out.remove_extra_whitespaces = field.value != 0;
     if (field.number == kEscapeWhitespaces)
@@ -93,26 +122,26 @@ void read_normalizer(Message spec, SpmSettings& out) {
 
 }  // namespace
 
-SpmSettings read_spm_settings(std::string_view model, const std::string& path) {
-  SpmSettings out;
+SpmModel read_spm_model(std::string_view model, const std::string& path) {
+  SpmModel out;
   Message message(model, path);
   while (!message.done()) {
     const Field field = message.next();
+    if (field.number == kPiece)
+      out.pieces.push_back(read_piece(Message(field.bytes, path)));
+    if (field.number == kTrainerSpec)
+      read_trainer(Message(field.bytes, path), out);
     if (field.number == kNormalizerSpec)
       read_normalizer(Message(field.bytes, path), out);
-    if (field.number != kTrainerSpec)
-      continue;
-    Message spec(field.bytes, path);
-    while (!spec.done())
-      if (const Field inner = spec.next(); inner.number == kModelType)
-        out.model_type = static_cast<int>(inner.value);
   }
   return out;
 }
 
-std::string without_dummy_prefix(const std::string& model) {
-  constexpr char kField[] = {kNormalizerSpec << 3 | 2, 2, kAddDummyPrefix << 3, 0};
-  return model + std::string(kField, sizeof kField);
+int byte_of_piece(std::string_view piece) {
+  int byte = -1;
+  if (piece.size() == 6 && piece.starts_with("<0x") && piece.ends_with('>'))
+    std::from_chars(piece.data() + 3, piece.data() + 5, byte, 16);
+  return byte;
 }
 
 }  // namespace stuffed::io

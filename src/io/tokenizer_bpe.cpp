@@ -142,13 +142,13 @@ class NeoxTokenizer final : public Tokenizer {
 
  private:
   void add_merges(const BpeJson& parsed) {
-    for (const BpeMerge& merge : parsed.merges) {
+    for (int32_t rank = 0; const BpeMerge& merge : parsed.merges) {
       const std::string& left = tokens_[static_cast<size_t>(merge.left)];
       const std::string& right = tokens_[static_cast<size_t>(merge.right)];
       const int32_t last_symbol = byte_ids_[static_cast<unsigned char>(left.back())];
       const int32_t first_symbol = byte_ids_[static_cast<unsigned char>(right.front())];
       if (last_symbol != kNoToken && first_symbol != kNoToken)  // else the text never has them
-        merges_.add(merge.left, merge.right, merge.product, last_symbol, first_symbol);
+        merges_.add(merge, rank++, last_symbol, first_symbol);
     }
   }
 

@@ -1,13 +1,11 @@
 // SentencePiece BPE with byte fallback as Hugging Face converts it to tokenizer.json (Mistral,
 // Llama): a stretch of text is one word, its spaces spelled U+2581; characters without a token
 // become the tokens of their bytes. Source: the `tokenizers` package.
-#include <array>
-
 #include <nlohmann/json.hpp>
 
 #include "added_tokens.h"
 #include "bpe_json.h"
-#include "bpe_merge.h"
+#include "character_bpe.h"
 #include "stuffed/core/error.h"
 #include "tokenizers.h"
 #include "utf8.h"
@@ -17,8 +15,6 @@ namespace stuffed::io {
 using nlohmann::json;
 
 namespace {
-
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581
 
 // Where a space is put before the text.
 struct Spaces {
@@ -106,15 +102,15 @@ class SpmJsonTokenizer final : public Tokenizer {
       check(found != parsed.ids.end(), Error::Kind::Input,
             "{}: the vocabulary has no token <0x{:02X}>, so not every text can be encoded", path_,
             byte);
-      byte_ids_[static_cast<size_t>(byte)] = found->second;
+      bpe_.set_byte(byte, found->second);
       spells_[static_cast<size_t>(found->second)] = static_cast<int16_t>(byte);
     }
     for (const auto& [token, id] : parsed.ids)
       if (const CodePoint only = first_code_point(token);
           static_cast<size_t>(only.bytes) == token.size())
-        characters_.insert(0, static_cast<int32_t>(only.value), 0, id);
-    for (const BpeMerge& merge : parsed.merges)
-      add_merge(merge);
+        bpe_.add_character(only.value, id);
+    for (int32_t rank = 0; const BpeMerge& merge : parsed.merges)
+      add_merge(merge, rank++);
     add_added(parsed.added, options);
   }
 
@@ -129,7 +125,7 @@ class SpmJsonTokenizer final : public Tokenizer {
     ids.reserve(text.size() / 3 + 16);
     if (bos_)
       ids.push_back(static_cast<int32_t>(*bos_));
-    BpeEncoder encoder(merges_, text.size(), ids);
+    BpeEncoder encoder(bpe_.merges(), text.size(), ids);
     special_.split(
         text,
         [&](std::string_view segment) {
@@ -188,12 +184,7 @@ class SpmJsonTokenizer final : public Tokenizer {
     }
   }
 
-  // The token of the first character of `text`, or null.
-  const PairTable::Entry* character(std::string_view text) const {
-    return characters_.find(0, static_cast<int32_t>(first_code_point(text).value));
-  }
-
-  void add_merge(const BpeMerge& merge) {
+  void add_merge(const BpeMerge& merge, int32_t rank) {
     const std::string& left = tokens_[static_cast<size_t>(merge.left)];
     const std::string& right = tokens_[static_cast<size_t>(merge.right)];
     check(spells_[static_cast<size_t>(merge.left)] == kSpelled &&
@@ -201,14 +192,7 @@ class SpmJsonTokenizer final : public Tokenizer {
           Error::Kind::Input,
           "{}: the tokens '{}' and '{}' merge, but one of them stands for a byte", path_, left,
           right);
-    size_t last = left.size() - 1;
-    while ((static_cast<unsigned char>(left[last]) & 0xC0) == 0x80)
-      --last;
-    const PairTable::Entry* last_symbol = character(std::string_view(left).substr(last));
-    const PairTable::Entry* first_symbol = character(right);
-    if (last_symbol != nullptr && first_symbol != nullptr)  // else the text never comes to it
-      merges_.add(merge.left, merge.right, merge.product, last_symbol->product,
-                  first_symbol->product);
+    bpe_.add_merge(merge, rank, left, right);
   }
 
   void add_added(const std::vector<AddedToken>& added, const TokenizerOptions& options) {
@@ -234,20 +218,9 @@ class SpmJsonTokenizer final : public Tokenizer {
     const bool wanted = spaces_.prefix == Spaces::Prefix::Always ||
                         (spaces_.prefix == Spaces::Prefix::First && is_first);
     if (wanted && (spaces_.even_if_there || !has_space))
-      push_character(kSpace, encoder);
-    while (!text.empty()) {
-      push_character(text[0] == ' ' ? kSpace : text, encoder);
-      text.remove_prefix(static_cast<size_t>(first_code_point(text).bytes));
-    }
+      bpe_.push(kSpace, encoder);
+    bpe_.push(text, encoder);
     encoder.flush();
-  }
-
-  // The first character of `text`, or its bytes.
-  void push_character(std::string_view text, BpeEncoder& encoder) const {
-    if (const PairTable::Entry* found = character(text))
-      return encoder.push(found->product);
-    for (const char byte : text.substr(0, static_cast<size_t>(first_code_point(text).bytes)))
-      encoder.push(byte_ids_[static_cast<unsigned char>(byte)]);
   }
 
   std::string path_, hash_;
@@ -255,9 +228,7 @@ class SpmJsonTokenizer final : public Tokenizer {
   std::optional<int64_t> bos_, eos_;
   std::vector<std::string> tokens_;  // by id, as the file spells them
   std::vector<int16_t> spells_;      // by id
-  std::array<int32_t, 256> byte_ids_{};
-  PairTable characters_;  // (0, code point) -> the token of that character alone
-  BpeMerges merges_;
+  CharacterBpe bpe_;
   AddedTokens special_;
 };
 

@@ -252,11 +252,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families,
     PasskeyRun,
     ::testing::Values("mamba1-hf", "mamba2-hf", "rwkv5-pth", "rwkv6-fla", "rwkv7-pth", "hgrn2-fla"),
-    [](const auto& info) {
-      std::string name = info.param;
-      std::ranges::replace(name, '-', '_');
-      return name;
-    });
+    testing::name_of_golden);
 
 }  // namespace
 }  // namespace stuffed::eval

@@ -83,7 +83,7 @@ struct Scored {
     auto results = io::Results::open(folder / "out.jsonl", {kPplByLengthSchema, 1, {}, {}});
     options.per_token = folder / "nll.safetensors";
     summary = run_ppl_by_length(*model, plain_scan(), source, tokenizer.get(), options, results,
-                                [](const PplProgress&) {});
+                                [](const Progress&) {});
     for (int i = 0; results.done(fmt::format("document={}", i)); ++i)
       records.push_back(results.record(fmt::format("document={}", i)));
     nll = io::TensorFile::open(folder / "nll.safetensors").load("nll").clone();

@@ -183,11 +183,7 @@ INSTANTIATE_TEST_SUITE_P(Families,
                                            "rwkv6-fla",
                                            "rwkv7-pth",
                                            "hgrn2-fla"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::ranges::replace(name, '-', '_');
-                           return name;
-                         });
+                         testing::name_of_golden);
 
 }  // namespace
 }  // namespace stuffed::eval

@@ -281,7 +281,7 @@ void run_whole(Whole& run, StateStatsOptions options, const std::string& layout 
       {.schema = kStateStatsSchema, .version = 1, .config = {{"x", 1}}, .provenance = {}});
   run.summary = run_state_stats(
       *model, [&](Observer& observer) { return rule_of(&observer); }, source, options, results,
-      [](const PplProgress&) {});
+      [](const Progress&) {});
   const io::TensorFile file = io::TensorFile::open(options.arrays);
   for (const auto& [name, entry] : file.entries())
     run.arrays[name] = file.load(name).clone();

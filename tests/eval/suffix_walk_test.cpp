@@ -80,11 +80,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families,
     SuffixWalk,
     ::testing::Values("mamba2-hf", "mamba1-hf", "hgrn2-fla", "rwkv5-pth", "rwkv6-hf", "rwkv7-pth"),
-    [](const auto& info) {
-      std::string name = info.param;
-      std::ranges::replace(name, '-', '_');
-      return name;
-    });
+    testing::name_of_golden);
 
 TEST(SuffixWalk, MitigationsSeeANewRowAsOneThatReadNothing) {
   at::NoGradGuard no_grad;

@@ -101,8 +101,8 @@ TEST_F(Mistral, CountsOfTheEvaluationPrompts) {
     ASSERT_EQ(encode(fmt::format("The passkey is {:05}", key)).size() - stem, 6u) << key;
 }
 
-// Long text goes to the library in parts; a part must not show.
-TEST_F(Mistral, PartsOfALongTextDoNotShow) {
+// Runs that no piece joins are encoded on their own, and remembered; neither must show.
+TEST_F(Mistral, ALongTextIsEncodedAsItsParts) {
   const std::string unit = "Some text, naïve  and 日本語 🙂;\n\tmore   of it  ";
   const Ids both = encode(repeat(unit, 20000));  // 1 MB
   const Ids front = encode(repeat(unit, 100)), back = encode(repeat(unit, 101));

@@ -61,22 +61,8 @@ TEST_P(Goldens, OneTokenAtATimeMatchesUpstream) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          Goldens,
-                         ::testing::Values("mamba2-hf",
-                                           "mamba2-original",
-                                           "mamba1-hf",
-                                           "mamba1-original",
-                                           "hgrn2-fla",
-                                           "rwkv5-pth",
-                                           "rwkv5-hf",
-                                           "rwkv6-pth",
-                                           "rwkv6-hf",
-                                           "rwkv6-fla",
-                                           "rwkv7-pth"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::ranges::replace(name, '-', '_');
-                           return name;
-                         });
+                         ::testing::ValuesIn(testing::kGoldens),
+                         testing::name_of_golden);
 
 }  // namespace
 }  // namespace stuffed

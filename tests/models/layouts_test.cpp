@@ -17,10 +17,6 @@ using testing::Tensors;
 using testing::tensors_of;
 using testing::write_checkpoint;
 
-const std::vector<std::string> kGoldens = {
-    "mamba2-hf", "mamba2-original", "mamba1-hf", "mamba1-original", "hgrn2-fla", "rwkv5-pth",
-    "rwkv5-hf",  "rwkv6-pth",       "rwkv6-hf",  "rwkv6-fla",       "rwkv7-pth"};
-
 class Layouts : public ::testing::Test {
  protected:
   at::NoGradGuard no_grad_;
@@ -28,7 +24,7 @@ class Layouts : public ::testing::Test {
 };
 
 TEST_F(Layouts, DoublesAreTheSameNumbersInEveryFamily) {
-  for (const std::string& name : kGoldens) {
+  for (const std::string& name : testing::kGoldens) {
     const testing::Golden golden(name);
     Tensors tensors = tensors_of(name);
     for (auto& [tensor_name, tensor] : tensors)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import struct
 import subprocess
 from pathlib import Path
 
@@ -102,6 +103,82 @@ def test_sentencepiece_random_characters(mistral, tmp_path):
     for seed in range(3):
         sample = random_text(seed, 200_000)
         assert ours(MISTRAL, sample, tmp_path, "--literal-special", "--no-bos") == mistral.encode(sample)
+
+
+def field(number, value):
+    """One field of a protobuf message."""
+    if isinstance(value, float):
+        return bytes([number << 3 | 5]) + struct.pack("<f", value)
+    value = int(value) if isinstance(value, bool) else value
+    kind, value = (0, value) if isinstance(value, int) else (2, value.encode() if isinstance(value, str) else value)
+
+    def varint(n):
+        return bytes([n & 0x7F | 0x80]) + varint(n >> 7) if n > 0x7F else bytes([n])
+
+    return varint(number << 3 | kind) + (varint(value) if kind == 0 else varint(len(value)) + value)
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+
+def spm_model(pieces, dummy_prefix=True, extra_whitespaces=True, suffix=False, byte_fallback=True, kind=2):
+    """A tokenizer.model of (piece, score, type), behind the usual three and the 256 bytes."""
+    first = [("<unk>", 0.0, UNKNOWN), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
+    first += [(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256)] if byte_fallback else []
+    model = b"".join(field(1, field(1, p) + field(2, float(s)) + field(3, t)) for p, s, t in first + pieces)
+    trainer = field(3, kind) + field(24, suffix) + field(35, byte_fallback)
+    normalizer = field(1, "identity") + field(3, dummy_prefix) + field(4, not extra_whitespaces)
+    return model + field(2, trainer) + field(3, normalizer)
+
+
+def random_pieces(rng, **more):
+    """Words over few letters, so that they overlap; many of the same score."""
+    letters = "ab▁é日."
+    words = {"".join(rng.choices(letters, k=rng.randrange(2, 6))) for _ in range(120)}
+    pieces = [(letter, -99.0, NORMAL) for letter in letters]
+    return pieces + [(word, -float(rng.randrange(30)), more.get("kind", NORMAL)) for word in sorted(words)]
+
+
+def random_spm(name, rng):
+    pieces = random_pieces(rng)
+    if name == "user-defined":  # one with a space spelled so is found, one with a plain space is not
+        own = ["x", "ab", "▁b", "a b", "日é", "bab▁a", "▁▁"]
+        pieces = [p for p in pieces if p[0] not in own] + [(p, 0.0, USER_DEFINED) for p in own]
+        pieces += [(p, -1.0, NORMAL) for p in ("xa", "bx", "xabx")]
+    if name == "unused":
+        pieces = [(p, s, UNUSED if len(p) > 1 and rng.random() < 0.3 else t) for p, s, t in pieces]
+    if name == "missing-character":
+        pieces = [p for p in pieces if p[0] not in "aé"]
+    if name == "control-character":  # the text's "." is not that token
+        pieces = [p for p in pieces if "." not in p[0]] + [(".", 0.0, CONTROL)]
+    flags = {
+        "no-prefix": {"dummy_prefix": False},
+        "suffix": {"suffix": True},
+        "trimmed": {"extra_whitespaces": False},
+        "no-bytes": {"byte_fallback": False},
+        "unigram": {"kind": 1},
+    }
+    return spm_model(pieces, **flags.get(name, {}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    "plain no-prefix suffix trimmed no-bytes user-defined unused missing-character control-character unigram".split(),
+)
+def test_sentencepiece_models_of_all_kinds(name, tmp_path):
+    rng = random.Random(name)
+    (tmp_path / "tokenizer.model").write_bytes(random_spm(name, rng))
+    upstream = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    texts = ["", " ", "  ", "a", " a", "a ", "▁", "▁ ab", "xabx", "a b", "ж", "aжb", "\0", "\n"]
+    texts += ["".join(rng.choices("ab é日.xж", k=n)) for n in (5, 20, 100, 5000, 60_000)]
+    texts += ["".join(rng.choices("ab", k=n)) for n in (16, 48, 49, 3000)] + ["ab" * 40_000]
+    paths = [tmp_path / f"text{i}" for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, newline="")
+    command = [BINARY, "tokenize", "--tokenizer", tmp_path / "tokenizer.model", "--literal-special", "--no-bos"]
+    lines = subprocess.run([*command, *paths], capture_output=True, check=True).stdout.splitlines()
+    for text, line in zip(texts, lines, strict=True):
+        assert json.loads(line) == upstream.encode(text), text[:100]
 
 
 def converted(mistral, metaspace):

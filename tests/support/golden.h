@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
 #include "stuffed/io/tensor_file.h"
@@ -14,6 +16,17 @@ namespace stuffed::testing {
 
 inline std::filesystem::path golden_path(const std::string& name) {
   return std::filesystem::path(STUFFED_SOURCE_DIR) / "tests" / "golden" / name;
+}
+
+inline const std::vector<std::string> kGoldens = {
+    "mamba2-hf", "mamba2-original", "mamba1-hf", "mamba1-original", "hgrn2-fla", "rwkv5-pth",
+    "rwkv5-hf",  "rwkv6-pth",       "rwkv6-hf",  "rwkv6-fla",       "rwkv7-pth"};
+
+/// For tests that take a golden's name as their parameter.
+inline std::string name_of_golden(const ::testing::TestParamInfo<std::string>& info) {
+  std::string name = info.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
 }
 
 /// What upstream computed: tokens [1,150], logits [150,rows] f32, nll [149], greedy [8],

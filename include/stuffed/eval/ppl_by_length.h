@@ -1,10 +1,10 @@
 // Loss by position in a long stream: one record per document, and a summary over all.
 #pragma once
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 
+#include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
@@ -21,13 +21,6 @@ struct PplByLengthOptions {
   std::optional<int64_t> train_len;  // tokens; without it no onset is computed
   std::filesystem::path per_token;   // sidecar with every nll; empty: none
   io::json run;  // impl, dtype, state_dtype, segment_tokens: repeated in every record
-};
-
-struct PplProgress {
-  int64_t document = 0;           // index of the first of those being read
-  int64_t position = 0;           // targets of each scored so far
-  int64_t targets = 0;            // of each in all
-  int64_t scored_by_process = 0;  // targets, all documents
 };
 
 /// Where the loss leaves the level it has inside the training length.
@@ -52,6 +45,6 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
                            io::Results& results,
-                           const std::function<void(const PplProgress&)>& on_progress);
+                           const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

@@ -2,11 +2,11 @@
 // to its prediction.
 #pragma once
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "stuffed/eval/decay_intervals.h"
+#include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
@@ -26,13 +26,6 @@ struct RetentionOptions {
   io::json run = {};  // impl, dtype, state_dtype, segment_tokens: repeated in every record
 };
 
-struct RetentionProgress {
-  int64_t document = 0;        // index of the one being read
-  int64_t fed = 0;             // tokens of it fed so far, suffixes counted
-  int64_t to_feed = 0;         // of it in all
-  int64_t fed_by_process = 0;  // all documents
-};
-
 /// Where half-lives begin, and for how long each is followed.
 struct HalfLifePlan {
   std::vector<int64_t> starts;  // token positions, spread over the first half
@@ -41,7 +34,8 @@ struct HalfLifePlan {
 HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts);
 
 /// Measures every document that `results` does not hold yet, then appends the summary and the end
-/// line; returns the summary. `rule` must report to `decays` (see build_recurrence).
+/// line; returns the summary. `rule` must report to `decays` (see build_recurrence). Progress
+/// counts tokens fed, suffixes included.
 ///
 /// For each number T of tokens read and each suffix of n tokens, token T-n being its first:
 ///   surviving_weight  what the decays of the n - 1 tokens behind it leave of token T-n in the
@@ -66,6 +60,6 @@ io::json run_retention(const RecurrentLM& model,
                        io::TokenSource& source,
                        const RetentionOptions& options,
                        io::Results& results,
-                       const std::function<void(const RetentionProgress&)>& on_progress);
+                       const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

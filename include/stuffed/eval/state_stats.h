@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "stuffed/eval/ppl_by_length.h"  // PplProgress
+#include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
@@ -65,6 +65,6 @@ io::json run_state_stats(
     io::TokenSource& source,
     const StateStatsOptions& options,
     io::Results& results,
-    const std::function<void(const PplProgress&)>& on_progress);
+    const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

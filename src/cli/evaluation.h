@@ -1,0 +1,69 @@
+// What the commands over documents have in common: their output options, everything that is opened
+// before the first token, and how they end.
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "src/cli/app.h"
+#include "src/cli/data_options.h"
+#include "stuffed/io/results.h"
+
+namespace stuffed::cli {
+
+struct EvaluationOptions {
+  ModelOptions model;
+  DataOptions data;
+  bool overwrite = false, fail_nonfinite = false;
+  std::string output;
+};
+
+/// -o; a command's own outputs follow it in the help, then add_rerun_options().
+void add_output_option(CLI::App& app, EvaluationOptions& options);
+/// --overwrite and --fail-nonfinite; `what` may be not finite: "a loss".
+void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::string& what);
+
+/// What runs, and what its results say of it.
+struct Evaluation {
+  std::shared_ptr<const io::Tokenizer> tokenizer;  // null: none is needed
+  std::shared_ptr<const RecurrentLM> model;
+  std::shared_ptr<const Recurrence> rule;
+  io::TokenSource source;
+  io::json config;        // for the header: describe() and the data; the command adds its own
+  io::json every_record;  // impl, dtype, state_dtype, segment_tokens
+};
+
+/// `observer`, if there is one, is told of every update of the rule; it is not owned.
+/// Errors  Usage for options that exclude each other or a stream too long for its mitigations;
+///         Input; Unsupported: see the functions of wiring.h and data_options.h
+Evaluation open_evaluation(const EvaluationOptions& options,
+                           Context& context,
+                           Observer* observer = nullptr);
+
+/// Begins or resumes the journal. `evaluation.config` must be complete.
+/// Errors  as Results::open
+io::Results open_results(const EvaluationOptions& options,
+                         const Context& context,
+                         const Evaluation& evaluation,
+                         std::string_view schema,
+                         int version);
+
+/// Prints `table` where it does not mix with the results. Errors  NonFinite saying `what` ("the
+/// loss is not finite"), if so by the summary and asked for
+void finish(const EvaluationOptions& options,
+            const io::json& summary,
+            const std::string& table,
+            std::string_view what);
+
+/// OUT.safetensors beside OUT.jsonl. Errors  Usage if these are the same
+std::filesystem::path arrays_beside(const std::string& output);
+
+/// As the journal names its arrays: relative to its own folder, so that both can be moved together.
+/// Null if there are none ("").
+io::json name_in_journal(const std::filesystem::path& arrays, const std::string& output);
+
+/// For a header: null if the size was not given (0).
+io::json size_or_null(int64_t size);
+
+}  // namespace stuffed::cli

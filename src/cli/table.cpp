@@ -1,0 +1,26 @@
+#include "src/cli/table.h"
+
+#include <fmt/format.h>
+
+namespace stuffed::cli {
+
+std::string cell(const io::json& value, std::string_view missing) {
+  return value.is_number() ? fmt::format("{:.4g}", value.get<double>()) : std::string(missing);
+}
+
+std::string bar(double share) {
+  constexpr double kColumns = 30;
+  std::string out;
+  for (int i = 0; i < static_cast<int>(share * kColumns + 0.5); ++i)
+    out += "█";
+  return out;
+}
+
+std::string skipped_documents(const io::json& summary) {
+  const io::json& skipped = summary.at("skipped");
+  return skipped.empty()
+             ? ""
+             : fmt::format("{} documents were too short and left out\n", skipped.size());
+}
+
+}  // namespace stuffed::cli
