@@ -17,7 +17,7 @@ struct Shared {
       decay[kTile][kMaxKeys];
   alignas(16) float read[kTile][kMaxKeys], write[kTile][kMaxKeys];
   alignas(16) float change[kMaxKeys];
-  float v[kTile][kThreads], inserted[kTile][kThreads];
+  float v[kTile][kThreads], inserted[kTile][kThreads], y[kTile][kThreads];
 };
 
 /// kLanes lanes share a column of the state, 4 kGroups rows each: rows 4 (lane + kLanes m) + e.
@@ -50,6 +50,9 @@ class Walk {
   }
   __device__ void fetch(int64_t begin, int count);
   __device__ void put(int count);
+  template <int kTokens>
+  __device__ void advance(int token);
+  __device__ void write_tile(int64_t begin, int count);
   __device__ float step(int token);
   __device__ float erase_step(int token);
   __device__ void flush();
@@ -197,6 +200,31 @@ __device__ float Walk<T, kLanes, kGroups, kErases>::erase_step(int token) {
   return sum_over_rows((y[0] + y[1]) + (y[2] + y[3]));
 }
 
+template <class T, int kLanes, int kGroups, bool kErases>
+template <int kTokens>
+__device__ void Walk<T, kLanes, kGroups, kErases>::advance(int token) {
+  float y[kTokens];
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i)
+    y[i] = kErases ? erase_step(token + i) : step(token + i);
+  if (lane_ == 0)
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i)
+      shared_.y[token + i][own_] = y[i];
+}
+
+/// The outputs of a tile, rows of columns side by side.
+template <class T, int kLanes, int kGroups, bool kErases>
+__device__ void Walk<T, kLanes, kGroups, kErases>::write_tile(int64_t begin, int count) {
+  const int columns = min(kColumns, p_.columns - task_.first_column);
+  T* to = static_cast<T*>(p_.y) +
+          ((task_.b * p_.tokens + begin) * p_.heads + task_.h) * p_.columns + task_.first_column;
+  const int64_t row = p_.heads * static_cast<int64_t>(p_.columns);
+  for (int at = threadIdx.x; at < count * kColumns; at += kThreads)
+    if (at % kColumns < columns)
+      to[at / kColumns * row + at % kColumns] = T(shared_.y[at / kColumns][at % kColumns]);
+}
+
 /// Ends a block: the base takes up its decay and what it added.
 template <class T, int kLanes, int kGroups, bool kErases>
 __device__ void Walk<T, kLanes, kGroups, kErases>::flush() {
@@ -232,34 +260,27 @@ __device__ void Walk<T, kLanes, kGroups, kErases>::run(bool writes_output) {
   for (int64_t begin = task_.begin; begin < task_.end; begin += kTile) {
     const int count = tokens_from(begin);
     __syncthreads();  // all have left the last tile
+    if (writes_output && begin > task_.begin)
+      write_tile(begin - kTile, kTile);
     put(count);
     __syncthreads();
     const int64_t done = begin + count;
     if (done < task_.end)
       fetch(done, tokens_from(done));
-    float y[kTile];  // written after the tile: a branch would keep a token from the next one's sums
-    const auto advance = [&](int i) { y[i] = kErases ? erase_step(i) : step(i); };
-    if (count == kTile) {
-#pragma unroll
-      for (int i = 0; i < kTile; ++i)
-        advance(i);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kTile; ++i)
-        if (i < count)
-          advance(i);
-    }
-    if (writes_output && lane_ == 0 && column_ < p_.columns) {
-      const int64_t row = p_.heads * static_cast<int64_t>(p_.columns);
-      T* to = static_cast<T*>(p_.y) +
-              ((task_.b * p_.tokens + begin) * p_.heads + task_.h) * p_.columns + column_;
-#pragma unroll
-      for (int i = 0; i < kTile; ++i)
-        if (i < count)
-          to[i * row] = T(y[i]);
-    }
+    // Four at a time, stored together, so that a token's sums overlap with the next one's; all
+    // eight would be more instructions than the caches near the units hold.
+    int i = 0;
+    for (; i + 4 <= count; i += 4)
+      advance<4>(i);
+    for (; i < count; ++i)
+      advance<1>(i);
     if (!kErases && ((done - task_.begin) % kBlock == 0 || done == task_.end))
       flush();
+  }
+  if (writes_output && task_.begin < task_.end) {
+    const int64_t last = task_.begin + (task_.end - task_.begin - 1) / kTile * kTile;
+    __syncthreads();
+    write_tile(last, tokens_from(last));
   }
 #pragma unroll
   for (int m = 0; m < kGroups; ++m)
@@ -272,9 +293,10 @@ __device__ void Walk<T, kLanes, kGroups, kErases>::run(bool writes_output) {
 }
 
 template <class T, int kLanes, int kGroups, bool kErases>
-__global__ void __launch_bounds__(kThreads) token_kernel(const __grid_constant__ DecayScanParams p,
-                                                         const __grid_constant__ DecayScanPlan plan,
-                                                         int first_segment) {
+__global__ void __launch_bounds__(kThreads, 2)
+    token_kernel(const __grid_constant__ DecayScanParams p,
+                 const __grid_constant__ DecayScanPlan plan,
+                 int first_segment) {
   __shared__ Shared shared;
   const Task task = task_of(p, plan, first_segment, kThreads / kLanes);
   const bool writes_output = task.is_first || first_segment > 0;
