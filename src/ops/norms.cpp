@@ -13,7 +13,7 @@ namespace stuffed::ops {
 namespace {
 
 /// x [n,D], gate [n,D] and skip.x [n,D] (or undefined), all with dense rows; the norm over each of
-/// `groups` parts of a row.
+/// `groups` parts of a row. y may be x: a row is read whole before it is written.
 template <class In, class Out>
 void normalise_rows(const Tensor& x,
                     const Tensor& gate,
@@ -71,6 +71,11 @@ Tensor divide_by_rms(const Tensor& x, double eps) {
   return x * (x.square().mean(-1, /*keepdim=*/true) + eps).rsqrt();
 }
 
+/// Whether nobody would see it if x was written over.
+bool is_only_owner(const Tensor& x) {
+  return x.is_contiguous() && x.use_count() == 1 && x.storage().use_count() == 1;
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarType out) {
@@ -101,7 +106,7 @@ Tensor group_norm(
   return at::addcmul(bias, normal, weight).to(x.scalar_type());
 }
 
-Tensor gated_rms_norm(const Tensor& y,
+Tensor gated_rms_norm(Tensor y,
                       const Tensor& z,
                       const Tensor& weight,
                       int64_t groups,
@@ -109,13 +114,14 @@ Tensor gated_rms_norm(const Tensor& y,
                       bool norm_before_gate,
                       const Skip& skip) {
   const auto cpu_rows = [](const Tensor& x) { return x.is_cpu() ? as_rows(x) : Tensor(); };
+  const bool writes_over = y.is_cpu() && is_only_owner(y);  // before there are views of it
   if (const Tensor rows = cpu_rows(y), gates = cpu_rows(z),
       past = skip.x.defined() ? cpu_rows(skip.x) : rows;
       rows.defined() && gates.defined() && past.defined() && takes_cpu_rows({rows, gates, past}) &&
       !wants_gradient(weight) && !wants_gradient(skip.weight) &&
       y.scalar_type() == z.scalar_type() && y.scalar_type() == past.scalar_type() &&
       (!weight.defined() || weight.scalar_type() == at::kFloat)) {
-    Tensor result = at::empty(y.sizes(), y.options());
+    Tensor result = writes_over ? y : at::empty(y.sizes(), y.options());
     with_type(y, [&]<class T>(T*) {
       normalise_rows<T, T>(
           rows, gates, skip.x.defined() ? Skip{past, skip.weight.contiguous()} : Skip{},

@@ -112,6 +112,24 @@ TEST(CpuRows, GatedNormsWithASkipAgree) {
     }
 }
 
+TEST(CpuRows, OnlyAGatedNormsOwnInputIsWrittenOver) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const Tensor z = at::randn({1, 20, 96}).to(type), weight = at::randn({96});
+    const Tensor kept = at::randn({1, 20, 96}).to(type), before = kept.clone();
+    const auto norm = [&](Tensor y) {
+      return ops::gated_rms_norm(std::move(y), z, weight, 3, 1e-5, false);
+    };
+    const Tensor expected = norm(kept), viewed = norm(kept.view({1, 20, 96}));
+    EXPECT_TRUE(bitwise_equal(kept, before)) << "a tensor or view of it that others hold";
+    Tensor own = kept.clone();
+    const void* const memory = own.const_data_ptr();
+    const Tensor reused = norm(std::move(own));
+    EXPECT_EQ(reused.const_data_ptr(), memory);
+    EXPECT_TRUE(bitwise_equal(reused, expected));
+    EXPECT_TRUE(bitwise_equal(viewed, expected));
+  }
+}
+
 TEST(CpuRows, NormsAgree) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const int64_t groups : {1, 3})
