@@ -24,7 +24,7 @@ void normalise_rows(const Tensor& x,
                     bool norm_before_gate,
                     Tensor& y) {
   const int64_t D = x.size(1), width = D / groups;
-  at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, x.size(0), rows_per_thread(D), [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(D)), z(row.size()), past(row.size());
     std::vector<float> past_weight;
     for (int64_t i = 0; skip.x.defined() && i < skip.weight.numel(); ++i)
