@@ -2,6 +2,7 @@
 // The recurrence is one scalar decay a head; C, B and x come out of a short convolution, dt and the
 // gate z around it.
 #include <cmath>
+#include <utility>
 
 #include <ATen/ATen.h>
 

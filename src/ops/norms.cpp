@@ -1,6 +1,7 @@
 #include "stuffed/ops/norms.h"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -121,8 +122,8 @@ Tensor gated_rms_norm(Tensor y,
       !wants_gradient(weight) && !wants_gradient(skip.weight) &&
       y.scalar_type() == z.scalar_type() && y.scalar_type() == past.scalar_type() &&
       (!weight.defined() || weight.scalar_type() == at::kFloat)) {
-    Tensor result = writes_over ? y : at::empty(y.sizes(), y.options());
-    with_type(y, [&]<class T>(T*) {
+    Tensor result = writes_over ? std::move(y) : at::empty(y.sizes(), y.options());
+    with_type(result, [&]<class T>(T*) {
       normalise_rows<T, T>(
           rows, gates, skip.x.defined() ? Skip{past, skip.weight.contiguous()} : Skip{},
           weight.defined() ? weight.contiguous() : weight, groups, eps, norm_before_gate, result);
