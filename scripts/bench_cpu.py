@@ -166,7 +166,7 @@ def spread(values):
 
 
 def open_peers(args, dtype, model, folder):
-    """-> ({label: (peer, tokens, chunk)}, {label: why it is missing})"""
+    """-> ({label: (peer, tokens, chunk, losses or None)}, {label: why it is missing})"""
     contenders, missing = {}, {}
     for kind in args.peers:
         if kind == "transformers" and dtype != "f32":
@@ -178,21 +178,18 @@ def open_peers(args, dtype, model, folder):
             missing[kind] = str(why)
             continue
         if kind == "llama.cpp":
-            contenders[peer.name] = (peer, args.tokens, None)
+            contenders[peer.name] = (peer, args.tokens, None, None)
             continue
         few = min(args.tokens, args.transformers_tokens)
         peer.score(min(few, 64), CHUNKS[0])  # the first call of all is a warm-up
-        for chunk in dict.fromkeys((fastest_chunk(peer, few), DEFAULT_CHUNK)):
-            contenders[f"{peer.name} chunk {chunk}, {few} tokens"] = (peer, few, chunk)
+        scores = {}
+        for chunk in CHUNKS:
+            scores[chunk] = peer.score(few, chunk)
+            progress(f"{peer.name}, chunk {chunk}: {few} tokens in {scores[chunk][0]:.1f} s")
+        fastest = min(scores, key=lambda chunk: scores[chunk][0])
+        for chunk in dict.fromkeys((fastest, DEFAULT_CHUNK)):
+            contenders[f"{peer.name} chunk {chunk}, {few} tokens"] = (peer, few, chunk, scores[chunk][1])
     return contenders, missing
-
-
-def fastest_chunk(peer, tokens):
-    seconds = {}
-    for chunk in CHUNKS:
-        seconds[chunk] = peer.score(tokens, chunk)[0]
-        progress(f"{peer.name}, chunk {chunk}: {tokens} tokens in {seconds[chunk]:.1f} s")
-    return min(seconds, key=seconds.get)
 
 
 def make_gguf(args, dtype, model, folder):
@@ -213,8 +210,8 @@ def measure(args, dtype, model, folder, ids):
     _, reference = ours.score(args.tokens)
     contenders, missing = open_peers(args, dtype, model, folder)
     rows = {label: {"missing": why} for label, why in missing.items()}
-    for label, (peer, tokens, chunk) in contenders.items():
-        rows[label] = agreement(reference, peer.score(tokens, chunk)[1], dtype)
+    for label, (peer, tokens, chunk, losses) in contenders.items():
+        rows[label] = agreement(reference, peer.score(tokens, chunk)[1] if losses is None else losses, dtype)
         progress(f"{dtype}: {label} {'agrees' if rows[label]['agrees'] else 'is WRONG'}")
     rows = {"stuffed": {"nll": float(reference.mean())}, **rows}
     good = {label: c for label, c in contenders.items() if rows[label]["agrees"]}
@@ -224,7 +221,7 @@ def measure(args, dtype, model, folder, ids):
         at = f"{dtype}: repeat {repeat + 1} of {args.repeats}:"
         speed["stuffed"].append(args.tokens / ours.score(args.tokens)[0])
         progress(f"{at} stuffed {speed['stuffed'][-1]:.0f} tokens/s")
-        for label, (peer, tokens, chunk) in good.items():
+        for label, (peer, tokens, chunk, _) in good.items():
             speed[label].append(tokens / peer.score(tokens, chunk)[0])
             progress(f"{at} {label} {speed[label][-1]:.0f} tokens/s")
         for label in steps if args.decode_steps else ():
@@ -237,7 +234,7 @@ def measure(args, dtype, model, folder, ids):
                 pairs = zip(values["stuffed"], each, strict=True)
                 faster = (lambda a, b: a / b) if key == "tokens_per_second" else (lambda a, b: b / a)
                 rows[label][f"{key}_ratio"] = spread([faster(mine, theirs) for mine, theirs in pairs])
-    for peer in {peer for peer, _, _ in contenders.values()}:
+    for peer in {peer for peer, *_ in contenders.values()}:
         peer.close()
     return {"rows": rows, "memory_bytes": ours.memory()}
 

@@ -75,7 +75,7 @@ def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monke
 
         def score(self, tokens, chunk):
             asked.append((tokens, chunk))
-            return {32: 1.0}.get(chunk, 5.0), None
+            return {32: 1.0}.get(chunk, 5.0), f"losses at {chunk}"
 
     monkeypatch.setattr(bench_cpu, "Peer", Peer)
     args = types.SimpleNamespace(
@@ -84,8 +84,8 @@ def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monke
     contenders, missing = bench_cpu.open_peers(args, "f32", None, None)
     assert not missing
     assert {label: rest[1:] for label, rest in contenders.items()} == {
-        "transformers 0 chunk 32, 512 tokens": (512, 32),
-        "transformers 0 chunk 256, 512 tokens": (512, 256),
+        "transformers 0 chunk 32, 512 tokens": (512, 32, "losses at 32"),
+        "transformers 0 chunk 256, 512 tokens": (512, 256, "losses at 256"),
     }
     assert max(tokens for tokens, _ in asked) == 512
     assert "chunk 256: 512 tokens in 5.0 s" in capsys.readouterr().err
