@@ -16,7 +16,9 @@ their spread), else a peer is WRONG and is not compared. Then one after the othe
     decode   one token at a time, greedy, ms a step
 
 Ratios are of neighbours in time, so that a machine that is busy now and then slows both. transformers is fed 512 tokens
-at a time with its cache, at the fastest of some chunk sizes and, on fewer tokens, at its default of 256; f32 only.
+at a time with its cache, at the fastest of some chunk sizes and at its default of 256, in f32 only, and only the first
+--transformers-tokens of the stream: at 10 tokens/s all of them would take half an hour, and its cost a token is the
+same at any place. Standard error says what has been measured.
 Memory is the peak above the weights (the packed copy of the head counts) and above `stuffed --version`.
 """
 
@@ -40,10 +42,14 @@ HERE = Path(__file__).resolve().parent
 PEERS = ("llama.cpp", "transformers")
 VOCAB = 50277  # columns that are words; the model's 50288 are padded, and padding is masked
 PROMPT = 16
-CHUNKS = (8, 16, 32, 64)
-DEFAULT_CHUNK, DEFAULT_TOKENS = 256, 512
+DEFAULT_CHUNK = 256  # transformers'
+CHUNKS = (16, 32, 64, DEFAULT_CHUNK)
 MEAN_BOUND = {"f32": 1e-3, "bf16": 4e-3}
 TOKEN_BOUND = 0.1
+
+
+def progress(line):
+    print(line, file=sys.stderr, flush=True)
 
 
 def run_measured(command, threads):
@@ -160,7 +166,7 @@ def spread(values):
 
 
 def open_peers(args, dtype, model, folder):
-    """-> ({label: (peer, tokens, chunk)}, {label: why it is missing})"""
+    """-> ({label: (peer, tokens, chunk, losses or None)}, {label: why it is missing})"""
     contenders, missing = {}, {}
     for kind in args.peers:
         if kind == "transformers" and dtype != "f32":
@@ -172,12 +178,17 @@ def open_peers(args, dtype, model, folder):
             missing[kind] = str(why)
             continue
         if kind == "llama.cpp":
-            contenders[peer.name] = (peer, args.tokens, None)
+            contenders[peer.name] = (peer, args.tokens, None, None)
             continue
-        few = min(args.tokens, DEFAULT_TOKENS)
-        best = min(CHUNKS, key=lambda chunk: peer.score(few, chunk)[0])
-        contenders[f"{peer.name} chunk {best}"] = (peer, args.tokens, best)
-        contenders[f"{peer.name} chunk {DEFAULT_CHUNK}, {few} tokens"] = (peer, few, DEFAULT_CHUNK)
+        few = min(args.tokens, args.transformers_tokens)
+        peer.score(min(few, 64), CHUNKS[0])  # the first call of all is a warm-up
+        scores = {}
+        for chunk in CHUNKS:
+            scores[chunk] = peer.score(few, chunk)
+            progress(f"{peer.name}, chunk {chunk}: {few} tokens in {scores[chunk][0]:.1f} s")
+        fastest = min(scores, key=lambda chunk: scores[chunk][0])
+        for chunk in dict.fromkeys((fastest, DEFAULT_CHUNK)):
+            contenders[f"{peer.name} chunk {chunk}, {few} tokens"] = (peer, few, chunk, scores[chunk][1])
     return contenders, missing
 
 
@@ -199,19 +210,23 @@ def measure(args, dtype, model, folder, ids):
     _, reference = ours.score(args.tokens)
     contenders, missing = open_peers(args, dtype, model, folder)
     rows = {label: {"missing": why} for label, why in missing.items()}
-    for label, (peer, tokens, chunk) in contenders.items():
-        rows[label] = agreement(reference, peer.score(tokens, chunk)[1], dtype)
+    for label, (peer, tokens, chunk, losses) in contenders.items():
+        rows[label] = agreement(reference, peer.score(tokens, chunk)[1] if losses is None else losses, dtype)
+        progress(f"{dtype}: {label} {'agrees' if rows[label]['agrees'] else 'is WRONG'}")
     rows = {"stuffed": {"nll": float(reference.mean())}, **rows}
     good = {label: c for label, c in contenders.items() if rows[label]["agrees"]}
     speed = {label: [] for label in ("stuffed", *good)}
     steps = {label: [] for label in ("stuffed", *(label for label in good if label.startswith("llama")))}
     for repeat in range(args.repeats):
-        print(f"{dtype}: repeat {repeat + 1} of {args.repeats}", file=sys.stderr, flush=True)
+        at = f"{dtype}: repeat {repeat + 1} of {args.repeats}:"
         speed["stuffed"].append(args.tokens / ours.score(args.tokens)[0])
-        for label, (peer, tokens, chunk) in good.items():
+        progress(f"{at} stuffed {speed['stuffed'][-1]:.0f} tokens/s")
+        for label, (peer, tokens, chunk, _) in good.items():
             speed[label].append(tokens / peer.score(tokens, chunk)[0])
+            progress(f"{at} {label} {speed[label][-1]:.0f} tokens/s")
         for label in steps if args.decode_steps else ():
             steps[label].append(1e3 * (good[label][0] if label in good else ours).decode(args.decode_steps))
+            progress(f"{at} {label} {steps[label][-1]:.2f} ms a decode step")
     for key, values in (("tokens_per_second", speed), ("decode_ms", steps)):
         for label, each in values.items():
             if each:
@@ -219,7 +234,7 @@ def measure(args, dtype, model, folder, ids):
                 pairs = zip(values["stuffed"], each, strict=True)
                 faster = (lambda a, b: a / b) if key == "tokens_per_second" else (lambda a, b: b / a)
                 rows[label][f"{key}_ratio"] = spread([faster(mine, theirs) for mine, theirs in pairs])
-    for peer in {peer for peer, _, _ in contenders.values()}:
+    for peer in {peer for peer, *_ in contenders.values()}:
         peer.close()
     return {"rows": rows, "memory_bytes": ours.memory()}
 
@@ -263,6 +278,7 @@ def main():
     parser.add_argument("--python", help="an interpreter that has peers; this one is tried after it")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--transformers-tokens", type=int, default=512, help="the most transformers is fed (512)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--decode-steps", type=int, default=200, help="0: no decoding")
@@ -275,7 +291,8 @@ def main():
     args.true_vocab = VOCAB if args.vocab == 50288 else args.vocab
 
     record = {"schema": "stuffed.bench_cpu", "version": 1, "machine": machine()}
-    names = ("threads", "tokens", "repeats", "decode_steps", "width", "layers", "state", "head", "vocab")
+    names = ("threads", "tokens", "transformers_tokens", "repeats", "decode_steps")
+    names += ("width", "layers", "state", "head", "vocab")
     record["config"] = {name: getattr(args, name) for name in names}
     record["dtypes"] = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:

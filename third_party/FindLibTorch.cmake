@@ -48,6 +48,15 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   target_link_libraries(LibTorch::cpu INTERFACE ${LibTorch_CPU_LIBRARY} ${LibTorch_C10_LIBRARY})
   # LibTorch carries fmt 12 headers that shadow the system's; its own library is not there to link.
   target_compile_definitions(LibTorch::cpu INTERFACE FMT_HEADER_ONLY=1)
+  # at::parallel_for is a loop on one thread where its caller is compiled without OpenMP. The runtime must be the one
+  # LibTorch brings, and so is its pool of threads: two pools would wait for the same cores.
+  file(GLOB LibTorch_GOMP_LIBRARY ${STUFFED_LIBTORCH}/lib/libgomp*.so*)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND LibTorch_GOMP_LIBRARY)
+    target_compile_options(LibTorch::cpu INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+    target_link_libraries(LibTorch::cpu INTERFACE ${LibTorch_GOMP_LIBRARY})
+  else()
+    message(STATUS "stuffed: loops of its own will use one thread on the CPU: no GCC, or no libgomp in ${STUFFED_LIBTORCH}/lib")
+  endif()
   if(LibTorch_CUDA_LIBRARY AND LibTorch_C10_CUDA_LIBRARY)
     file(GLOB _cudart ${STUFFED_LIBTORCH}/../nvidia/cu1*/lib/libcudart.so.1* ${STUFFED_LIBTORCH}/lib/libcudart*.so*)
     add_library(LibTorch::cuda INTERFACE IMPORTED)

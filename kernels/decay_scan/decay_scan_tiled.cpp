@@ -170,11 +170,16 @@ class TiledScan {
   bool shared_;             // one q and one k for all heads
 };
 
+constexpr int64_t kThreadWork = 262144;  // tokens x keys x values
+
 template <class T>
 void scan(const ScanInputs& in, const Tensor& state, Tensor& y, Tensor& next) {
   const TiledScan<T> tiled(in, state, y, next);
   const int64_t B = state.size(0), H = state.size(1);
-  at::parallel_for(0, B * H, 1, [&](int64_t begin, int64_t end) {
+  // Heads worth a thread of their own, some 10 us of work.
+  const int64_t work = in.q.size(1) * state.size(2) * state.size(3);
+  const int64_t grain = std::max<int64_t>(1, kThreadWork / work);
+  at::parallel_for(0, B * H, grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin / H; b * H < end; ++b)
       tiled.advance(b, std::max(begin, b * H) - b * H, std::min(end, (b + 1) * H) - b * H);
   });

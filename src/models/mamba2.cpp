@@ -2,6 +2,7 @@
 // The recurrence is one scalar decay a head; C, B and x come out of a short convolution, dt and the
 // gate z around it.
 #include <cmath>
+#include <utility>
 
 #include <ATen/ATen.h>
 
@@ -84,7 +85,9 @@ class Mamba2 : public RecurrentLM {
                Pass&) const override {
     const Mamba2Layer& layer = layers_[static_cast<size_t>(where.layer)];
     Tensor residual =
-        x + mixer(where, ops::rms_norm(x, layer.norm, m_.eps, dtype_), layer, state, rule);
+        x + ops::linear(gated_memory(where, ops::rms_norm(x, layer.norm, m_.eps, dtype_), layer,
+                                     state, rule),
+                        layer.out_proj);
     if (m_.d_mlp > 0)
       residual = residual + mlp(ops::rms_norm(residual, layer.mlp_norm, m_.eps, dtype_), layer);
     return residual;
@@ -106,11 +109,11 @@ class Mamba2 : public RecurrentLM {
 
  private:
   void visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba2Layer& layer);
-  Tensor mixer(Where where,
-               const Tensor& u,
-               const Mamba2Layer& layer,
-               LayerState& state,
-               const Recurrence& rule) const;
+  Tensor gated_memory(Where where,
+                      Tensor u,
+                      const Mamba2Layer& layer,
+                      LayerState& state,
+                      const Recurrence& rule) const;
   Tensor mlp(const Tensor& u, const Mamba2Layer& layer) const;
 
   Mamba2Config m_;
@@ -144,13 +147,16 @@ void Mamba2::visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba2L
   }
 }
 
-Tensor Mamba2::mixer(Where where,
-                     const Tensor& u,
-                     const Mamba2Layer& layer,
-                     LayerState& state,
-                     const Recurrence& rule) const {
+/// u [B,T,D] -> [B,T,H*V], what the output projection takes. The large tensors of a segment are
+/// gone when it does, and u once it is projected.
+Tensor Mamba2::gated_memory(Where where,
+                            Tensor u,
+                            const Mamba2Layer& layer,
+                            LayerState& state,
+                            const Recurrence& rule) const {
   const int64_t inner = m_.d_inner(), bc = m_.groups * m_.state_width;
   const Tensor projected = ops::linear(u, layer.in_proj);
+  u.reset();
   const Tensor z = projected.narrow(-1, 0, inner);
   const Tensor dt_raw = projected.narrow(-1, inner + m_.conv_channels(), m_.heads);
   const ops::ConvResult conv =
@@ -178,11 +184,10 @@ Tensor Mamba2::mixer(Where where,
                          .factored_decay = {},
                          .erase = {},
                          .bonus_k = {}};
-  const Tensor y = rule.advance(where, in, state).to(dtype_).flatten(-2);  // [B,T,H*V]
+  Tensor y = rule.advance(where, in, state).to(dtype_).flatten(-2);  // [B,T,H*V]
   const ops::Skip skip = {.x = conv.y.narrow(-1, 0, inner), .weight = layer.d};
-  return ops::linear(
-      ops::gated_rms_norm(y, z, layer.gate_norm, m_.groups, m_.eps, m_.norm_before_gate, skip),
-      layer.out_proj);
+  return ops::gated_rms_norm(std::move(y), z, layer.gate_norm, m_.groups, m_.eps,
+                             m_.norm_before_gate, skip);
 }
 
 Tensor Mamba2::mlp(const Tensor& u, const Mamba2Layer& layer) const {

@@ -1,5 +1,6 @@
 // When an op may take its fused loops over rows, and the switch over the types they read and write.
 #pragma once
+#include <algorithm>
 #include <initializer_list>
 
 #include <ATen/ATen.h>
@@ -19,6 +20,13 @@ inline bool takes_cpu_rows(std::initializer_list<Tensor> rows) {
       return false;
   }
   return true;
+}
+
+/// Rows of n elements worth a thread of their own: waking it, on a busy machine, costs more than
+/// some microseconds of work.
+inline int64_t rows_per_thread(int64_t n) {
+  constexpr int64_t kElements = 32768;
+  return std::max<int64_t>(1, kElements / n);
 }
 
 /// Calls f with a null pointer of the element type.

@@ -28,7 +28,7 @@ Tensor nll_of_logits(const Tensor& logits, int64_t vocab, const Tensor& targets)
   Tensor nll = at::empty({logits.size(0)}, at::kFloat);
   const auto target = targets.accessor<int64_t, 1>();
   with_type(logits, [&]<class T>(T*) {
-    at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, logits.size(0), rows_per_thread(vocab), [&](int64_t begin, int64_t end) {
       std::vector<float> row(static_cast<size_t>(vocab));
       for (int64_t i = begin; i < end; ++i) {
         kernels::load_row(logits.const_data_ptr<T>() + i * logits.stride(0), row.data(), vocab);

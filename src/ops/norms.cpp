@@ -1,6 +1,7 @@
 #include "stuffed/ops/norms.h"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -14,7 +15,7 @@ namespace stuffed::ops {
 namespace {
 
 /// x [n,D], gate [n,D] and skip.x [n,D] (or undefined), all with dense rows; the norm over each of
-/// `groups` parts of a row.
+/// `groups` parts of a row. y may be x: a row is read whole before it is written.
 template <class In, class Out>
 void normalise_rows(const Tensor& x,
                     const Tensor& gate,
@@ -25,7 +26,7 @@ void normalise_rows(const Tensor& x,
                     bool norm_before_gate,
                     Tensor& y) {
   const int64_t D = x.size(1), width = D / groups;
-  at::parallel_for(0, x.size(0), 16, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, x.size(0), rows_per_thread(D), [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(D)), z(row.size()), past(row.size());
     std::vector<float> past_weight;
     for (int64_t i = 0; skip.x.defined() && i < skip.weight.numel(); ++i)
@@ -85,6 +86,11 @@ bool is_small(at::ScalarType type) {
   return type == at::kFloat || type == at::kBFloat16;
 }
 
+/// Whether nobody would see it if x was written over.
+bool is_only_owner(const Tensor& x) {
+  return x.is_contiguous() && x.use_count() == 1 && x.storage().use_count() == 1;
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarType out) {
@@ -135,7 +141,7 @@ Tensor group_norm(const Tensor& x,
   return (gate.defined() ? y * at::silu(gate.to(at::kFloat)) : y).to(x.scalar_type());
 }
 
-Tensor gated_rms_norm(const Tensor& y,
+Tensor gated_rms_norm(Tensor y,
                       const Tensor& z,
                       const Tensor& weight,
                       int64_t groups,
@@ -153,14 +159,15 @@ Tensor gated_rms_norm(const Tensor& y,
       takes_cuda(in))
     return kernels::norm_cuda(in, y.scalar_type());
   const auto cpu_rows = [](const Tensor& x) { return x.is_cpu() ? as_rows(x) : Tensor(); };
+  const bool writes_over = y.is_cpu() && is_only_owner(y);  // before there are views of it
   if (const Tensor rows = cpu_rows(y), gates = cpu_rows(z),
       past = skip.x.defined() ? cpu_rows(skip.x) : rows;
       rows.defined() && gates.defined() && past.defined() && takes_cpu_rows({rows, gates, past}) &&
       !wants_gradient(weight) && !wants_gradient(skip.weight) &&
       y.scalar_type() == z.scalar_type() && y.scalar_type() == past.scalar_type() &&
       (!weight.defined() || weight.scalar_type() == at::kFloat)) {
-    Tensor result = at::empty(y.sizes(), y.options());
-    with_type(y, [&]<class T>(T*) {
+    Tensor result = writes_over ? std::move(y) : at::empty(y.sizes(), y.options());
+    with_type(result, [&]<class T>(T*) {
       normalise_rows<T, T>(
           rows, gates, skip.x.defined() ? Skip{past, skip.weight.contiguous()} : Skip{},
           weight.defined() ? weight.contiguous() : weight, groups, eps, norm_before_gate, result);

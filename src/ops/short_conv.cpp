@@ -79,7 +79,7 @@ ConvResult short_conv_token(
   const int64_t B = x.size(0), C = x.size(2), W = weight.size(1);
   const ConvResult out{at::empty({B, 1, C}, x.options()), at::empty({B, C, W - 1}, x.options())};
   with_type(x, [&]<class T>(T*) {
-    at::parallel_for(0, B, 8, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, B, rows_per_thread(C), [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         convolve_token<T>(x.const_data_ptr<T>() + b * x.stride(0), weight.const_data_ptr<float>(),
                           bias.defined() ? bias.const_data_ptr<float>() : nullptr,
@@ -104,10 +104,12 @@ ConvResult short_conv_rows(
   for (int64_t b = 0; b < B; ++b) {
     const Tensor row = x[b], before = columns[b].t().to(at::kFloat).contiguous();
     Tensor out = y[b];
-    at::parallel_for(0, T, 64, [&](int64_t begin, int64_t end) {
-      with_type(
-          x, [&]<class E>(E*) { convolve<E>(row, taps, offset, before, silu, begin, end, out); });
-    });
+    at::parallel_for(0, T, std::max<int64_t>(64, rows_per_thread(C)),
+                     [&](int64_t begin, int64_t end) {
+                       with_type(x, [&]<class E>(E*) {
+                         convolve<E>(row, taps, offset, before, silu, begin, end, out);
+                       });
+                     });
   }
   return {y, last.clone(at::MemoryFormat::Contiguous)};
 }

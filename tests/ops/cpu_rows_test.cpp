@@ -112,6 +112,24 @@ TEST(CpuRows, GatedNormsWithASkipAgree) {
     }
 }
 
+TEST(CpuRows, OnlyAGatedNormsOwnInputIsWrittenOver) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const Tensor z = at::randn({1, 20, 96}).to(type), weight = at::randn({96});
+    const Tensor kept = at::randn({1, 20, 96}).to(type), before = kept.clone();
+    const auto norm = [&](Tensor y) {
+      return ops::gated_rms_norm(std::move(y), z, weight, 3, 1e-5, false);
+    };
+    const Tensor expected = norm(kept), viewed = norm(kept.view({1, 20, 96}));
+    EXPECT_TRUE(bitwise_equal(kept, before)) << "a tensor or view of it that others hold";
+    Tensor own = kept.clone();
+    const void* const memory = own.const_data_ptr();
+    const Tensor reused = norm(std::move(own));
+    EXPECT_EQ(reused.const_data_ptr(), memory);
+    EXPECT_TRUE(bitwise_equal(reused, expected));
+    EXPECT_TRUE(bitwise_equal(viewed, expected));
+  }
+}
+
 TEST(CpuRows, NormsAgree) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
     for (const int64_t groups : {1, 3})
@@ -129,18 +147,56 @@ TEST(CpuRows, NormsAgree) {
       }
 }
 
+ops::Linear packed_like(const ops::Linear& plain) {
+  ops::Linear packed = plain;
+  packed.pack(/*drop=*/true);
+  return packed;
+}
+
+ops::Linear random_layer(int64_t out, int64_t in, at::ScalarType type) {
+  return {.weight = at::randn({out, in}).to(type),
+          .bias = at::randn({out}),
+          .packed = {},
+          .blocks = {}};
+}
+
 TEST(CpuRows, PackedWeightsMultiplyLikePlainOnes) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
-    for (const int64_t rows : {1, 7, 512, 600}) {
-      ops::Linear plain{
-          .weight = at::randn({70, 33}).to(type), .bias = at::randn({70}), .packed = {}};
-      ops::Linear packed = plain;
-      packed.pack(/*drop=*/true);
-      EXPECT_EQ(packed.out_features(), 70);
-      EXPECT_EQ(packed.in_features(), 33);
-      const Tensor x = at::randn({2, rows, 33}).to(type);
-      EXPECT_TRUE(close(ops::linear(x, packed), ops::linear(x, plain), bound_of(type))) << rows;
+    for (const auto& [out, in] : {std::pair<int64_t, int64_t>{70, 33}, {130, 256}, {200, 1024}}) {
+      const ops::Linear plain = random_layer(out, in, type), packed = packed_like(plain);
+      EXPECT_EQ(packed.out_features(), out);
+      EXPECT_EQ(packed.in_features(), in);
+      for (const int64_t rows : {1, 2, 4, 5, 7, 300}) {
+        const Tensor x = at::randn({2, rows, in}).to(type);
+        EXPECT_TRUE(close(ops::linear(x, packed),
+                          at::linear(wide(x), wide(plain.weight), wide(plain.bias)),
+                          bound_of(type)))
+            << rows;
+        EXPECT_EQ(ops::linear(x, packed).scalar_type(), type);
+      }
     }
+}
+
+TEST(CpuRows, AFewRowsAreWhatEachIsAlone) {
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const ops::Linear packed = packed_like(random_layer(200, 1024, type));
+    if (!packed.blocks.data)
+      GTEST_SKIP() << "the packed weights do not lie in blocks on this processor";
+    const Tensor x = at::randn({1, 8, 1024}).to(type);
+    const Tensor together = ops::linear(x, packed);
+    for (int64_t r = 0; r < 8; ++r)
+      EXPECT_TRUE(bitwise_equal(together.narrow(1, r, 1), ops::linear(x.narrow(1, r, 1), packed)));
+  }
+}
+
+// If it fails after a new LibTorch, decoding is slower than it could be, and nothing else.
+TEST(CpuRows, PackedWeightsLieInBlocksWithAvx512) {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("x86-64-v4") || !__builtin_cpu_supports("avx512bf16"))
+    GTEST_SKIP() << "this processor has no AVX-512";
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
+    EXPECT_TRUE(packed_like(random_layer(200, 1024, type)).blocks.data);
+#endif
 }
 
 }  // namespace

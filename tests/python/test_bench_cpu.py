@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -58,3 +59,34 @@ def test_a_peer_whose_losses_differ_is_wrong():
     shuffled = bench_cpu.agreement(ours, ours[::-1], "f32")  # the same mean
     assert shuffled["mean_error"] < 1e-6 and not shuffled["agrees"]
     assert not bench_cpu.agreement(ours, ours * np.float32(np.nan), "f32")["agrees"]
+
+
+def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monkeypatch, capsys):
+    sys.path.insert(0, str(SCRIPT.parent))
+    import bench_cpu
+
+    asked = []
+
+    class Peer:
+        name = "transformers 0"
+
+        def __init__(self, *_):
+            pass
+
+        def score(self, tokens, chunk):
+            asked.append((tokens, chunk))
+            return {32: 1.0}.get(chunk, 5.0), f"losses at {chunk}"
+
+    monkeypatch.setattr(bench_cpu, "Peer", Peer)
+    args = types.SimpleNamespace(
+        peers=["transformers"], pythons=[], threads=1, tokens=4096, transformers_tokens=512, true_vocab=9
+    )
+    contenders, missing = bench_cpu.open_peers(args, "f32", None, None)
+    assert not missing
+    assert {label: rest[1:] for label, rest in contenders.items()} == {
+        "transformers 0 chunk 32, 512 tokens": (512, 32, "losses at 32"),
+        "transformers 0 chunk 256, 512 tokens": (512, 256, "losses at 256"),
+    }
+    assert max(tokens for tokens, _ in asked) == 512
+    assert "chunk 256: 512 tokens in 5.0 s" in capsys.readouterr().err
+    assert bench_cpu.open_peers(args, "bf16", None, None) == ({}, {})

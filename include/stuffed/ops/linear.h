@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/few_rows/few_rows.h"
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::ops {
@@ -6,9 +7,10 @@ namespace stuffed::ops {
 /// A weight matrix and, once packed, its copy in the layout the CPU's matrix library multiplies
 /// fastest.
 struct Linear {
-  Tensor weight;  // [out, in]; undefined after pack(drop=true)
-  Tensor bias;    // [out], or undefined
-  Tensor packed;  // oneDNN layout; undefined until pack()
+  Tensor weight;                   // [out, in]; undefined after pack(drop=true)
+  Tensor bias;                     // [out], or undefined
+  Tensor packed;                   // oneDNN layout; undefined until pack()
+  kernels::BlockedWeights blocks;  // what `packed` holds, if its layout is known; else none
 
   int64_t in_features() const;
   int64_t out_features() const;

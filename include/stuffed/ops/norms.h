@@ -30,8 +30,9 @@ struct Skip {
 
 /// Mamba-2's gate: rms_norm(y * silu(z)) with the mean taken over each of `groups` parts of the
 /// last axis; with `norm_before_gate`, rms_norm(y) * silu(z). An undefined weight means no norm,
-/// only the gate. With a skip, y + skip.x * skip.weight stands for y. y's type is kept.
-Tensor gated_rms_norm(const Tensor& y,
+/// only the gate. With a skip, y + skip.x * skip.weight stands for y. y's type is kept. A y that is
+/// moved here and shares its memory with no other tensor may be written over, and be the result.
+Tensor gated_rms_norm(Tensor y,
                       const Tensor& z,
                       const Tensor& weight,
                       int64_t groups,

@@ -1,0 +1,166 @@
+#include "kernels/few_rows/few_rows.h"
+
+#include <algorithm>
+
+namespace stuffed::kernels {
+
+namespace {
+
+#define STUFFED_INLINE inline __attribute__((always_inline))
+
+// Sums of this many products are added to the total: shorter sums round less.
+constexpr int64_t kRun = 256;
+// Ahead of what is read. The processor fetches ahead within a page of 4 KB only; beyond, two
+// threads read 65 instead of 50 GB/s, and one stream each faster than several.
+constexpr int64_t kAheadBytes = 8192;
+
+/// `Lanes` numbers of 32 bits at any address.
+template <class T, int Lanes>
+using Vec [[gnu::vector_size(Lanes * sizeof(T)), gnu::aligned(sizeof(T))]] = T;
+
+STUFFED_INLINE void fetch_ahead(const void* from) {
+  for (int64_t line = 0; line < 4; ++line)
+    __builtin_prefetch(static_cast<const char*>(from) + kAheadBytes + line * 64);
+}
+
+/// sum += x[r,i] * the block's row of 64 outputs for input i, in f32
+template <int Lanes, int Rows>
+STUFFED_INLINE void add_products(const float* block,
+                                 const float* x,
+                                 int64_t stride,
+                                 int64_t i,
+                                 Vec<float, Lanes> (&sum)[Rows][kBlockOutputs / Lanes]) {
+  const float* const row = block + i * kBlockOutputs;
+  fetch_ahead(row);
+#pragma GCC unroll 16
+  for (int part = 0; part < kBlockOutputs / Lanes; ++part) {
+    const auto weights = *reinterpret_cast<const Vec<float, Lanes>*>(row + part * Lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+      sum[r][part] += x[r * stride + i] * weights;
+  }
+}
+
+/// The same for inputs i and i + 1, which lie side by side: bf16 is the upper half of f32.
+template <int Lanes, int Rows>
+STUFFED_INLINE void add_products(const c10::BFloat16* block,
+                                 const float* x,
+                                 int64_t stride,
+                                 int64_t i,
+                                 Vec<float, Lanes> (&sum)[Rows][kBlockOutputs / Lanes]) {
+  const c10::BFloat16* const row = block + i * kBlockOutputs;
+  fetch_ahead(row);
+#pragma GCC unroll 16
+  for (int part = 0; part < kBlockOutputs / Lanes; ++part) {
+    const auto pairs = *reinterpret_cast<const Vec<uint32_t, Lanes>*>(row + part * 2 * Lanes);
+    const auto first = reinterpret_cast<Vec<float, Lanes>>(pairs << 16);
+    const auto second = reinterpret_cast<Vec<float, Lanes>>(pairs & 0xffff0000U);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) {
+      sum[r][part] += x[r * stride + i] * first;
+      sum[r][part] += x[r * stride + i + 1] * second;
+    }
+  }
+}
+
+template <int Lanes, int Rows, class T>
+STUFFED_INLINE void multiply_rows(const T* block, int64_t in, const float* x, float* sums) {
+  constexpr int kParts = kBlockOutputs / Lanes;
+  constexpr int64_t kStep = sizeof(T) == 2 ? 2 : 1;
+  std::fill_n(sums, Rows * kBlockOutputs, 0.0F);
+  for (int64_t begin = 0; begin < in; begin += kRun) {
+    const int64_t end = begin + kRun < in ? begin + kRun : in;
+    Vec<float, Lanes> sum[Rows][kParts] = {};
+    for (int64_t i = begin; i < end; i += kStep)
+      add_products<Lanes, Rows>(block, x, in, i, sum);
+    for (int r = 0; r < Rows; ++r)
+      for (int part = 0; part < kParts; ++part)
+        *reinterpret_cast<Vec<float, Lanes>*>(sums + r * kBlockOutputs + part * Lanes) +=
+            sum[r][part];
+  }
+}
+
+/// As many rows at a time as have their sums in registers; the block stays in the cache between.
+template <int Lanes, class T>
+STUFFED_INLINE void multiply(
+    const T* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  int64_t r = 0;
+  if constexpr (Lanes == 16) {
+    for (; r + 4 <= rows; r += 4)
+      multiply_rows<Lanes, 4>(block, in, x + r * in, sums + r * kBlockOutputs);
+    for (; r + 2 <= rows; r += 2)
+      multiply_rows<Lanes, 2>(block, in, x + r * in, sums + r * kBlockOutputs);
+  }
+  for (; r < rows; ++r)
+    multiply_rows<Lanes, 1>(block, in, x + r * in, sums + r * kBlockOutputs);
+}
+
+#if defined(__x86_64__)
+#define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
+STUFFED_LEVEL("x86-64-v4")
+void f32_v4(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<16>(block, in, x, rows, sums);
+}
+STUFFED_LEVEL("x86-64-v4")
+void bf16_v4(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<16>(block, in, x, rows, sums);
+}
+STUFFED_LEVEL("x86-64-v3")
+void f32_v3(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<8>(block, in, x, rows, sums);
+}
+STUFFED_LEVEL("x86-64-v3")
+void bf16_v3(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<8>(block, in, x, rows, sums);
+}
+#endif
+
+void f32_any(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<4>(block, in, x, rows, sums);
+}
+void bf16_any(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
+  multiply<4>(block, in, x, rows, sums);
+}
+
+/// The same bits, so that NaN is equal to itself and 0 not to -0.
+template <class Bits>
+bool holds(const BlockedWeights& weights, int64_t index, const Bits* plain) {
+  constexpr int64_t kPair = sizeof(Bits) == 2 ? 2 : 1;
+  constexpr int64_t kRunInputs = 16;  // a cache line or half of one of each row of `plain`
+  const Bits* const block =
+      static_cast<const Bits*>(weights.data) + index * weights.block_elements();
+  const int64_t first = index * kBlockOutputs;
+  const int64_t outputs = std::min(kBlockOutputs, weights.out - first);
+  Bits difference = 0;
+  for (int64_t begin = 0; begin < weights.padded_in; begin += kRunInputs) {
+    const int64_t end = std::min(begin + kRunInputs, weights.padded_in);
+    for (int64_t n = 0; n < outputs; ++n)
+      for (int64_t i = begin; i < end; ++i) {
+        const Bits expected = i < weights.in ? plain[(first + n) * weights.in + i] : Bits{0};
+        difference |= block[(i / kPair * kBlockOutputs + n) * kPair + i % kPair] ^ expected;
+      }
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+std::span<const FewRowsOps> few_rows_ops() {
+#if defined(__x86_64__)
+  static constexpr FewRowsOps kAll[] = {{f32_v4, bf16_v4}, {f32_v3, bf16_v3}, {f32_any, bf16_any}};
+  static const size_t unusable = __builtin_cpu_supports("x86-64-v4")   ? 0
+                                 : __builtin_cpu_supports("x86-64-v3") ? 1
+                                                                       : 2;
+  return std::span(kAll).subspan(unusable);
+#else
+  static constexpr FewRowsOps kAll[] = {{f32_any, bf16_any}};
+  return kAll;
+#endif
+}
+
+bool block_holds(const BlockedWeights& weights, int64_t index, const void* plain) {
+  return weights.is_bf16 ? holds(weights, index, static_cast<const uint16_t*>(plain))
+                         : holds(weights, index, static_cast<const uint32_t*>(plain));
+}
+
+}  // namespace stuffed::kernels
