@@ -94,7 +94,7 @@ def sample_texts(texts):
 
 
 def main():
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or "--help" in sys.argv:
         sys.exit(__doc__)
     texts = [Path(name).read_text(encoding="utf-8") for name in sys.argv[1:]]
     HOME.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 
 import matplotlib
 
@@ -75,18 +76,27 @@ def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", type=pathlib.Path)
-    parser.add_argument("-o", "--output", type=pathlib.Path, default=pathlib.Path("."))
+    parser.add_argument("results", type=pathlib.Path, help="journal of a passkey run")
+    parser.add_argument(
+        "-o", "--output", type=pathlib.Path, default=pathlib.Path("."), help="folder of the two figures"
+    )
     arguments = parser.parse_args()
-    run = stuffed_results.read(arguments.results, "stuffed.passkey")
-    if "summary" not in run.records:
-        raise SystemExit(f"{arguments.results}: has no summary yet; let the run finish (the same command resumes)")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    draw_heat_map(run, arguments.output / "heat_map.pdf")
-    draw_curves(run, arguments.output / "acc_curve.pdf")
+    try:
+        run = stuffed_results.read(arguments.results, "stuffed.passkey")
+        if "summary" not in run.records:
+            raise stuffed_results.ResultsError(
+                f"{arguments.results}: has no summary yet; let the run finish (the same command resumes)"
+            )
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        draw_heat_map(run, arguments.output / "heat_map.pdf")
+        draw_curves(run, arguments.output / "acc_curve.pdf")
+    except (stuffed_results.ResultsError, OSError) as error:
+        print(f"plot_passkey: {error}", file=sys.stderr)
+        return 3
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

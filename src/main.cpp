@@ -19,11 +19,14 @@ int complain(Error::Kind kind, std::string_view message) {
 }
 
 /// LibTorch reports a failed allocation on the CPU as an ordinary error whose text says so.
-Error::Kind kind_of(const c10::Error& error) {
-  const std::string_view text = error.what_without_backtrace();
-  return text.find("allocate memory") != text.npos || text.find("not enough memory") != text.npos
-             ? Error::Kind::Memory
-             : Error::Kind::Internal;
+bool is_out_of_memory(std::string_view text) {
+  return text.find("allocate memory") != text.npos || text.find("not enough memory") != text.npos;
+}
+
+int out_of_memory(std::string_view why) {
+  return complain(Error::Kind::Memory,
+                  fmt::format("out of memory; try a smaller --batch-size or --segment{}{}",
+                              why.empty() ? "" : " (", why.empty() ? "" : fmt::format("{})", why)));
 }
 
 }  // namespace
@@ -40,11 +43,12 @@ int main(int argc, char** argv) {
   } catch (const Error& error) {
     return complain(error.kind(), error.what());
   } catch (const std::bad_alloc&) {
-    return complain(Error::Kind::Memory, "out of memory; try a smaller --batch-size or --segment");
+    return out_of_memory("");
   } catch (const c10::OutOfMemoryError& error) {
-    return complain(Error::Kind::Memory, error.what_without_backtrace());
+    return out_of_memory(error.what_without_backtrace());
   } catch (const c10::Error& error) {
-    return complain(kind_of(error), error.what_without_backtrace());
+    const std::string_view text = error.what_without_backtrace();
+    return is_out_of_memory(text) ? out_of_memory(text) : complain(Error::Kind::Internal, text);
   } catch (const std::exception& error) {
     return complain(Error::Kind::Internal, error.what());
   }

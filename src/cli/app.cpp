@@ -46,9 +46,14 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
   } catch (const CLI::FileError& error) {
     fail(Error::Kind::Input, "--config: {}", error.what());
   } catch (const CLI::ConfigError& error) {
-    fail(Error::Kind::Usage,
-         "{}: {}; keys are the long options of the command without their dashes",
-         root.get_config_ptr()->as<std::string>(), error.what());
+    // CLI11 calls the file INI, and the key COMMAND.KEY.
+    const std::string why = error.what(), of_key = "INI was not able to parse ";
+    fail(
+        Error::Kind::Usage, "{}: {}; keys are the long options of the command without their dashes",
+        root.get_config_ptr()->as<std::string>(),
+        why.starts_with(of_key)
+            ? fmt::format("no option '{}'", why.substr(std::max(why.rfind('.') + 1, of_key.size())))
+            : why);
   } catch (const CLI::ParseError& error) {
     std::string chosen;
     for (const CLI::App* at = &root; !at->get_subcommands().empty();) {

@@ -66,6 +66,18 @@ void finish(const EvaluationOptions& options,
         "{}: {} (--fail-nonfinite)", options.output, what);
 }
 
+void check_not_results(const EvaluationOptions& options,
+                       std::string_view flag,
+                       const std::string& file) {
+  std::error_code ignored;
+  const auto place = [&](const std::string& name) {
+    return fs::weakly_canonical(fs::absolute(name, ignored), ignored);
+  };
+  check(file.empty() || options.output == "-" || place(file) != place(options.output),
+        Error::Kind::Usage, "{} {}: is the file of -o; the results would be lost, name another",
+        flag, file);
+}
+
 fs::path arrays_beside(const std::string& output) {
   const fs::path beside = fs::path(output).replace_extension(".safetensors");
   check(beside != output, Error::Kind::Usage,

@@ -56,6 +56,11 @@ void finish(const EvaluationOptions& options,
             const std::string& table,
             std::string_view what);
 
+/// Errors  Usage if `file`, given by `flag`, is the journal itself, which would be lost
+void check_not_results(const EvaluationOptions& options,
+                       std::string_view flag,
+                       const std::string& file);
+
 /// OUT.safetensors beside OUT.jsonl. Errors  Usage if these are the same
 std::filesystem::path arrays_beside(const std::string& output);
 

@@ -1,6 +1,7 @@
 // `stuffed generate`: where the prompt comes from, and how the new text is shown.
 #include "stuffed/eval/generate.h"
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -43,7 +44,9 @@ std::vector<int32_t> read_tokens(const std::string& path, const std::string& key
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  check(file.good(), Error::Kind::Input, "{}: cannot be read", path);
+  std::error_code ignored;
+  check(file.good() && !std::filesystem::is_directory(path, ignored), Error::Kind::Input,
+        "{}: cannot be read; is it a file?", path);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 

@@ -17,6 +17,7 @@ struct Options : EvaluationOptions {
 };
 
 void run(const Options& options, Context& context) {
+  check_not_results(options, "--per-token", options.per_token);
   Evaluation it = open_evaluation(options, context);
   it.config["bucket_tokens"] = options.bucket;
   it.config["batch_size"] = options.batch_size;

@@ -43,6 +43,7 @@ io::json describe_task(const Options& options, const fs::path& arrays) {
 void run(const Options& options, Context& context) {
   eval::DecayIntervals decays;
   Evaluation it = open_evaluation(options, context, &decays);
+  check_not_results(options, "--arrays", options.arrays);
   const fs::path arrays = arrays_path(options);
   it.config.update(describe_task(options, arrays));
   const eval::RetentionOptions how{.segment = options.model.segment,

@@ -50,6 +50,7 @@ io::json describe_task(const eval::StateStatsOptions& task,
 
 void run(const Options& options, Context& context) {
   eval::StateStatsOptions task = options.task;
+  check_not_results(options, "--arrays", options.arrays);
   task.arrays = arrays_path(options);
   task.segment = options.model.segment;
   task.rank = !options.no_rank;

@@ -1,6 +1,7 @@
 // `stuffed train`: flags to a TrainConfig, and one line of progress per report.
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 #include "src/cli/app.h"
 #include "stuffed/core/error.h"
@@ -101,17 +102,27 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
 
 void add_optimiser_options(CLI::App& app, train::TrainConfig& config) {
   const char* const group = "Optimiser";
-  const auto number = [&](const char* flag, double& home, const char* description) {
-    app.add_option(flag, home, description)->type_name("X")->capture_default_str()->group(group);
+  const auto number = [&](const char* flag, double& home, const char* description, double low,
+                          double high) {
+    app.add_option(flag, home, description)
+        ->type_name("X")
+        ->capture_default_str()
+        ->group(group)
+        ->check([low, high](const std::string& text) {
+          const double x = std::strtod(text.c_str(), nullptr);
+          return x >= low && x <= high  // false for NaN
+                     ? std::string()
+                     : fmt::format("found {}, expected a number from {} to {}", text, low, high);
+        });
   };
-  number("--lr", config.schedule.peak, "Learning rate between warm-up and decay (AdamW)");
-  number("--last-lr", config.schedule.last, "Learning rate of the last step");
+  number("--lr", config.schedule.peak, "Learning rate between warm-up and decay (AdamW)", 0, 1e3);
+  number("--last-lr", config.schedule.last, "Learning rate of the last step", 0, 1e3);
   add_size(app, "--warmup", config.schedule.warmup, "Steps of linear warm-up", 0)->group(group);
   add_size(app, "--decay", config.schedule.decay, "Steps of linear decay at the end", 0)
       ->group(group);
-  number("--weight-decay", config.weight_decay, "On matrices and the embedding alone");
-  number("--beta2", config.beta2, "AdamW's second coefficient (the first is 0.9)");
-  number("--clip", config.clip, "Largest norm of the gradient; 0: none");
+  number("--weight-decay", config.weight_decay, "On matrices and the embedding alone", 0, 1e3);
+  number("--beta2", config.beta2, "AdamW's second coefficient (the first is 0.9)", 0, 0.999999);
+  number("--clip", config.clip, "Largest norm of the gradient; 0: none", 0, 1e30);
 }
 
 void add_record_options(CLI::App& app, train::TrainConfig& config) {

@@ -106,8 +106,14 @@ void check_stream_length(const ModelOptions& options, int64_t tokens) {
 
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how) {
-  return options.tokenizer.empty() ? io::find_tokenizer(options.model, how)
-                                   : io::load_tokenizer(options.tokenizer, how);
+  if (!options.tokenizer.empty())
+    return io::load_tokenizer(options.tokenizer, how);
+  check(!options.model.empty(), Error::Kind::Usage,
+        "a tokenizer is needed; give --tokenizer or --model");
+  std::error_code ignored;
+  check(std::filesystem::exists(options.model, ignored), Error::Kind::Input,
+        "{}: no such file or folder (--model)", options.model);
+  return io::find_tokenizer(options.model, how);
 }
 
 std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model) {

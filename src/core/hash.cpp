@@ -1,6 +1,8 @@
 #include "stuffed/core/hash.h"
 
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <openssl/evp.h>
 #include <vector>
@@ -42,8 +44,12 @@ std::string sha256(std::string_view bytes) {
 }
 
 std::string sha256_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  check(!std::filesystem::is_directory(path, ignored), Error::Kind::Input,
+        "{}: is a folder, expected a file", path.string());
   std::ifstream file(path, std::ios::binary);
-  check(file.good(), Error::Kind::Input, "{}: cannot be read", path.string());
+  check(file.good(), Error::Kind::Input, "{}: cannot be read: {}", path.string(),
+        std::strerror(errno));
   Sha256 hash;
   std::vector<char> block(size_t{1} << 20);
   while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0)

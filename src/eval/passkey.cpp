@@ -13,6 +13,8 @@ namespace stuffed::eval {
 namespace {
 
 constexpr int64_t kPrefixSentences = 1200;  // of --add-prefix, as in the published code
+// Each takes memory before anything runs; the paper's figure has 25,600.
+constexpr int64_t kMaxPrompts = 16'777'216;
 
 struct Wording {
   std::string prefix, filler, question, needle_end;
@@ -187,6 +189,12 @@ PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& o
             options.max_new_tokens > 0 && !options.lengths_tokens.empty(),
         Error::Kind::Usage,
         "passkey: lengths, depths, trials, digits and new tokens must be at least one each");
+  check(double(options.lengths_tokens.size()) * double(options.depths) * double(options.trials) <=
+            double(kMaxPrompts),
+        Error::Kind::Usage,
+        "passkey: {} lengths x {} depths x {} trials are too many prompts, at most {} can be "
+        "planned; lower --depths or --trials",
+        options.lengths_tokens.size(), options.depths, options.trials, kMaxPrompts);
   return Maker(tokenizer, options).make();
 }
 

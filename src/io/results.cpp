@@ -173,7 +173,15 @@ void Results::Impl::resume(const RunHeader& header) {
     check(places.emplace(key, place).second, Error::Kind::Input, "{}: has two records of key '{}'",
           path.string(), key);
   };
-  const JournalEnd found = read_journal(path, on_record);
+  JournalEnd found = read_journal(path, on_record);
+  // A run whose input was refused leaves a header alone; it must not stand in the corrected one's
+  // way.
+  const bool nothing_measured = !found.empty && !found.finished && places.empty() &&
+                                found.header.schema == header.schema &&
+                                found.header.version == header.version &&
+                                found.header.config != json::parse(dump(header.config));
+  if (nothing_measured)
+    found = {.header = {}, .commit = {}, .empty = true};
   if (!found.empty)
     check_same_run(path, found.header, header);
   end_bytes = found.whole_bytes;

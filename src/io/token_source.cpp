@@ -127,8 +127,9 @@ std::optional<Document> TokenSource::next() {
   std::optional<Document> document =
       impl_->options.when_short == Short::Pack ? impl_->next_packed() : impl_->next_cut();
   check(document.has_value() || impl_->given >= std::max<int64_t>(1, wanted), Error::Kind::Input,
-        "there are only {} documents long enough, {} are asked for", impl_->given,
-        std::max<int64_t>(1, wanted));
+        "there are only {} documents of {} targets, and {} are asked for; give a smaller --length "
+        "or --documents",
+        impl_->given, std::max<int64_t>(1, impl_->options.length), std::max<int64_t>(1, wanted));
   impl_->given += document.has_value();
   return document;
 }

@@ -24,10 +24,11 @@ const std::vector<const Family*>& families() {
   return all;
 }
 
-std::string family_names() {
+std::string family_names(bool new_only = false) {
   std::vector<std::string_view> names;
   for (const Family* family : families())
-    names.push_back(family->name);
+    if (!new_only || family->make_new)
+      names.push_back(family->name);
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
@@ -121,8 +122,8 @@ class ModelBuilder {
     const auto family =
         std::ranges::find_if(families(), [&](const Family* f) { return f->name == name; });
     check(family != families().end() && (*family)->make_new, Error::Kind::Usage,
-          "family '{}' cannot be built from a configuration; known families: {}", name,
-          family_names());
+          "family '{}' cannot be built from a configuration; those that can: {}", name,
+          family_names(/*new_only=*/true));
     auto model = (*family)->make_new(config);
     model->config_.family = name;
     place(*model, options);

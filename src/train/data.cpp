@@ -113,7 +113,9 @@ ByteData::Corpus ByteData::read(const std::vector<std::filesystem::path>& files,
   Corpus corpus;
   for (const auto& path : files) {
     std::ifstream in(path, std::ios::binary);
-    check(in.good(), Error::Kind::Input, "{}: cannot be read", path.string());
+    std::error_code ignored;
+    check(in.good() && !std::filesystem::is_directory(path, ignored), Error::Kind::Input,
+          "{}: cannot be read; is it a file?", path.string());
     const size_t begin = corpus.bytes.size();
     corpus.bytes.append(std::istreambuf_iterator<char>(in), {});
     const auto size = static_cast<int64_t>(corpus.bytes.size() - begin);

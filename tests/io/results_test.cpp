@@ -147,6 +147,18 @@ TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
   EXPECT_EQ(read_all(path_), whole);
 }
 
+TEST_F(ResultsTest, ARunThatRecordedNothingGivesWayToAnotherConfigButNotToAnotherSchema) {
+  Results::open(path_, header());
+  const std::string whole = read_all(path_);
+  RunHeader other = header(512);
+  other.schema = "stuffed.passkey";
+  error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  EXPECT_EQ(read_all(path_), whole);
+  { Results::open(path_, header(512)).append("a", {{"x", 1}}); }
+  EXPECT_EQ(read_journal(path_, [](const json&, LinePlace) {}).header.config, header(512).config);
+  error_of([&] { Results::open(path_, header()); }, Error::Kind::Usage);
+}
+
 TEST_F(ResultsTest, ANewerVersionIsRefusedAndNeverDeleted) {
   run_all();
   const std::string whole = read_all(path_);

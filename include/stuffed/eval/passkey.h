@@ -63,7 +63,8 @@ struct PasskeyTask {
 /// depths a position occurs more than once.
 std::vector<int64_t> shared_positions(int64_t blocks, int64_t depths);
 
-/// Errors  Usage if a length has no room for the needle; Unsupported if prompts cannot be assembled
+/// Errors  Usage if a length has no room for the needle, or of more than 2^24 prompts; Unsupported
+/// if prompts cannot be assembled
 ///         from this tokenizer's pieces
 PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& options);
 

@@ -44,10 +44,10 @@ JournalEnd read_journal(const std::filesystem::path& path,
 class Results {
  public:
   /// Creates the file (and the folders above it), or resumes it: equal schema, version and config
-  /// are required, and the error names the first field that differs. A torn last line is cut off; a
-  /// changed commit leaves a `resumed` line. `overwrite` starts anew. "-" is standard output, which
-  /// like any pipe or device cannot be resumed. Errors  Output if the place is not writable or
-  /// another process is writing it; Input if the file there is not a
+  /// are required unless nothing was recorded, and the error names the first field that differs. A
+  /// torn last line is cut off; a changed commit leaves a `resumed` line. `overwrite` starts anew.
+  /// "-" is standard output, which like any pipe or device cannot be resumed. Errors  Output if the
+  /// place is not writable or another process is writing it; Input if the file there is not a
   ///         journal (it is then left alone, even with `overwrite`); Usage if it is another run's
   static Results open(const std::filesystem::path& path,
                       const RunHeader& header,

@@ -1,0 +1,110 @@
+"""Mistakes of a first run, from outside: one message that says what to try, and nothing lost or in the way."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from cli_support import ROOT, needs_binary, refused, stuffed
+
+pytestmark = needs_binary
+MODEL = ROOT / "tests" / "models" / "mamba2-short"
+TEXT = ROOT / "tests" / "models" / "text" / "romans.txt"
+
+
+def measure(command, out, *more):
+    stride = ["--stride", "16"] if command == "state-stats" else []
+    return stuffed(command, "--model", MODEL, "--text", TEXT, "-o", out, *stride, *more)
+
+
+@pytest.mark.parametrize("command", ["ppl-by-length", "state-stats", "retention"])
+def test_a_refused_text_does_not_stand_in_the_way_of_the_corrected_command(command, tmp_path):
+    out = tmp_path / "a.jsonl"
+    refused(measure(command, out, "--length", "1M"), 3, TEXT.name, "--length")
+    assert measure(command, out, "--length", "64").returncode == 0
+    whole = out.read_bytes()
+    refused(measure(command, out, "--length", "32"), 2, out, "config.data.length_tokens: 64 there, 32 here")
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("ppl-by-length", "--per-token"), ("state-stats", "--arrays"), ("retention", "--arrays")]
+)
+def test_arrays_do_not_take_the_place_of_the_results(command, flag, tmp_path):
+    out = tmp_path / "a.jsonl"
+    same = tmp_path / "no" / ".." / "a.jsonl"
+    refused(measure(command, out, "--length", "64", flag, same), 2, flag, "-o")
+    assert not out.exists()
+
+
+def test_what_does_not_fit_into_memory_ends_with_its_exit_code(tmp_path):
+    # 105 TB. LibTorch's allocator throws, unless another library has written over its flags: see CMakeLists.txt.
+    done = measure("ppl-by-length", tmp_path / "a.jsonl", "--length", "64", "--batch-size", "1G")
+    refused(done, 5, "out of memory", "--batch-size")
+
+
+def test_a_model_that_is_not_there_is_not_called_one_without_a_tokenizer(tmp_path):
+    done = stuffed("ppl-by-length", "--model", tmp_path / "absent", "--text", TEXT, "-o", tmp_path / "a.jsonl")
+    refused(done, 3, tmp_path / "absent", "no such file or folder")
+    refused(stuffed("passkey", "--lengths", "512", "--dry-run"), 2, "--tokenizer", "--model")
+
+
+def test_a_folder_for_a_text(tmp_path):
+    done = stuffed("ppl-by-length", "--model", MODEL, "--text", tmp_path, "-o", tmp_path / "a.jsonl")
+    refused(done, 3, tmp_path, "folder")
+    refused(stuffed("generate", "--model", MODEL, "--prompt-file", tmp_path), 3, tmp_path)
+
+
+def test_too_few_documents_say_which_flags_to_change(tmp_path):
+    refused(measure("ppl-by-length", tmp_path / "a.jsonl", "--length", "1M", "--skip-short"), 3, "1048576", "--length")
+
+
+def test_more_prompts_than_can_be_planned_are_refused_at_once(tmp_path):
+    done = stuffed(
+        "passkey", "--tokenizer", "bytes", "--lengths", "512", "--depths", "1G", "--trials", "1G", "--dry-run"
+    )
+    refused(done, 2, "--depths", "--trials")
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "says"),
+    [
+        (["--lr", "-1"], 2, "--lr"),
+        (["--lr", "nan"], 2, "--lr"),
+        (["--beta2", "2"], 2, "--beta2"),
+        (["--clip", "-1"], 2, "--clip"),
+        (["--family", "rwkv6"], 2, "those that can: mamba2"),
+        (["--text", ROOT / "tests"], 3, ROOT / "tests"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_the_first_step(tmp_path, more, code, says):
+    shape = '{"hidden_size": 32, "num_hidden_layers": 1, "head_dim": 16, "state_size": 16}'
+    run = ["--steps", "1", "--device", "cpu", "-o", tmp_path / "run", "--text", TEXT]
+    refused(stuffed("train", "--model-config", shape, *run, *more), code, says)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, overwrite):
+    out = tmp_path / "romans.txt"
+    shutil.copy(TEXT, out)
+    refused(measure("ppl-by-length", out, "--length", "64", *overwrite), 3, out, "not a stuffed journal")
+    assert out.read_bytes() == TEXT.read_bytes()
+
+
+def test_an_unknown_key_of_a_config_file(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("lenght = 64\n")
+    done = measure("ppl-by-length", tmp_path / "a.jsonl", "--config", config)
+    refused(done, 2, config, "no option 'lenght'")
+    done = stuffed("bench", "scan", "--family", "mamba2", "--config", config)
+    refused(done, 2, config, "no option 'lenght'")
+    assert "INI" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["plot_passkey", "plot_ppl_by_length", "plot_state_stats", "plot_retention"])
+def test_a_plot_of_something_else_is_refused_in_one_line(script, tmp_path):
+    plot = [sys.executable, ROOT / "scripts" / f"{script}.py", TEXT, "-o", tmp_path / "a.png"]
+    done = subprocess.run(plot, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and done.stderr.startswith(f"{script}: {TEXT}"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
