@@ -1,5 +1,5 @@
-// What every launch needs: the tensor's device made current, its stream, and an error that names
-// the kernel.
+// What every launch needs: a GPU the kernels were built for, made current, its stream, and an error
+// that names the kernel.
 #pragma once
 #include "stuffed/core/error.h"
 #include "stuffed/core/tensor.h"
@@ -10,6 +10,16 @@
 #include <cuda_runtime_api.h>
 
 namespace stuffed::kernels {
+
+/// Whether the kernels of this build run on x's device: a GPU of compute capability 8.0 or newer.
+/// LibTorch takes older ones too.
+inline bool runs_kernels(const Tensor& x) {
+  int major = 0;
+  return x.is_cuda() &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.device().index()) ==
+             cudaSuccess &&
+         major >= 8;
+}
 
 class CudaCall {
  public:
@@ -30,5 +40,11 @@ class CudaCall {
   c10::cuda::CUDAGuard guard_;
 };
 
+}  // namespace stuffed::kernels
+#else
+namespace stuffed::kernels {
+inline bool runs_kernels(const Tensor&) {
+  return false;
+}
 }  // namespace stuffed::kernels
 #endif

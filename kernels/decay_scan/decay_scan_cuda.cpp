@@ -88,7 +88,8 @@ DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
 void check_taken(const ScanInputs& in, const Tensor& state) {
   check(decay_scan_cuda_takes(in) && state.scalar_type() == at::kFloat && state.is_cuda(),
         Error::Kind::Unsupported,
-        "decay_scan: no CUDA kernel takes q {} [{}], v [{}] and state {} on {}; use --impl chunked",
+        "decay_scan: no CUDA kernel takes q {} [{}], v [{}] and state {} on {} (a GPU of compute "
+        "capability 8.0 or newer is needed); use --impl chunked",
         toString(in.q.scalar_type()), fmt::join(in.q.sizes(), ","), fmt::join(in.v.sizes(), ","),
         toString(state.scalar_type()), state.device().str());
 }
@@ -99,7 +100,7 @@ bool decay_scan_cuda_takes(const ScanInputs& in) {
   const auto known = [](const Tensor& x) {
     return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat;
   };
-  if (!known(in.q) || !known(in.k) || !known(in.v))
+  if (!runs_kernels(in.q) || !known(in.q) || !known(in.k) || !known(in.v))
     return false;
   if (in.factored_decay)
     return in.q.size(3) <= 16 && in.v.size(3) == 1 && !in.bonus && !in.erase;

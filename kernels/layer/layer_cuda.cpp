@@ -43,7 +43,7 @@ bool has_aligned_rows(const Tensor& x) {
 bool layer_cuda_takes(std::initializer_list<Tensor> activations) {
   for (const Tensor& x : activations) {
     const auto type = x.scalar_type();
-    if (!STUFFED_WITH_CUDA || !x.is_cuda() || type != activations.begin()->scalar_type() ||
+    if (!runs_kernels(x) || type != activations.begin()->scalar_type() ||
         (type != at::kFloat && type != at::kBFloat16) || wants_gradient(x) || x.dim() == 0 ||
         x.numel() == 0 || !has_aligned_rows(x))
       return false;
@@ -52,8 +52,8 @@ bool layer_cuda_takes(std::initializer_list<Tensor> activations) {
 }
 
 bool nll_cuda_takes(const Tensor& logits) {
-  return STUFFED_WITH_CUDA && logits.is_cuda() && logits.dim() == 2 && logits.numel() > 0 &&
-         logits.stride(1) == 1 && !wants_gradient(logits) &&
+  return runs_kernels(logits) && logits.dim() == 2 && logits.numel() > 0 && logits.stride(1) == 1 &&
+         !wants_gradient(logits) &&
          (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
 }
 
