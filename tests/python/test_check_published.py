@@ -119,13 +119,12 @@ def test_a_model_that_only_guesses_fails_by_its_loss(script, tmp_path, monkeypat
 def test_a_python_without_the_packages_is_changed_for_the_checkouts(script, monkeypatch):
     begun = []
     monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(script.os, "execv", lambda python, arguments: begun.append((python, arguments[1:])))
-    monkeypatch.setattr(script.sys, "prefix", "/usr")
+    monkeypatch.setattr(script.os, "execve", lambda python, arguments, _: begun.append(arguments))
     monkeypatch.setattr(script.sys, "argv", ["check_published", "FOLDER", "--only", "x"])
     monkeypatch.setattr(script.pathlib.Path, "exists", lambda path: True)
     with pytest.raises(SystemExit, match="numpy and safetensors"):  # execv() would not have returned
         script.use_environment()
-    assert begun == [(ROOT / ".venv" / "bin" / "python", [str(SCRIPT), "FOLDER", "--only", "x"])]
+    assert begun == [[str(ROOT / ".venv" / "bin" / "python"), str(SCRIPT), "FOLDER", "--only", "x"]]
 
 
 def test_a_binary_that_is_not_there_is_said_once(tmp_path):
