@@ -1,6 +1,7 @@
 // `stuffed generate`: where the prompt comes from, and how the new text is shown.
 #include "stuffed/eval/generate.h"
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -159,6 +160,8 @@ void run(Options options, Context& context) {
   const size_t prompt_tokens = feed(options, *model, *rule, tokenizer.get(), saved);
 
   eval::SamplerOptions& sampler = options.how.sampler;
+  for (const double x : {options.temperature.value_or(1), options.top_p.value_or(1)})
+    check(!std::isnan(x), Error::Kind::Usage, "--temperature and --top-p take a number, not nan");
   sampler.greedy = !options.temperature && !options.top_k && !options.top_p;
   sampler.temperature = options.temperature.value_or(1);
   sampler.top_k = options.top_k.value_or(0);

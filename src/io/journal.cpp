@@ -55,7 +55,7 @@ JournalEnd read_journal(const std::filesystem::path& path,
     const LinePlace place{.offset_bytes = end.whole_bytes,
                           .bytes = static_cast<int64_t>(text.size())};
     check(number > 0 || text.starts_with('{'), Error::Kind::Input,
-          "{}: is not a stuffed journal, and is left as it is; name another file", path.string());
+          "{}: not a stuffed journal, which is left as it is; name another file", where);
     const json line = parse_json(text, where);
     check(!end.finished, Error::Kind::Input, "{}: comes after the end line", where);
     if (number == 0) {

@@ -55,6 +55,11 @@ def test_a_folder_for_a_text(tmp_path):
     refused(stuffed("generate", "--model", MODEL, "--prompt-file", tmp_path), 3, tmp_path)
 
 
+@pytest.mark.parametrize("flag", ["--temperature", "--top-p"])
+def test_a_sampling_that_is_no_number(flag):
+    refused(stuffed("generate", "--model", MODEL, "--prompt", "a", flag, "nan"), 2, flag)
+
+
 def test_too_few_documents_say_which_flags_to_change(tmp_path):
     refused(measure("ppl-by-length", tmp_path / "a.jsonl", "--length", "1M", "--skip-short"), 3, "1048576", "--length")
 
