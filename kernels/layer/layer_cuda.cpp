@@ -10,18 +10,6 @@ namespace stuffed::kernels {
 
 namespace {
 
-/// Batch, tokens and channels of an activation: [B,T,C], or dense with all but the last axis as
-/// tokens.
-struct Shape {
-  int64_t batch, tokens, channels;
-};
-
-Shape shape_of(const Tensor& x) {
-  if (x.dim() == 3)
-    return {x.size(0), x.size(1), x.size(2)};
-  return {1, x.numel() / std::max<int64_t>(1, x.size(-1)), x.size(-1)};
-}
-
 bool wants_gradient(const Tensor& x) {
   return at::GradMode::is_enabled() && x.requires_grad();
 }
@@ -68,6 +56,18 @@ bool layer_cuda_takes_parameters(std::initializer_list<Tensor> parameters) {
 #if STUFFED_WITH_CUDA
 
 namespace {
+
+/// Batch, tokens and channels of an activation: [B,T,C], or dense with all but the last axis as
+/// tokens.
+struct Shape {
+  int64_t batch, tokens, channels;
+};
+
+Shape shape_of(const Tensor& x) {
+  if (x.dim() == 3)
+    return {x.size(0), x.size(1), x.size(2)};
+  return {1, x.numel() / std::max<int64_t>(1, x.size(-1)), x.size(-1)};
+}
 
 Rows rows_of(const Tensor& x) {
   if (!x.defined())
