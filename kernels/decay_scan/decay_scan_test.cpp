@@ -170,7 +170,7 @@ TEST(DecayScan, ASlowDecayDoesNotDriftOverManyChunks) {
   for (const Variant variant : kVariants)
     for (const int64_t chunk : {16, 64}) {
       Problem p = only_decays(variant, kChunks * chunk, kLogDecay / static_cast<double>(chunk));
-      p.state.uniform_(0.5, 1);
+      p.state = at::rand(p.state.sizes(), p.state.options()) * 0.5 + 0.5;
       const Tensor state = ops::decay_scan_chunked(p.in, p.state, chunk).state;
       const Tensor expected = p.state.to(at::kDouble) * std::exp(kLogDecay * kChunks);
       EXPECT_LT(std::abs((state / expected - 1).mean().item<double>()), 5e-6)
