@@ -1,8 +1,6 @@
 // HGRN-2 (arXiv:2404.07904) from flash-linear-attention's layout: a forget gate f with a lower
 // bound that grows with depth, and k = 1 - f, so that what is forgotten makes room for what is
 // written.
-#include <cmath>
-
 #include <ATen/ATen.h>
 
 #include "checkpoint.h"
