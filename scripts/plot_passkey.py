@@ -2,8 +2,10 @@
 """Draws a passkey run: the heat map over length and depth, and accuracy for answers within the last tokens.
 
     scripts/plot_passkey.py passkey.jsonl -o figures
+    scripts/plot_passkey.py passkey.jsonl -o passkey.png
 
-Writes heat_map.pdf and acc_curve.pdf. Cells without a trial are grey, so that they are not taken for zero.
+Writes heat_map.pdf and acc_curve.pdf into a folder, or both side by side into one picture. Cells without a trial are
+grey, so that they are not taken for zero.
 """
 
 from __future__ import annotations
@@ -37,9 +39,8 @@ def accuracy_grid(run: stuffed_results.Run) -> tuple[list[int], np.ndarray]:
     return lengths, np.ma.masked_invalid(grid)
 
 
-def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path) -> None:
+def heat_map(axes, run: stuffed_results.Run) -> None:
     lengths, grid = accuracy_grid(run)
-    figure, axes = plt.subplots(figsize=(2.2, 2.2), dpi=300)
     colours = matplotlib.colormaps["RdYlGn"].with_extremes(bad=NO_DATA)
     axes.imshow(grid, cmap=colours, vmin=-0.2, vmax=1.2, aspect="auto", interpolation="nearest")
     longest = max(lengths)
@@ -51,14 +52,11 @@ def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path) -> None:
     axes.set_yticks([m - 0.5 for m in marks], [f"{100 * m // rows}" for m in marks], fontsize=6)
     axes.set_xlabel("Context Len.", fontsize=7)
     axes.set_ylabel("Ans. Depth (%)", fontsize=7)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
 
 
-def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
+def curves(axes, run: stuffed_results.Run) -> None:
     summary = run.records["summary"]
     lengths = np.array(summary["lengths_tokens"]) / 1024
-    figure, axes = plt.subplots(figsize=(3, 2.2), dpi=300)
     for curve in summary["last_tokens"]:
         points = [(x, p) for x, p in zip(lengths, curve["points"], strict=True) if p is not None]
         x = [x for x, _ in points]
@@ -72,29 +70,53 @@ def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
     axes.set_ylabel("Accuracy", fontsize=7)
     if summary["last_tokens"]:
         axes.legend(title="within the last", fontsize=5, title_fontsize=5)
+
+
+def save(path: pathlib.Path, run: stuffed_results.Run, panels: list, width: float) -> None:
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.2), dpi=300, squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=True):
+        panel(axis, run)
+    if len(panels) > 1:
+        figure.tight_layout()
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
+
+
+def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path) -> None:
+    save(path, run, [heat_map], 2.2)
+
+
+def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
+    save(path, run, [curves], 3)
+
+
+def draw_both(run: stuffed_results.Run, path: pathlib.Path) -> None:
+    save(path, run, [heat_map, curves], 5.4)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=pathlib.Path, help="journal of a passkey run")
     parser.add_argument(
-        "-o", "--output", type=pathlib.Path, default=pathlib.Path("."), help="folder of the two figures"
+        "-o",
+        "--output",
+        type=stuffed_results.figure_path,
+        default=pathlib.Path("."),
+        help="folder of the two figures, or one picture of both, such as FIG.png",
     )
     arguments = parser.parse_args()
-    try:
+    with stuffed_results.explained("plot_passkey", arguments.results, arguments.output):
         run = stuffed_results.read(arguments.results, "stuffed.passkey")
         if "summary" not in run.records:
             raise stuffed_results.ResultsError(
                 f"{arguments.results}: has no summary yet; let the run finish (the same command resumes)"
             )
+        if arguments.output.suffix and not arguments.output.is_dir():
+            draw_both(run, arguments.output)
+            return 0
         arguments.output.mkdir(parents=True, exist_ok=True)
         draw_heat_map(run, arguments.output / "heat_map.pdf")
         draw_curves(run, arguments.output / "acc_curve.pdf")
-    except (stuffed_results.ResultsError, OSError) as error:
-        print(f"plot_passkey: {error}", file=sys.stderr)
-        return 3
     return 0
 
 

@@ -79,7 +79,7 @@ def finish_axes(axes, runs, arguments) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+")
-    parser.add_argument("-o", "--output", required=True, help="FIG.png or FIG.pdf")
+    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
     parser.add_argument(
         "--label", action="append", default=[], help="name of a run, in order; default: its file's name"
     )
@@ -87,17 +87,14 @@ def main() -> int:
     parser.add_argument("--log-x", action="store_true")
     parser.add_argument("--y-max", type=float)
     arguments = parser.parse_args()
-    try:
-        runs = [stuffed_results.read(path) for path in arguments.results]
+    with stuffed_results.explained("plot_ppl_by_length", arguments.results, arguments.output):
+        runs = [stuffed_results.read(path, "stuffed.ppl_by_length") for path in arguments.results]
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for i, run in enumerate(runs):
             label = arguments.label[i] if i < len(arguments.label) else run.path.stem
             draw(axes, run, label, COLOURS[i % len(COLOURS)], arguments.perplexity)
         finish_axes(axes, runs, arguments)
         figure.savefig(arguments.output, dpi=160)
-    except (stuffed_results.ResultsError, OSError) as error:
-        print(f"plot_ppl_by_length: {error}", file=sys.stderr)
-        return 3
     return 0
 
 

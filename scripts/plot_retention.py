@@ -106,11 +106,11 @@ def draw_effrem(axes, points: list, train_len) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
-    parser.add_argument("-o", "--output", required=True, help="FIG.png or FIG.pdf")
+    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
     parser.add_argument("--at", type=int, help="of the left panel; default: the most tokens read")
     parser.add_argument("--document", type=int, help="index; default: all of them together")
     arguments = parser.parse_args()
-    try:
+    with stuffed_results.explained("plot_retention", arguments.results, arguments.output):
         run = stuffed_results.read(arguments.results, "stuffed.retention")
         key = "summary" if arguments.document is None else f"document={arguments.document}"
         if key not in run.records:
@@ -130,9 +130,6 @@ def main() -> int:
         draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], record["transition"])
         draw_effrem(axes[2], record["points"], run.config["train_len_tokens"])
         figure.savefig(arguments.output, dpi=160)
-    except (stuffed_results.ResultsError, OSError) as error:
-        print(f"plot_retention: {error}", file=sys.stderr)
-        return 3
     return 0
 
 

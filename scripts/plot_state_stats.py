@@ -247,7 +247,7 @@ KINDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
-    parser.add_argument("-o", "--output", required=True, help="FIG.png or FIG.pdf")
+    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
     parser.add_argument("--kind", choices=KINDS, default="states")
     parser.add_argument("--layer", type=int)
     parser.add_argument("--heads", type=lambda text: [int(h) for h in text.split(",")], help="such as 0,1,7")
@@ -257,13 +257,10 @@ def main() -> int:
     parser.add_argument("--linear", action="store_true", help="no logarithmic axis or colours")
     parser.add_argument("--no-loss", dest="loss", action="store_false", help="leave out the panel of the loss")
     arguments = parser.parse_args()
-    try:
+    with stuffed_results.explained("plot_state_stats", arguments.results, arguments.output):
         run = stuffed_results.read(arguments.results, "stuffed.state_stats")
         figure = KINDS[arguments.kind](Data(run, arguments), arguments)
         figure.savefig(arguments.output, dpi=160)
-    except (stuffed_results.ResultsError, OSError) as error:
-        print(f"plot_state_stats: {error}", file=sys.stderr)
-        return 3
     return 0
 
 

@@ -4,9 +4,12 @@ run = read("war.jsonl")
 run.summary["mean_nll_nats"], run.config["model"]["family"]
 """
 
+import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
+import sys
 
 # The newest version of each schema that this reader knows. A newer file is refused, never guessed.
 KNOWN = {
@@ -91,6 +94,37 @@ def read(path, schema: str | None = None) -> Run:
         else:
             raise ResultsError(f"{path}: line {number}: is neither a record nor a resumed or end line")
     return run
+
+
+@contextlib.contextmanager
+def explained(script: str, results, output=None):
+    """Whatever is wrong with the results ends the script with one line and exit code 3, as does drawing over them."""
+    results = results if isinstance(results, list) else [results]
+    try:
+        for path in map(pathlib.Path, results):
+            if output is not None and path.exists() and pathlib.Path(output).exists() and path.samefile(output):
+                raise ResultsError(f"{output}: holds the results; name another picture")
+        yield
+    except (ResultsError, OSError) as error:
+        _end(script, str(error))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        _end(script, f"{', '.join(map(str, results))}: not what this script reads ({' '.join(reason.split())})")
+
+
+def _end(script: str, message: str) -> None:
+    print(f"{script}: {message}", file=sys.stderr)
+    sys.exit(3)
+
+
+def figure_path(text: str) -> pathlib.Path:
+    """For argparse: the name of a picture that can be drawn, or of a folder for those who take one (no suffix)."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path, known = pathlib.Path(text), sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in known and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is no picture; its name ends in .{', .'.join(known)}")
+    return path
 
 
 def arrays(run: Run) -> dict:

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("results", nargs="+")
     parser.add_argument("--positions", nargs="+", type=int, help="tokens")
     arguments = parser.parse_args()
-    try:
+    with stuffed_results.explained("table_ppl_by_length", arguments.results):
         runs = [stuffed_results.read(path, "stuffed.ppl_by_length") for path in arguments.results]
         positions = arguments.positions or default_positions(runs)
         names = [run.path.stem for run in runs]
@@ -45,9 +45,6 @@ def main() -> int:
         print(" ".join([f"{'position':{wide}}", *(f"{p:>15}" for p in positions)]))
         for name, run in zip(names, runs, strict=True):
             print(" ".join([f"{name:{wide}}", *(f"{cell(run.summary, p):>15}" for p in positions)]))
-    except (stuffed_results.ResultsError, OSError) as error:
-        print(f"table_ppl_by_length: {error}", file=sys.stderr)
-        return 3
     return 0
 
 

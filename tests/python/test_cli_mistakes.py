@@ -113,3 +113,43 @@ def test_a_plot_of_something_else_is_refused_in_one_line(script, tmp_path):
     done = subprocess.run(plot, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and done.stderr.startswith(f"{script}: {TEXT}"), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
+
+
+def draw(script, journal, output):
+    plot = [sys.executable, ROOT / "scripts" / f"{script}.py", journal, "-o", output]
+    return subprocess.run(plot, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("script", ["plot_passkey", "plot_ppl_by_length", "plot_state_stats", "plot_retention"])
+def test_a_plot_of_another_command_is_refused_in_one_line(script, tmp_path):
+    schema = script.replace("plot_", "stuffed.")
+    foreign = [path for path in SAMPLES if f'"schema":"{schema}"' not in path.read_text().split("\n", 1)[0]]
+    assert foreign
+    for journal in foreign:
+        done = draw(script, journal, tmp_path / "a.png")
+        assert done.returncode == 3 and done.stderr.startswith(f"{script}: {journal}"), done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["plot_passkey", "plot_ppl_by_length", "plot_state_stats", "plot_retention"])
+def test_a_plot_of_results_that_lack_a_field_is_refused_in_one_line(script, tmp_path):
+    journal = tmp_path / "a.jsonl"
+    schema = script.replace("plot_", "stuffed.")
+    journal.write_text(
+        f'{{"schema":"{schema}","version":1,"config":{{}},"provenance":{{}}}}\n{{"key":"summary"}}\n'
+        '{"end":true,"records":1}\n'
+    )
+    done = draw(script, journal, tmp_path / "a.png")
+    assert done.returncode == 3 and done.stderr.startswith(f"{script}: {journal}"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("script", ["plot_passkey", "plot_ppl_by_length", "plot_state_stats", "plot_retention"])
+def test_a_picture_of_an_unknown_kind_is_refused(script, tmp_path):
+    done = draw(script, TEXT, tmp_path / "a.jsonl")
+    assert done.returncode == 2 and "a.jsonl" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
