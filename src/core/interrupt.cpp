@@ -1,39 +1,106 @@
 #include "stuffed/core/interrupt.h"
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <csignal>
+#include <thread>
+#include <unistd.h>
 
 #include "stuffed/core/error.h"
 
 namespace stuffed {
 
 namespace {
-// A signal handler can reach nothing that is not global, and write nothing but this type.
-volatile std::sig_atomic_t signal_seen = 0;
 
-void remember(int signal) {
-  signal_seen = signal;
+using Clock = std::chrono::steady_clock;
+
+// Written by the thread that takes the signals, read by those that compute.
+std::atomic<int> first_signal = 0;
+std::atomic<Clock::rep> first_signal_at = 0;
+
+constexpr std::array kCaught = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+
+std::string name_of(int signal) {
+  const char* const name = sigabbrev_np(signal);
+  return name ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
 }
+
+/// Whoever pressed Ctrl-C wants to know that it was heard. Where standard error cannot be written,
+/// nobody does.
+void announce(int signal) {
+  const std::string line =
+      signal == SIGINT
+          ? std::string("\nstuffed: stopping after this segment; press again to stop now\n")
+          : fmt::format("stuffed: {}: stopping after this segment; send it again to stop now\n",
+                        name_of(signal));
+  [[maybe_unused]] const ssize_t ignored = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+void act_by_default(int signal) {
+  std::signal(signal, SIG_DFL);
+  sigset_t only = {};
+  sigemptyset(&only);
+  sigaddset(&only, signal);
+  ::kill(::getpid(), signal);
+  pthread_sigmask(SIG_UNBLOCK, &only, nullptr);  // delivered here, before this returns
+}
+
+[[noreturn]] void take_signals(const sigset_t& caught) {
+  std::array<bool, NSIG> seen = {};
+  for (;;) {
+    int signal = 0;
+    if (sigwait(&caught, &signal) != 0)
+      continue;
+    if (seen.at(static_cast<size_t>(signal)))
+      act_by_default(signal);
+    seen.at(static_cast<size_t>(signal)) = true;
+    if (first_signal == 0) {
+      first_signal_at = Clock::now().time_since_epoch().count();
+      first_signal = signal;
+    }
+    announce(signal);
+  }
+}
+
+bool is_ignored(int signal) {
+  struct sigaction action = {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 }  // namespace
 
 void catch_signals() {
-  struct sigaction action = {};
-  action.sa_handler = remember;
-  action.sa_flags =
-      SA_RESTART | static_cast<int>(SA_RESETHAND);  // once: the second of its kind acts as usual
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1})
-    sigaction(signal, &action, nullptr);
+  sigset_t caught = {};
+  sigemptyset(&caught);
+  for (const int signal : kCaught)
+    if (!is_ignored(signal))
+      sigaddset(&caught, signal);
+  pthread_sigmask(SIG_BLOCK, &caught, nullptr);
+  std::thread(take_signals, caught).detach();
   std::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit: write() then fails, and we can say so
 }
 
 bool interrupted() {
-  return signal_seen != 0;
+  return first_signal != 0;
+}
+
+std::string signal_name() {
+  return interrupted() ? name_of(first_signal) : std::string();
 }
 
 void stop_if_interrupted() {
-  check(
-      !interrupted(), Error::Kind::Interrupted,
-      "stopped by signal {}; what was measured so far is kept: run the same command again to go on",
-      static_cast<int>(signal_seen));
+  check(!interrupted(), Error::Kind::Interrupted,
+        "stopped by {}; what was measured so far is kept: run the same command again to go on",
+        signal_name());
+}
+
+void leave_if_overdue() {
+  if (!interrupted())
+    return;
+  const Clock::duration waited = Clock::now().time_since_epoch() - Clock::duration(first_signal_at);
+  check(std::chrono::duration<double>(waited).count() < kGraceSeconds, Error::Kind::Interrupted,
+        "stopped by {}", signal_name());
 }
 
 }  // namespace stuffed

@@ -1,16 +1,30 @@
-// Was this process asked to stop? Long commands look between two records, so that what is written
+// Was this process asked to stop? Long commands look between two segments, so that what is written
 // stays whole.
 #pragma once
+#include <string>
 
 namespace stuffed {
 
-/// From now on the first SIGINT, SIGTERM or SIGUSR1 is only remembered; a second one of the same
-/// kind kills.
+/// From now on SIGINT, SIGTERM, SIGHUP and SIGUSR1 only ask to stop: the first of a kind is
+/// announced on standard error and remembered, a second one of the same kind acts as it would by
+/// default. What was ignored before stays ignored (nohup).
+///
+/// Call it before LibTorch starts any thread: the signals are blocked in every thread and taken by
+/// one of our own. No handler ever runs on a thread that computes, because oneDNN's matrix products
+/// use the stack pointer as an ordinary register: a signal frame would be written into the heap.
 void catch_signals();
 
 bool interrupted();
 
+/// "SIGTERM"; of the first signal that came. Empty: none came.
+std::string signal_name();
+
 /// Throws Error{Interrupted} if a signal came.
 void stop_if_interrupted();
+
+/// Throws Error{Interrupted} if a signal came over kGraceSeconds ago: for places inside a segment
+/// that can be left and done again.
+void leave_if_overdue();
+inline constexpr double kGraceSeconds = 5;
 
 }  // namespace stuffed
