@@ -21,18 +21,21 @@ std::map<std::string, std::string> fields(const StateTag& tag) {
           {"mitigations", tag.mitigations}};
 }
 
-std::string slot_prefix(size_t layer) {
-  return fmt::format("layers.{}.", layer);
+std::string slot_prefix(const std::string& prefix, size_t layer) {
+  return fmt::format("{}layers.{}.", prefix, layer);
 }
 
 /// A tensor of the saved state, checked against the shape and type a fresh state of the model has.
-Tensor checked(const io::TensorFile& file, const std::string& name, const Tensor& fresh) {
-  check(file.has(name), Error::Kind::Input, "{}: saved state without '{}'", file.path().string(),
-        name);
-  const Tensor tensor = file.load(name);
+Tensor checked(const TensorsByName& tensors,
+               const std::string& name,
+               const Tensor& fresh,
+               const std::string& where) {
+  const auto found = tensors.find(name);
+  check(found != tensors.end(), Error::Kind::Input, "{}: saved state without '{}'", where, name);
+  const Tensor& tensor = found->second;
   check(tensor.sizes() == fresh.sizes() && tensor.scalar_type() == fresh.scalar_type(),
-        Error::Kind::Input, "{}: '{}' is {} [{}], this model's is {} [{}]", file.path().string(),
-        name, at::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "),
+        Error::Kind::Input, "{}: '{}' is {} [{}], this model's is {} [{}]", where, name,
+        at::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", "),
         at::toString(fresh.scalar_type()), fmt::join(fresh.sizes(), ", "));
   return tensor.to(fresh.device(), tensor.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
 }
@@ -70,25 +73,56 @@ int64_t read_position(const io::TensorFile& file) {
 
 }  // namespace
 
-void save_state(const std::filesystem::path& path, const SavedState& saved, const StateTag& tag) {
-  std::vector<std::pair<std::string, Tensor>> tensors;
-  const auto add = [&](const std::string& name, const Tensor& tensor) {
+void put_state(TensorsByName& tensors, const std::string& prefix, const State& state) {
+  const auto put = [&](const std::string& name, const Tensor& tensor) {
     if (tensor.defined())
-      tensors.emplace_back(name, tensor.to(at::kCPU).contiguous());
+      tensors[name] = tensor;
   };
-  for (size_t i = 0; i < saved.state.layers.size(); ++i) {
-    const LayerState& layer = saved.state.layers[i];
-    add(slot_prefix(i) + "recurrent", layer.recurrent);
-    add(slot_prefix(i) + "conv", layer.conv);
-    add(slot_prefix(i) + "shift", layer.shift);
+  for (size_t i = 0; i < state.layers.size(); ++i) {
+    const LayerState& layer = state.layers[i];
+    const std::string home = slot_prefix(prefix, i);
+    put(home + "recurrent", layer.recurrent);
+    put(home + "conv", layer.conv);
+    put(home + "shift", layer.shift);
     for (const auto& [slot, tensor] : layer.extra)
-      add(slot_prefix(i) + "extra." + slot, tensor);
+      put(home + "extra." + slot, tensor);
   }
-  add("last_hidden", saved.last_hidden);
+}
+
+State take_state(const TensorsByName& tensors,
+                 const std::string& prefix,
+                 int64_t position,
+                 int64_t batch,
+                 const RecurrentLM& model,
+                 const std::string& where) {
+  State state = model.initial_state(batch);
+  state.position = position;
+  for (size_t i = 0; i < state.layers.size(); ++i) {
+    LayerState& layer = state.layers[i];
+    const std::string own = slot_prefix(prefix, i), extra = own + "extra.";
+    for (const auto& [name, home] :
+         {std::pair{"recurrent", &layer.recurrent}, {"conv", &layer.conv}, {"shift", &layer.shift}})
+      if (home->defined())
+        *home = checked(tensors, own + name, *home, where);
+    // A mitigation checks its own slots when it meets them; their shapes depend on how far it got.
+    for (auto slot = tensors.lower_bound(extra);
+         slot != tensors.end() && slot->first.starts_with(extra); ++slot)
+      layer.extra[slot->first.substr(extra.size())] =
+          slot->second.to(model.device(), slot->second.scalar_type(), /*non_blocking=*/false,
+                          /*copy=*/true);
+  }
+  return state;
+}
+
+void save_state(const std::filesystem::path& path, const SavedState& saved, const StateTag& tag) {
+  TensorsByName tensors;
+  put_state(tensors, "", saved.state);
+  if (saved.last_hidden.defined())
+    tensors["last_hidden"] = saved.last_hidden;
   auto metadata = fields(tag);
   metadata["stuffed.state"] = kVersion;
   metadata["position"] = std::to_string(saved.state.position);
-  io::write_safetensors(path, tensors, metadata);
+  io::write_safetensors(path, {tensors.begin(), tensors.end()}, metadata);
 }
 
 SavedState load_state(const std::filesystem::path& path,
@@ -96,24 +130,14 @@ SavedState load_state(const std::filesystem::path& path,
                       const RecurrentLM& model) {
   const io::TensorFile file = io::TensorFile::open(path);
   check_tag(file, expected);
+  TensorsByName tensors;
+  for (const auto& [name, entry] : file.entries())
+    tensors[name] = file.load(name);
   SavedState saved;
-  saved.state = model.initial_state(1);
-  saved.state.position = read_position(file);
-  for (size_t i = 0; i < saved.state.layers.size(); ++i) {
-    LayerState& layer = saved.state.layers[i];
-    const std::string prefix = slot_prefix(i);
-    for (const auto& [name, home] :
-         {std::pair{"recurrent", &layer.recurrent}, {"conv", &layer.conv}, {"shift", &layer.shift}})
-      if (home->defined())
-        *home = checked(file, prefix + name, *home);
-    // A mitigation checks its own slots when it meets them; their shapes depend on how far it got.
-    for (const auto& [name, entry] : file.entries())
-      if (name.starts_with(prefix + "extra."))
-        layer.extra[name.substr(prefix.size() + 6)] =
-            file.load(name).to(model.device(), entry.dtype, /*non_blocking=*/false, /*copy=*/true);
-  }
+  saved.state = take_state(tensors, "", read_position(file), 1, model, path.string());
   const auto options = at::TensorOptions().dtype(model.dtype()).device(model.device());
-  saved.last_hidden = checked(file, "last_hidden", at::empty({1, model.config().d_model}, options));
+  saved.last_hidden = checked(tensors, "last_hidden",
+                              at::empty({1, model.config().d_model}, options), path.string());
   return saved;
 }
 

@@ -1,6 +1,7 @@
 // A state in a file: a million-token prompt becomes a one-time cost.
 #pragma once
 #include <filesystem>
+#include <map>
 #include <string>
 
 #include "stuffed/models/recurrent_lm.h"
@@ -20,6 +21,21 @@ struct SavedState {
   State state;
   Tensor last_hidden;  // [B,D]: the row that predicts the next token
 };
+
+/// The tensors of a state, by the names they have in a file: `<prefix>layers.<i>.recurrent`,
+/// `.conv`,
+/// `.shift`, `.extra.<slot>`. The position is not among them.
+using TensorsByName = std::map<std::string, Tensor>;
+void put_state(TensorsByName& tensors, const std::string& prefix, const State& state);
+
+/// A state of `batch` sequences after `position` tokens, copied to the model's device.
+/// Errors  Input, naming `where`, if a tensor is missing or its shape or type is not this model's
+State take_state(const TensorsByName& tensors,
+                 const std::string& prefix,
+                 int64_t position,
+                 int64_t batch,
+                 const RecurrentLM& model,
+                 const std::string& where);
 
 /// Safetensors: `layers.<i>.recurrent`, `.conv`, `.shift`, `.extra.<slot>`, `last_hidden`; the tag,
 /// the position and the format's version are metadata. Errors  Output
