@@ -19,6 +19,7 @@ void add_output_option(CLI::App& app, EvaluationOptions& options) {
 
 void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::string& what) {
   app.add_flag("--overwrite", options.overwrite, "Start anew instead of resuming")->group("Output");
+  add_save_every(app, options.save_every, "Output");
   app.add_flag("--fail-nonfinite", options.fail_nonfinite,
                "Exit code 6 if " + what + " is not finite")
       ->group("Output");

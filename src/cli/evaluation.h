@@ -16,12 +16,13 @@ struct EvaluationOptions {
   ModelOptions model;
   DataOptions data;
   bool overwrite = false, fail_nonfinite = false;
+  double save_every = 600;  // seconds
   std::string output;
 };
 
 /// -o; a command's own outputs follow it in the help, then add_rerun_options().
 void add_output_option(CLI::App& app, EvaluationOptions& options);
-/// --overwrite and --fail-nonfinite; `what` may be not finite: "a loss".
+/// --overwrite, --save-every and --fail-nonfinite; `what` may be not finite: "a loss".
 void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::string& what);
 
 /// What runs, and what its results say of it.

@@ -125,6 +125,16 @@ CLI::Option* add_sizes(CLI::App& app,
       ->type_name("SIZES");
 }
 
+void add_save_every(CLI::App& app, double& home, const std::string& group) {
+  app.add_option("--save-every", home,
+                 "Seconds between saves of an unfinished measurement, so that a kill without "
+                 "warning costs no more; a signal saves in any case; 0: only then")
+      ->check(CLI::Range(0.0, 1e9))
+      ->type_name("SECONDS")
+      ->capture_default_str()
+      ->group(group);
+}
+
 CLI::Option* add_choice(CLI::App& app,
                         const std::string& flag,
                         std::string& home,

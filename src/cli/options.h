@@ -53,6 +53,9 @@ CLI::Option* add_sizes(CLI::App& app,
                        const std::string& description,
                        int64_t minimum = 1);
 
+/// --save-every SECONDS: how much a kill without warning costs.
+void add_save_every(CLI::App& app, double& home, const std::string& group);
+
 /// An option that takes one of `choices`.
 CLI::Option* add_choice(CLI::App& app,
                         const std::string& flag,

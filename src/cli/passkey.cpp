@@ -23,6 +23,7 @@ struct Options {
   int64_t batch_size = 64;
   int64_t train_len = 0;
   bool dry_run = false, overwrite = false;
+  double save_every = 600;  // seconds
   std::string output;
 };
 
@@ -110,10 +111,11 @@ void run(const Options& options, Context& context) {
                          .config = config,
                          .provenance = io::provenance(context.command_line, model->device())},
                         options.overwrite);
+  eval::Checkpoint checkpoint(results, options.save_every);
   const bool line = isatty(STDERR_FILENO) != 0;
   const eval::TreeCount count =
       eval::run_passkey(*model, *rule, *tokenizer, task, task_options, limits_of(options, *model),
-                        results, [&](int64_t done) {
+                        results, checkpoint, [&](int64_t done) {
                           if (line)
                             fmt::print(stderr, "\r{}/{} prompts", done, task.trials.size());
                         });
@@ -122,6 +124,7 @@ void run(const Options& options, Context& context) {
   results.finish({{"tokens_fed", count.tokens_fed},
                   {"peak_states", count.peak_states},
                   {"forward_calls", count.forward_calls}});
+  checkpoint.remove();
   fmt::print(options.output == "-" ? stderr : stdout, "{}",
              eval::passkey_heat_map(task_options, results));
 }
@@ -183,6 +186,7 @@ void add_passkey(CLI::App& root, Commands& commands) {
       ->group("Output");
   app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
       ->group("Output");
+  add_save_every(*app, options->save_every, "Output");
   app->add_flag("--dry-run", options->dry_run,
                 "Print prompts, their tokens, and tokens to feed as JSON; load no weights")
       ->group("Output");

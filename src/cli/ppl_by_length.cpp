@@ -32,10 +32,11 @@ void run(const Options& options, Context& context) {
       .run = it.every_record};
   io::Results results =
       open_results(options, context, it, eval::kPplByLengthSchema, eval::kPplByLengthVersion);
+  eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;
-  const io::json summary =
-      eval::run_ppl_by_length(*it.model, *it.rule, it.source, it.tokenizer.get(), how, results,
-                              [&](const eval::Progress& progress) { line.show(progress); });
+  const io::json summary = eval::run_ppl_by_length(
+      *it.model, *it.rule, it.source, it.tokenizer.get(), how, results, checkpoint,
+      [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, ppl_table(summary), "the loss is not finite somewhere");
 }

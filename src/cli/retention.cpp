@@ -55,9 +55,10 @@ void run(const Options& options, Context& context) {
                                    .run = it.every_record};
   io::Results results =
       open_results(options, context, it, eval::kRetentionSchema, eval::kRetentionVersion);
+  eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line("tokens (suffixes counted)");
   const io::json summary =
-      eval::run_retention(*it.model, *it.rule, decays, it.source, how, results,
+      eval::run_retention(*it.model, *it.rule, decays, it.source, how, results, checkpoint,
                           [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, retention_table(summary), "a prediction or a decay is not finite");

@@ -70,10 +70,12 @@ void run(const Options& options, Context& context) {
   task.run = it.every_record;
   io::Results results =
       open_results(options, context, it, eval::kStateStatsSchema, eval::kStateStatsVersion);
+  eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;
   const io::json summary = eval::run_state_stats(
       *it.model, [&](Observer& observer) { return open_rule(options.model, *it.model, &observer); },
-      it.source, task, results, [&](const eval::Progress& progress) { line.show(progress); });
+      it.source, task, results, checkpoint,
+      [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, state_table(summary) + fmt::format("arrays: {}\n", task.arrays.string()),
          "a loss or a state is not finite somewhere");

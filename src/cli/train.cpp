@@ -133,6 +133,7 @@ void add_record_options(CLI::App& app, train::TrainConfig& config) {
   add_size(app, "--checkpoint-every", config.checkpoint_every,
            "Steps between checkpoints, from which the same command goes on")
       ->group(group);
+  add_save_every(app, config.save_every, group);
   add_size(app, "--validation-rows", config.validation_rows, "Validation sequences of each source")
       ->group(group);
   add_size(app, "--validation-length", config.validation_length,

@@ -152,4 +152,38 @@ Tensor DecayIntervals::lived() const {
   return at::stack(layers).to(at::kCPU).contiguous();
 }
 
+void DecayIntervals::save(Snapshot& snapshot) const {
+  snapshot.fields["erases"] = erases_ ? 1 : 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    // Copies: the next update writes through these.
+    const auto put = [&](const char* what, const Tensor& tensor) {
+      if (tensor.defined())
+        snapshot.tensors[fmt::format("decays.{}.{}", i, what)] = tensor.clone();
+    };
+    put("rate", layers_[i].rate);
+    put("sums", layers_[i].sum_totals);
+    put("lives", layers_[i].life_totals);
+    put("lived", layers_[i].lived);
+  }
+}
+
+void DecayIntervals::load(const Snapshot& snapshot, at::Device device) {
+  erases_ = snapshot.integer("erases", 0, 1) == 1;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const auto take = [&](const char* what, at::ScalarType dtype, int64_t axes) {
+      return snapshot.at(fmt::format("decays.{}.{}", i, what), dtype, axes)
+          .to(device, dtype, false, /*copy=*/true);
+    };
+    Layer& layer = layers_[i];
+    if (snapshot.tensors.contains(fmt::format("decays.{}.rate", i)))
+      layer.rate = take("rate", at::kDouble, 2);
+    layer.sum_totals = take("sums", at::kDouble, 3);
+    layer.life_totals = take("lives", at::kDouble, 3);
+    layer.lived = take("lived", at::kLong, 2);
+    snapshot.check_that(layer.sum_totals.size(0) == std::ssize(sums_) &&
+                        layer.life_totals.size(0) == std::ssize(lives_) &&
+                        layer.lived.size(0) == std::ssize(lives_));
+  }
+}
+
 }  // namespace stuffed::eval

@@ -98,6 +98,24 @@ void ChannelMoments::add(const Tensor& x) {
   channels_ = x.size(3);
 }
 
+Tensor ChannelMoments::pack() const {
+  const auto row = [&](double x) { return at::full_like(mean_, x); };
+  return at::stack({mean_, variance_, between_.expand_as(mean_), row(static_cast<double>(tokens_)),
+                    row(static_cast<double>(heads_)), row(static_cast<double>(channels_))});
+}
+
+ChannelMoments ChannelMoments::unpack(const Tensor& packed, at::Device device) {
+  const Tensor here = packed.to(device, packed.scalar_type(), false, /*copy=*/true);
+  ChannelMoments moments;
+  moments.mean_ = here[0];
+  moments.variance_ = here[1];
+  moments.between_ = here[2][0];
+  moments.tokens_ = packed[3][0].item<int64_t>();
+  moments.heads_ = packed[4][0].item<int64_t>();
+  moments.channels_ = packed[5][0].item<int64_t>();
+  return moments;
+}
+
 ChannelMoments::Result ChannelMoments::result() const {
   const auto tokens = static_cast<double>(tokens_);
   const int64_t all = mean_.size(0) * channels_;

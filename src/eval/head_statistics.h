@@ -37,6 +37,10 @@ class ChannelMoments {
   };
   Result result() const;
 
+  /// The sums as one tensor [6,H|1] f64 (counts as numbers, each in all columns), and back.
+  Tensor pack() const;
+  static ChannelMoments unpack(const Tensor& packed, at::Device device);
+
  private:
   Tensor mean_, variance_;  // [H|1], sums over tokens; the variance divided by N
   Tensor between_;          // [], likewise of the variance of the heads' means, divided by H

@@ -2,12 +2,12 @@
 // answer from the same state.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/ATen.h>
 
 #include "passkey_summary.h"
 #include "stuffed/core/error.h"
-#include "stuffed/core/interrupt.h"
 #include "stuffed/eval/decode.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/ops/linear_cross_entropy.h"
@@ -15,6 +15,8 @@
 namespace stuffed::eval {
 
 namespace {
+
+constexpr int64_t kMostTokens = std::numeric_limits<int64_t>::max();
 
 /// What a model made of one prompt.
 struct Answer {
@@ -168,9 +170,12 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const PasskeyOptions& options,
                       const TreeLimits& limits,
                       io::Results& results,
+                      Checkpoint& checkpoint,
                       const std::function<void(int64_t)>& on_progress) {
   const TreePlan plan = plan_tree(task.tree, limits);
+  const std::optional<Snapshot> from = checkpoint.load();
   Asker asker(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
+  int64_t asked = from ? from->integer("answer_tokens_fed", 0, kMostTokens) : 0;
   int64_t done = 0;
   const auto on_leaves = [&](const Leaves& leaves) {
     std::vector<std::vector<int32_t>> truths;
@@ -187,12 +192,27 @@ TreeCount run_passkey(const RecurrentLM& model,
       }
     }
     on_progress(done);
-    stop_if_interrupted();
   };
-  TreeCount count = feed_tree(
-      model, rule, task.tree, plan, limits.segment_tokens,
-      [&](int32_t prompt) { return !results.done(task.trials[size_t(prompt)].key()); }, on_leaves);
-  count.tokens_fed += asker.tokens_fed();
+  const auto on_reached = [&](const std::function<void(Snapshot&)>& fill) {
+    checkpoint.reached([&] {
+      Snapshot snapshot{.place = "prompts"};
+      fill(snapshot);
+      snapshot.fields["answer_tokens_fed"] = asked + asker.tokens_fed();
+      return snapshot;
+    });
+  };
+  TreeCount count;
+  try {
+    count =
+        feed_tree(model, rule, task.tree, plan, limits.segment_tokens,
+                  [&](int32_t prompt) { return !results.done(task.trials[size_t(prompt)].key()); },
+                  on_leaves, {.on_reached = on_reached, .from = from ? &*from : nullptr});
+  } catch (const Error& error) {
+    if (error.kind() == Error::Kind::Interrupted)
+      checkpoint.stop();
+    throw;
+  }
+  count.tokens_fed += asked + asker.tokens_fed();
   append_passkey_summaries(task.trials, options, results);
   return count;
 }

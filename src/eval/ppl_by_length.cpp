@@ -1,24 +1,21 @@
 #include "stuffed/eval/ppl_by_length.h"
 
 #include <cmath>
-#include <limits>
+#include <numeric>
 
 #include <ATen/ATen.h>
 
+#include "documents.h"
 #include "ppl_summary.h"
 #include "stuffed/core/error.h"
-#include "stuffed/core/interrupt.h"
 #include "stuffed/eval/stream.h"
+#include "stuffed/models/state_file.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 #include "token_losses.h"
 
 namespace stuffed::eval {
 
 namespace {
-
-std::string key_of(int64_t document) {
-  return fmt::format("document={}", document);
-}
 
 /// Sums of one document, by bucket.
 struct BucketSums {
@@ -51,73 +48,119 @@ std::vector<int64_t> text_bytes(const io::Document& document,
   return bytes;
 }
 
-/// Documents that are fed side by side: consecutive ones of one length.
-struct Batch {
-  int64_t first = 0;  // index of the first
-  std::vector<io::Document> documents;
-};
+class PplByLength : public DocumentTask {
+ public:
+  PplByLength(const RecurrentLM& model,
+              const Recurrence& rule,
+              const io::Tokenizer* tokenizer,
+              const PplByLengthOptions& options,
+              const io::Results& results)
+      : model_(model),
+        rule_(rule),
+        tokenizer_(tokenizer),
+        options_(options),
+        results_(results),
+        sidecar_(options.per_token) {}
 
-/// [rows, N+1]. Missing rows repeat the first document: with one shape for every batch a document's
-/// losses do not depend on how many share it, nor on which.
-Tensor batch_tokens(const std::vector<io::Document>& documents, int64_t rows) {
-  std::vector<Tensor> parts;
-  for (int64_t row = 0; row < rows; ++row)
-    parts.push_back(at::tensor(at::ArrayRef<int32_t>(
-        documents[static_cast<size_t>(row) < documents.size() ? static_cast<size_t>(row) : 0]
-            .tokens)));
-  return at::stack(parts);
-}
+  int64_t batch() const override { return options_.batch; }
 
-/// One BucketSums a document. `floats` of the sidecar are taken by the documents before these.
-std::vector<BucketSums> score(const RecurrentLM& model,
-                              const Recurrence& rule,
-                              const Batch& batch,
-                              const PplByLengthOptions& options,
-                              const TokenLosses& sidecar,
-                              int64_t floats,
-                              Progress& progress,
-                              const OnProgress& on_progress) {
-  State state = model.initial_state(options.batch);
-  std::vector<BucketSums> sums(batch.documents.size());
-  progress.total = static_cast<int64_t>(batch.documents.front().tokens.size()) - 1;
-  const Tensor tokens = batch_tokens(batch.documents, options.batch);
-  stream(model, rule, tokens, state, options.segment, [&](const Segment& segment) {
-    const Tensor nll = ops::linear_cross_entropy(segment.out.hidden, model.head().linear,
-                                                 model.head().vocab, segment.targets)
-                           .to(at::kCPU, at::kFloat)
-                           .contiguous();  // [rows,T]
+  void keep(const std::vector<int64_t>& targets, bool in_the_middle) override {
+    floats_ = std::accumulate(targets.begin(), targets.end(), int64_t{0});
+    sidecar_.keep(floats_, in_the_middle);
+  }
+
+  std::vector<io::json> measure(const Batch& batch, Measuring& measuring) override {
+    const std::vector<BucketSums> sums = score(batch, measuring);
+    std::vector<io::json> records;
+    for (size_t row = 0; row < sums.size(); ++row)
+      records.push_back(record_of(batch.documents[row], sums[row]));
+    floats_ += batch.targets() * batch.rows();
+    return records;
+  }
+
+  io::json summarise(const std::vector<int64_t>& targets) override {
+    return stuffed::eval::summarise(results_, static_cast<int64_t>(targets.size()), options_);
+  }
+
+  void conclude(const std::vector<int64_t>& targets) override { sidecar_.finish(targets); }
+  void remove_partial() const override { sidecar_.remove_partial(); }
+
+ private:
+  /// One BucketSums per document.
+  std::vector<BucketSums> score(const Batch& batch, Measuring& measuring) {
+    std::vector<BucketSums> sums(batch.documents.size());
+    State state = start(batch, measuring, sums);
+    measuring.begin(batch.targets(), state.position);
+    const Tensor tokens = tokens_of(batch, options_.batch).slice(1, state.position);
+    stream(model_, rule_, tokens, state, options_.segment, [&](const Segment& segment) {
+      const Tensor nll = ops::linear_cross_entropy(segment.out.hidden, model_.head().linear,
+                                                   model_.head().vocab, segment.targets)
+                             .to(at::kCPU, at::kFloat)
+                             .contiguous();  // [rows,T]
+      const int64_t width = nll.size(1);
+      for (size_t row = 0; row < sums.size(); ++row) {
+        const std::span values(nll.const_data_ptr<float>() + row * static_cast<size_t>(width),
+                               static_cast<size_t>(width));
+        add(sums[row], values, segment.begin, options_.bucket);
+        sidecar_.write(values,
+                       floats_ + static_cast<int64_t>(row) * batch.targets() + segment.begin);
+      }
+      measuring.advance(segment.begin + width, width * batch.rows());
+      if (state.position < batch.targets())
+        measuring.reached([&](Snapshot& snapshot) { fill(snapshot, state, sums); });
+    });
+    return sums;
+  }
+
+  static void fill(Snapshot& snapshot, const State& state, const std::vector<BucketSums>& sums) {
+    std::vector<int64_t> not_finite;
+    put_state(snapshot.tensors, "state.", state);
     for (size_t row = 0; row < sums.size(); ++row) {
-      const auto width = static_cast<size_t>(nll.size(1));
-      const std::span values(nll.const_data_ptr<float>() + row * width, width);
-      add(sums[row], values, segment.begin, options.bucket);
-      sidecar.write(values, floats + static_cast<int64_t>(row) * progress.total + segment.begin);
+      snapshot.tensors[fmt::format("nll_sum.{}", row)] = at::tensor(sums[row].nll, at::kDouble);
+      not_finite.push_back(sums[row].not_finite);
     }
-    progress.done = segment.begin + nll.size(1);
-    progress.done_by_process += nll.size(1) * static_cast<int64_t>(sums.size());
-    on_progress(progress);
-  });
-  return sums;
-}
+    snapshot.tensors["not_finite"] = at::tensor(not_finite, at::kLong);
+    snapshot.fields["position"] = state.position;
+  }
 
-io::json record_of(const io::Document& document,
-                   int64_t index,
-                   const BucketSums& sums,
-                   const io::Tokenizer* tokenizer,
-                   const PplByLengthOptions& options) {
-  io::json record = options.run;
-  record["document"] = index;
-  record["name"] = document.name;
-  record["targets"] = document.tokens.size() - 1;
-  record["bucket_tokens"] = options.bucket;
-  record["nll_sum_nats"] = sums.nll;
-  record["finite"] = sums.not_finite == 0;
-  record["not_finite_targets"] = sums.not_finite;
-  if (tokenizer != nullptr)
-    record["text_bytes"] = text_bytes(document, *tokenizer, options.bucket);
-  for (const io::Boundary& boundary : document.boundaries)
-    record["boundaries"].push_back({{"position", boundary.position}, {"name", boundary.name}});
-  return record;
-}
+  /// The state at the first token, or where a stopped run got to, with its sums.
+  State start(const Batch& batch, const Measuring& measuring, std::vector<BucketSums>& sums) const {
+    const Snapshot* const from = measuring.resumed();
+    if (!from)
+      return model_.initial_state(options_.batch);
+    const int64_t position = from->integer("position", 1, batch.targets() - 1);
+    const Tensor& not_finite = from->at("not_finite", at::kLong, 1);
+    from->check_that(not_finite.size(0) == batch.rows());
+    for (size_t row = 0; row < sums.size(); ++row) {
+      const Tensor& nll = from->at(fmt::format("nll_sum.{}", row), at::kDouble, 1);
+      from->check_that(nll.size(0) == (position - 1) / options_.bucket + 1);
+      sums[row].nll.assign(nll.const_data_ptr<double>(),
+                           nll.const_data_ptr<double>() + nll.numel());
+      sums[row].not_finite = not_finite.const_data_ptr<int64_t>()[row];
+    }
+    sidecar_.check_holds(floats_ + (batch.rows() - 1) * batch.targets() + position);
+    return take_state(from->tensors, "state.", position, options_.batch, model_, from->where);
+  }
+
+  io::json record_of(const io::Document& document, const BucketSums& sums) const {
+    io::json record = options_.run;
+    record["bucket_tokens"] = options_.bucket;
+    record["nll_sum_nats"] = sums.nll;
+    record["finite"] = sums.not_finite == 0;
+    record["not_finite_targets"] = sums.not_finite;
+    if (tokenizer_ != nullptr)
+      record["text_bytes"] = text_bytes(document, *tokenizer_, options_.bucket);
+    return record;
+  }
+
+  const RecurrentLM& model_;
+  const Recurrence& rule_;
+  const io::Tokenizer* tokenizer_;  // may be null
+  const PplByLengthOptions& options_;
+  const io::Results& results_;
+  TokenLosses sidecar_;
+  int64_t floats_ = 0;  // of the sidecar, taken by the documents that are done
+};
 
 }  // namespace
 
@@ -127,62 +170,15 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
                            io::Results& results,
+                           Checkpoint& checkpoint,
                            const OnProgress& on_progress) {
   if (options.train_len)
     check(options.bucket <= *options.train_len / 4, Error::Kind::Usage,
           "--bucket {} is larger than a quarter of --train-len {}; the baseline needs at least "
           "four buckets",
           options.bucket, *options.train_len);
-  const TokenLosses sidecar(options.per_token);
-  if (results.finished()) {
-    sidecar.remove_partial();
-    return results.record("summary");
-  }
-  std::vector<int64_t> targets;
-  while (results.done(key_of(static_cast<int64_t>(targets.size()))))
-    targets.push_back(results.record(key_of(static_cast<int64_t>(targets.size()))).at("targets"));
-  int64_t floats = 0;
-  for (const int64_t row : targets)
-    floats += row;
-  sidecar.keep(floats);
-
-  Progress progress;
-  Batch batch;
-  const auto finish_batch = [&] {
-    if (batch.documents.empty())
-      return;
-    stop_if_interrupted();
-    progress.document = batch.first;
-    const std::vector<BucketSums> sums =
-        score(model, rule, batch, options, sidecar, floats, progress, on_progress);
-    for (size_t row = 0; row < sums.size(); ++row) {
-      const int64_t index = batch.first + static_cast<int64_t>(row);
-      results.append(key_of(index),
-                     record_of(batch.documents[row], index, sums[row], tokenizer, options));
-      targets.push_back(progress.total);
-      floats += progress.total;
-    }
-    batch.documents.clear();
-  };
-  for (int64_t index = 0; std::optional<io::Document> document = source.next(); ++index) {
-    if (results.done(key_of(index)))
-      continue;
-    if (!batch.documents.empty() &&
-        (static_cast<int64_t>(batch.documents.size()) == options.batch ||
-         batch.documents.front().tokens.size() != document->tokens.size()))
-      finish_batch();
-    if (batch.documents.empty())
-      batch.first = index;
-    batch.documents.push_back(std::move(*document));
-  }
-  finish_batch();
-  if (!results.done("summary"))
-    results.append("summary",
-                   summarise(results, static_cast<int64_t>(targets.size()), options, source));
-  sidecar.finish(targets);
-  results.finish();
-  sidecar.remove_partial();
-  return results.record("summary");
+  PplByLength task(model, rule, tokenizer, options, results);
+  return run_documents(task, source, results, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

@@ -89,13 +89,11 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
 
 io::json summarise(const io::Results& results,
                    int64_t documents,
-                   const PplByLengthOptions& options,
-                   const io::TokenSource& source) {
+                   const PplByLengthOptions& options) {
   bool has_text = true;
   int64_t longest = 0;
   const std::vector<Bucket> buckets = gather(results, documents, options.bucket, has_text, longest);
   io::json summary = options.run;
-  summary["documents"] = documents;
   summary["bucket_tokens"] = options.bucket;
   summary["length_tokens"] = longest;
   std::vector<double> means;
@@ -118,10 +116,6 @@ io::json summarise(const io::Results& results,
           number(bucket.sum / std::numbers::ln2 / static_cast<double>(bucket.bytes)));
   }
   summary["finite"] = finite;
-  summary["skipped"] = io::json::array();
-  for (const io::Skipped& skipped : source.skipped())
-    summary["skipped"].push_back({{"name", skipped.name}, {"targets", skipped.targets}});
-  summary["leftover_tokens"] = source.leftover_tokens();
   if (options.train_len)
     summary["collapse"] = collapse_onset(means, options.bucket, longest, *options.train_len);
   return summary;

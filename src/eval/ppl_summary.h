@@ -8,7 +8,6 @@ namespace stuffed::eval {
 /// running mean.
 io::json summarise(const io::Results& results,
                    int64_t documents,
-                   const PplByLengthOptions& options,
-                   const io::TokenSource& source);
+                   const PplByLengthOptions& options);
 
 }  // namespace stuffed::eval

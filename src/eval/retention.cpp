@@ -4,18 +4,14 @@
 
 #include <ATen/ATen.h>
 
+#include "documents.h"
 #include "retention_summary.h"
 #include "stuffed/core/error.h"
-#include "stuffed/core/interrupt.h"
 #include "suffix_walk.h"
 
 namespace stuffed::eval {
 
 namespace {
-
-std::string key_of(int64_t document) {
-  return fmt::format("document={}", document);
-}
 
 std::vector<int64_t> distinct(std::vector<int64_t> values) {
   std::sort(values.begin(), values.end());
@@ -86,14 +82,13 @@ RetentionArrays::Named arrays_of(const Plan& plan, const DecayIntervals& decays)
   return arrays;
 }
 
-io::json record_of(const io::Document& document,
-                   const Plan& plan,
+io::json record_of(const Plan& plan,
                    const std::vector<Tensor>& effrem,
                    const DecayIntervals& decays,
                    const RetentionArrays::Named& arrays) {
   const Tensor by_layer = decays.weights().mean.mean(1);  // [L,sums]
   bool finite = by_layer.isfinite().all().item<bool>() && decays.lived().ge(0).all().item<bool>();
-  io::json record = {{"name", document.name}, {"targets", document.tokens.size() - 1}};
+  io::json record;
   int64_t begin = 0;
   for (size_t i = 0; i < plan.points.size(); ++i) {
     const SuffixPoint& point = plan.points[i];
@@ -116,14 +111,89 @@ io::json record_of(const io::Document& document,
 
 /// Documents are averaged place by place, so all must be measured at the same places.
 void check_same_reads(const io::Results& results, const io::Document& document, const Plan& plan) {
-  if (!results.done(key_of(0)))
+  if (!results.done("document=0"))
     return;
-  const int64_t before = results.record(key_of(0)).at("points").back().at("read_tokens");
+  const int64_t before = results.record("document=0").at("points").back().at("read_tokens");
   check(plan.points.back().read == before, Error::Kind::Input,
         "{}: has {} targets, the first document {}; give --length or --at, so that they can be "
         "averaged",
         document.name, plan.points.back().read, before);
 }
+
+class Retention : public DocumentTask {
+ public:
+  Retention(const RecurrentLM& model,
+            const Recurrence& rule,
+            DecayIntervals& decays,
+            const RetentionOptions& options,
+            const io::Results& results)
+      : model_(model),
+        rule_(rule),
+        decays_(decays),
+        options_(options),
+        results_(results),
+        sidecar_(options.arrays) {}
+
+  void keep(const std::vector<int64_t>& targets, bool) override { sidecar_.keep(count(targets)); }
+
+  std::vector<io::json> measure(const Batch& batch, Measuring& measuring) override {
+    const io::Document& document = batch.documents.front();
+    const Plan plan = plan_of(document, options_);
+    check_same_reads(results_, document, plan);
+    plan.watch(decays_, model_.config().layers);
+    const std::vector<Tensor> effrem = walk(batch, plan, measuring);
+    const RetentionArrays::Named arrays = arrays_of(plan, decays_);
+    io::json record = options_.run;
+    record.update(record_of(plan, effrem, decays_, arrays));
+    sidecar_.save(batch.first, arrays);
+    return {record};
+  }
+
+  io::json summarise(const std::vector<int64_t>& targets) override {
+    return summarise_retention(results_, median_half_life(sidecar_, count(targets)), count(targets),
+                               options_);
+  }
+
+  void conclude(const std::vector<int64_t>& targets) override {
+    sidecar_.finish(count(targets),
+                    {{"half_life_tokens/median", median_half_life(sidecar_, count(targets))}});
+  }
+
+  void remove_partial() const override { sidecar_.remove_partial(); }
+
+ private:
+  static int64_t count(const std::vector<int64_t>& targets) { return std::ssize(targets); }
+
+  std::vector<Tensor> walk(const Batch& batch, const Plan& plan, Measuring& measuring) {
+    const Snapshot* const from = measuring.resumed();
+    int64_t fed_before = 0;
+    if (from) {
+      decays_.load(*from, model_.device());
+      fed_before = from->integer("fed", 1, tokens_to_feed(plan.points));
+    }
+    measuring.begin(tokens_to_feed(plan.points), fed_before);
+    const auto on_progress = [&](int64_t fed) {
+      measuring.advance(fed, fed - fed_before);
+      fed_before = fed;
+    };
+    const auto on_reached = [&](const std::function<void(Snapshot&)>& fill) {
+      measuring.reached([&](Snapshot& snapshot) {
+        fill(snapshot);
+        decays_.save(snapshot);
+      });
+    };
+    return effective_remembrance(
+        model_, rule_, tokens_of(batch, 1), plan.points, options_.segment,
+        {.on_progress = on_progress, .on_reached = on_reached, .from = from});
+  }
+
+  const RecurrentLM& model_;
+  const Recurrence& rule_;
+  DecayIntervals& decays_;
+  const RetentionOptions& options_;
+  const io::Results& results_;
+  RetentionArrays sidecar_;
+};
 
 }  // namespace
 
@@ -144,56 +214,10 @@ io::json run_retention(const RecurrentLM& model,
                        io::TokenSource& source,
                        const RetentionOptions& options,
                        io::Results& results,
+                       Checkpoint& checkpoint,
                        const OnProgress& on_progress) {
-  RetentionArrays sidecar(options.arrays);
-  if (results.finished()) {
-    sidecar.remove_partial();
-    return results.record("summary");
-  }
-  int64_t documents = 0;
-  while (results.done(key_of(documents)))
-    ++documents;
-  sidecar.keep(documents);
-
-  Progress progress;
-  for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
-    if (index < documents)
-      continue;
-    stop_if_interrupted();
-    const Plan plan = plan_of(*document, options);
-    check_same_reads(results, *document, plan);
-    plan.watch(decays, model.config().layers);
-    progress.document = index;
-    progress.total = tokens_to_feed(plan.points);
-    const int64_t before = progress.done_by_process;
-    const Tensor tokens =
-        at::tensor(at::ArrayRef<int32_t>(document->tokens), at::kInt).unsqueeze(0);
-    const std::vector<Tensor> effrem =
-        effective_remembrance(model, rule, tokens, plan.points, options.segment, [&](int64_t fed) {
-          progress.done = fed;
-          progress.done_by_process = before + fed;
-          on_progress(progress);
-        });
-    const RetentionArrays::Named arrays = arrays_of(plan, decays);
-    io::json record = options.run;
-    record["document"] = index;
-    record.update(record_of(*document, plan, effrem, decays, arrays));
-    sidecar.save(index, arrays);
-    results.append(key_of(index), record);
-    documents = index + 1;
-  }
-  const Tensor half_life = median_half_life(sidecar, documents);
-  if (!results.done("summary")) {
-    io::json summary = summarise_retention(results, half_life, documents, options);
-    summary["skipped"] = io::json::array();
-    for (const io::Skipped& skipped : source.skipped())
-      summary["skipped"].push_back({{"name", skipped.name}, {"targets", skipped.targets}});
-    results.append("summary", summary);
-  }
-  sidecar.finish(documents, {{"half_life_tokens/median", half_life}});
-  results.finish();
-  sidecar.remove_partial();
-  return results.record("summary");
+  Retention task(model, rule, decays, options, results);
+  return run_documents(task, source, results, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

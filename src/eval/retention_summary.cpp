@@ -131,7 +131,6 @@ io::json summarise_retention(const io::Results& results,
   }
   const io::json& first = records[0];
   io::json summary = options.run;
-  summary["documents"] = documents;
   summary["finite"] = finite;
   summary["transition"] = first.at("transition");
   for (size_t i = 0; i < first.at("points").size(); ++i)

@@ -30,6 +30,7 @@ StateObserver::StateObserver(const RecurrentLM& model,
       bins_(options.histogram_bins),
       rank_(options.rank),
       histogram_at_(options.histogram_at),
+      device_(model.device()),
       layers_(layers.size()) {
   for (size_t slot = 0; slot < layers.size(); ++slot)
     slots_.at(static_cast<size_t>(layers[slot])) = static_cast<int64_t>(slot);
@@ -153,6 +154,102 @@ NamedTensors StateObserver::take() {
   for (LayerSums& sums : layers_)  // tokens behind the last sample belong to no sample
     sums = {};
   return arrays;
+}
+
+namespace {
+
+std::string slot_name(size_t slot, std::string_view what) {
+  return fmt::format("observed.{}.{}", slot, what);
+}
+
+/// Many tensors of one shape as one; none if there are none.
+void put_list(Snapshot& snapshot,
+              const std::string& name,
+              const std::vector<Tensor>& list,
+              Tensor (*join)(at::TensorList)) {
+  if (!list.empty())
+    snapshot.tensors[name] = join(list);
+}
+
+Tensor cat(at::TensorList list) {
+  return at::cat(list);
+}
+
+Tensor stack(at::TensorList list) {
+  return at::stack(list);
+}
+
+}  // namespace
+
+void StateObserver::save(Snapshot& snapshot) const {
+  for (size_t slot = 0; slot < layers_.size(); ++slot) {
+    const LayerSums& sums = layers_[slot];
+    const auto put = [&](const char* what, const Tensor& tensor) {
+      if (tensor.defined())
+        snapshot.tensors[slot_name(slot, what)] = tensor;
+    };
+    put("decay", sums.decay);
+    put("decay_from_start", sums.decay_from_start);
+    for (const auto& [name, moments] : sums.inputs)
+      snapshot.tensors[slot_name(slot, "inputs." + name)] = moments.pack();
+  }
+  snapshot.fields["head_names"] = head_names_;
+  snapshot.fields["layer_names"] = layer_names_;
+  put_list(snapshot, "observed.head_done", head_done_, cat);
+  put_list(snapshot, "observed.layer_done", layer_done_, cat);
+  put_list(snapshot, "observed.head_pending", head_pending_, stack);
+  put_list(snapshot, "observed.layer_pending", layer_pending_, stack);
+  put_list(snapshot, "observed.histogram_states", histogram_states_, stack);
+}
+
+void StateObserver::load(const Snapshot& snapshot) {
+  head_names_ = snapshot.strings("head_names");
+  layer_names_ = snapshot.strings("layer_names");
+  const auto list = [&](const char* name, int64_t axes) -> std::vector<Tensor> {
+    if (!snapshot.tensors.contains(name))
+      return {};
+    return {snapshot.at(name, at::kDouble, axes).clone()};
+  };
+  // Where they wait makes no difference, once they are on the host.
+  head_done_ = list("observed.head_done", 4);
+  layer_done_ = list("observed.layer_done", 3);
+  for (Tensor& pending : list("observed.head_pending", 4))
+    head_done_.push_back(pending);
+  for (Tensor& pending : list("observed.layer_pending", 3))
+    layer_done_.push_back(pending);
+  const auto rows = [](const std::vector<std::string>& names) {
+    return static_cast<int64_t>(names.size());
+  };
+  for (const Tensor& done : head_done_)
+    snapshot.check_that(done.size(2) == rows(head_names_));
+  for (const Tensor& done : layer_done_)
+    snapshot.check_that(done.size(2) == rows(layer_names_));
+  if (snapshot.tensors.contains("observed.histogram_states"))
+    for (const Tensor& states :
+         snapshot.at("observed.histogram_states", at::kFloat, 5).clone().unbind())
+      histogram_states_.push_back(states);
+  for (size_t slot = 0; slot < layers_.size(); ++slot)
+    load_layer(snapshot, slot);
+}
+
+void StateObserver::load_layer(const Snapshot& snapshot, size_t slot) {
+  LayerSums& sums = layers_[slot];
+  const auto take = [&](const char* what) {
+    const std::string name = slot_name(slot, what);
+    return snapshot.tensors.contains(name)
+               ? snapshot.at(name, at::kDouble, 2).to(device_, at::kDouble, false, /*copy=*/true)
+               : Tensor();
+  };
+  sums = {};
+  sums.decay = take("decay");
+  sums.decay_from_start = take("decay_from_start");
+  const std::string inputs = slot_name(slot, "inputs.");
+  for (auto it = snapshot.tensors.lower_bound(inputs);
+       it != snapshot.tensors.end() && it->first.starts_with(inputs); ++it) {
+    const Tensor& packed = snapshot.at(it->first, at::kDouble, 2);
+    snapshot.check_that(packed.size(0) == 6);
+    sums.inputs[it->first.substr(inputs.size())] = ChannelMoments::unpack(packed, device_);
+  }
 }
 
 }  // namespace stuffed::eval

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "head_statistics.h"
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/state_stats.h"
 
 namespace stuffed::eval {
@@ -37,6 +38,11 @@ class StateObserver : public Observer {
   ///   histogram.counts [P,L,H,bins], histogram.edges [L,H,bins+1] if positions were chosen
   NamedTensors take();
 
+  /// What it knows between two updates that end a segment, and back.
+  void save(Snapshot& snapshot) const;
+  /// Errors  Input if what is there is not of this model and these options
+  void load(const Snapshot& snapshot);
+
  private:
   using Rows = std::vector<std::pair<std::string, Tensor>>;
   /// Of one layer: sums since the last sample, and the rows of the sample that is being made.
@@ -52,11 +58,13 @@ class StateObserver : public Observer {
   void sample(LayerSums& sums, const Tensor& state) const;
   Tensor chosen(const Tensor& per_head) const;
   void to_host();
+  void load_layer(const Snapshot& snapshot, size_t slot);
 
   std::vector<int64_t> slots_;  // of each layer of the model; -1: not recorded
   int64_t stride_, bins_, tokens_ = 0;
   bool rank_;
   std::vector<int64_t> histogram_at_;
+  at::Device device_;
   Tensor heads_;  // int64, on the model's device; undefined: all
   std::vector<LayerSums> layers_;
   std::vector<std::string> head_names_, layer_names_;

@@ -6,12 +6,13 @@
 #include <ATen/ATen.h>
 
 #include "conv_taps.h"
+#include "documents.h"
 #include "state_arrays.h"
 #include "state_observer.h"
 #include "state_summary.h"
 #include "stuffed/core/error.h"
-#include "stuffed/core/interrupt.h"
 #include "stuffed/eval/stream.h"
+#include "stuffed/models/state_file.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
 namespace stuffed::eval {
@@ -49,10 +50,6 @@ namespace {
 
 constexpr double kMostGiB = 4;
 
-std::string key_of(int64_t document) {
-  return fmt::format("document={}", document);
-}
-
 /// What is asked for, resolved against the model.
 struct Task {
   const RecurrentLM& model;
@@ -65,61 +62,17 @@ struct Task {
   }
 };
 
-NamedTensors feed(const Task& task,
-                  const Recurrence& rule,
-                  StateObserver& observer,
-                  const io::Document& document,
-                  Progress& progress,
-                  const OnProgress& on_progress) {
-  const RecurrentLM& model = task.model;
-  const auto size = static_cast<int64_t>(document.tokens.size());
-  const Tensor tokens =
-      at::tensor(at::ArrayRef<int32_t>(document.tokens), at::kInt).view({1, size});
-  const int64_t stride = task.options.stride;
-  State state = model.initial_state(1);
-  std::vector<double> means;
-  double sum = 0;
-  progress.total = size - 1;
-  const auto on_segment = [&](const Segment& segment) {
-    const int64_t end = segment.begin + segment.inputs.size(1);
-    sum += ops::linear_cross_entropy(segment.out.hidden, model.head().linear, model.head().vocab,
-                                     segment.targets)
-               .sum(at::kDouble)
-               .item<double>();
-    if (end % stride == 0) {
-      observer.end_sample(end);
-      means.push_back(sum / static_cast<double>(stride));
-      sum = 0;
-    }
-    progress.done = end;
-    progress.done_by_process += segment.inputs.size(1);
-    on_progress(progress);
-  };
-  stream(model, rule, tokens, state, task.options.segment, on_segment, stride);
-  NamedTensors arrays = observer.take();
-  arrays.emplace_back("loss.mean_nll", at::tensor(means, at::kDouble));
-  return arrays;
-}
-
-io::json record_of(const io::Document& document,
-                   int64_t index,
-                   const NamedTensors& arrays,
-                   const StateStatsOptions& options) {
+io::json record_of(const NamedTensors& arrays, const StateStatsOptions& options) {
   const std::map<std::string, Tensor> by_name(arrays.begin(), arrays.end());
   const Tensor &loss = by_name.at("loss.mean_nll"), &norm = by_name.at("state.norm");
   const double mean = loss.mean().item<double>(), largest = norm.max().item<double>();
   io::json record = options.run;
-  record["document"] = index;
-  record["name"] = document.name;
-  record["targets"] = document.tokens.size() - 1;
   record["stride_tokens"] = options.stride;
   record["samples"] = loss.size(0);
   record["mean_nll_nats"] = mean;  // of the tokens up to the last sample
   record["largest_norm"] = largest;
   record["finite"] = std::isfinite(mean) && std::isfinite(largest);
   record["not_finite_states"] = norm.numel() - norm.isfinite().sum().item<int64_t>();
-  for (const io::Boundary& boundary : document.boundaries)
-    record["boundaries"].push_back({{"position", boundary.position}, {"name", boundary.name}});
   return record;
 }
 
@@ -134,34 +87,124 @@ NamedTensors axes_of(const Task& task, int64_t longest) {
   return axes;
 }
 
-/// The summary and the sidecar, from the documents that are done.
-void conclude(const Task& task,
-              const StateArrays& arrays,
-              const std::vector<int64_t>& targets,
-              const io::TokenSource& source,
-              io::Results& results) {
-  const StateStatsOptions& options = task.options;
-  const auto documents = static_cast<int64_t>(targets.size());
-  StateSummary summary =
-      summarise_states(arrays, documents, task.layers, task.heads, task.whole_model(), options);
-  NamedTensors more = axes_of(task, *std::max_element(targets.begin(), targets.end()));
-  for (const NamedTensors& part : {summary.arrays, tap_statistics(task.model, task.layers)})
-    more.insert(more.end(), part.begin(), part.end());
-  if (!results.done("summary")) {
-    io::json record = options.run;
-    record.update(summary.record);
-    record["documents"] = documents;
-    record["stride_tokens"] = options.stride;
-    record["train_len_tokens"] = options.train_len ? io::json(*options.train_len) : io::json();
-    record["layers"] = task.layers.size();
-    record["heads"] = task.heads.size();
-    record["skipped"] = io::json::array();
-    for (const io::Skipped& skipped : source.skipped())
-      record["skipped"].push_back({{"name", skipped.name}, {"targets", skipped.targets}});
-    results.append("summary", record);
+class StateStats : public DocumentTask {
+ public:
+  StateStats(Task task, int64_t documents)
+      : task_(std::move(task)),
+        documents_(documents),
+        arrays_(task_.options.arrays),
+        observer_(task_.model, task_.options, task_.layers, task_.heads) {}
+
+  StateObserver& observer() { return observer_; }
+  void set_rule(std::shared_ptr<const Recurrence> rule) { rule_ = std::move(rule); }
+
+  void check_finished() const override {
+    check(std::filesystem::exists(arrays_.path()), Error::Kind::Input,
+          "{}: is missing, though the journal is finished; start anew with --overwrite",
+          arrays_.path().string());
   }
-  arrays.finish(documents, more, options.metadata);
-}
+
+  void keep(const std::vector<int64_t>& targets, bool) override {
+    arrays_.keep(static_cast<int64_t>(targets.size()));
+  }
+
+  std::vector<io::json> measure(const Batch& batch, Measuring& measuring) override {
+    check_state_stats(task_.options, task_.model.config(), batch.documents.front().name,
+                      batch.targets(), documents_);
+    const NamedTensors found = feed(batch, measuring);
+    arrays_.write_document(batch.first, found);
+    return {record_of(found, task_.options)};
+  }
+
+  io::json summarise(const std::vector<int64_t>& targets) override {
+    io::json record = task_.options.run;
+    record.update(summary(targets).record);
+    record["stride_tokens"] = task_.options.stride;
+    record["train_len_tokens"] =
+        task_.options.train_len ? io::json(*task_.options.train_len) : io::json();
+    record["layers"] = task_.layers.size();
+    record["heads"] = task_.heads.size();
+    return record;
+  }
+
+  void conclude(const std::vector<int64_t>& targets) override {
+    NamedTensors more = axes_of(task_, *std::max_element(targets.begin(), targets.end()));
+    for (const NamedTensors& part :
+         {summary(targets).arrays, tap_statistics(task_.model, task_.layers)})
+      more.insert(more.end(), part.begin(), part.end());
+    arrays_.finish(static_cast<int64_t>(targets.size()), more, task_.options.metadata);
+  }
+
+  void remove_partial() const override { arrays_.remove_partial(); }
+
+ private:
+  /// Losses since the last sample, and their means at each sample.
+  struct Losses {
+    std::vector<double> means;
+    double sum = 0;
+  };
+
+  NamedTensors feed(const Batch& batch, Measuring& measuring) {
+    const RecurrentLM& model = task_.model;
+    const int64_t stride = task_.options.stride;
+    Losses losses;
+    State state = start(batch, measuring, losses);
+    measuring.begin(batch.targets(), state.position);
+    const auto on_segment = [&](const Segment& segment) {
+      const int64_t tokens = segment.inputs.size(1), end = segment.begin + tokens;
+      losses.sum += ops::linear_cross_entropy(segment.out.hidden, model.head().linear,
+                                              model.head().vocab, segment.targets)
+                        .sum(at::kDouble)
+                        .item<double>();
+      if (end % stride == 0) {
+        observer_.end_sample(end);
+        losses.means.push_back(losses.sum / static_cast<double>(stride));
+        losses.sum = 0;
+      }
+      measuring.advance(end, tokens);
+      if (end < batch.targets())
+        measuring.reached([&](Snapshot& snapshot) { fill(snapshot, state, losses); });
+    };
+    stream(model, *rule_, tokens_of(batch, 1).slice(1, state.position), state,
+           task_.options.segment, on_segment, stride);
+    NamedTensors arrays = observer_.take();
+    arrays.emplace_back("loss.mean_nll", at::tensor(losses.means, at::kDouble));
+    return arrays;
+  }
+
+  void fill(Snapshot& snapshot, const State& state, const Losses& losses) const {
+    put_state(snapshot.tensors, "state.", state);
+    snapshot.tensors["loss.means"] = at::tensor(losses.means, at::kDouble);
+    snapshot.tensors["loss.sum"] = at::tensor(at::ArrayRef<double>(losses.sum), at::kDouble);
+    snapshot.fields["position"] = state.position;
+    observer_.save(snapshot);
+  }
+
+  State start(const Batch& batch, const Measuring& measuring, Losses& losses) {
+    const Snapshot* const from = measuring.resumed();
+    if (!from)
+      return task_.model.initial_state(1);
+    const int64_t position = from->integer("position", 1, batch.targets() - 1);
+    const Tensor& means = from->at("loss.means", at::kDouble, 1);
+    from->check_that(means.size(0) == position / task_.options.stride);
+    losses.means.assign(means.const_data_ptr<double>(),
+                        means.const_data_ptr<double>() + means.numel());
+    losses.sum = from->at("loss.sum", at::kDouble, 1).sum().item<double>();
+    observer_.load(*from);
+    return take_state(from->tensors, "state.", position, 1, task_.model, from->where);
+  }
+
+  StateSummary summary(const std::vector<int64_t>& targets) const {
+    return summarise_states(arrays_, static_cast<int64_t>(targets.size()), task_.layers,
+                            task_.heads, task_.whole_model(), task_.options);
+  }
+
+  Task task_;
+  int64_t documents_;  // of the source, if it says
+  StateArrays arrays_;
+  StateObserver observer_;
+  std::shared_ptr<const Recurrence> rule_;
+};
 
 }  // namespace
 
@@ -225,6 +268,7 @@ io::json run_state_stats(
     io::TokenSource& source,
     const StateStatsOptions& options,
     io::Results& results,
+    Checkpoint& checkpoint,
     const OnProgress& on_progress) {
   Task task{.model = model,
             .options = options,
@@ -234,39 +278,9 @@ io::json run_state_stats(
   std::sort(at.begin(), at.end());
   at.erase(std::unique(at.begin(), at.end()), at.end());
   check_state_stats(options, model.config(), "", 0, 1);
-  const StateArrays arrays(options.arrays);
-  if (results.finished()) {
-    check(std::filesystem::exists(options.arrays), Error::Kind::Input,
-          "{}: is missing, though the journal is finished; start anew with --overwrite",
-          options.arrays.string());
-    arrays.remove_partial();
-    return results.record("summary");
-  }
-  std::vector<int64_t> targets;  // of each document that is done
-  while (results.done(key_of(static_cast<int64_t>(targets.size()))))
-    targets.push_back(results.record(key_of(static_cast<int64_t>(targets.size()))).at("targets"));
-  arrays.keep(static_cast<int64_t>(targets.size()));
-
-  StateObserver observer(model, task.options, task.layers, task.heads);
-  const std::shared_ptr<const Recurrence> rule = make_rule(observer);
-  const int64_t documents = source.identity().value("documents", int64_t{1});
-  Progress progress;
-  for (int64_t index = 0; const std::optional<io::Document> document = source.next(); ++index) {
-    if (results.done(key_of(index)))
-      continue;
-    stop_if_interrupted();
-    const auto size = static_cast<int64_t>(document->tokens.size());
-    check_state_stats(options, model.config(), document->name, size - 1, documents);
-    progress.document = index;
-    const NamedTensors found = feed(task, *rule, observer, *document, progress, on_progress);
-    arrays.write_document(index, found);
-    results.append(key_of(index), record_of(*document, index, found, options));
-    targets.push_back(size - 1);
-  }
-  conclude(task, arrays, targets, source, results);
-  results.finish();
-  arrays.remove_partial();
-  return results.record("summary");
+  StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}));
+  statistics.set_rule(make_rule(statistics.observer()));
+  return run_documents(statistics, source, results, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

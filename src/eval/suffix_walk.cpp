@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -10,6 +11,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/eval/stream.h"
+#include "stuffed/models/state_file.h"
 
 namespace stuffed::eval {
 
@@ -58,7 +60,30 @@ class Walk {
     starts_.push_back(start);
   }
 
-  void advance(int64_t end, const std::function<void(int64_t)>& on_progress) {
+  int64_t position() const { return state_.position; }
+
+  void fill(Snapshot& snapshot) const {
+    put_state(snapshot.tensors, "state.", state_);
+    snapshot.tensors["walk.starts"] = at::tensor(starts_, at::kLong);
+    snapshot.tensors["walk.hidden"] = hidden_;
+    snapshot.fields["position"] = state_.position;
+    snapshot.fields["fed"] = fed_;
+  }
+
+  void go_on(const Snapshot& from) {
+    const int64_t position = from.integer("position", 1, tokens_.size(1) - 1);
+    const Tensor &starts = from.at("walk.starts", at::kLong, 1),
+                 &hidden = from.at("walk.hidden", model_.dtype(), 2);
+    from.check_that(starts.numel() > 0 && hidden.size(0) == starts.numel() &&
+                    hidden.size(1) == model_.config().d_model);
+    starts_.assign(starts.const_data_ptr<int64_t>(),
+                   starts.const_data_ptr<int64_t>() + starts.numel());
+    hidden_ = hidden.to(model_.device(), hidden.scalar_type(), false, /*copy=*/true);
+    fed_ = from.integer("fed", 1, std::numeric_limits<int64_t>::max());
+    state_ = take_state(from.tensors, "state.", position, starts.numel(), model_, from.where);
+  }
+
+  void advance(int64_t end, const WalkWatch& watch, const std::function<void(Snapshot&)>& fill) {
     const auto rows = static_cast<int64_t>(starts_.size());
     const Tensor piece = tokens_.slice(1, state_.position, end + 1).expand({rows, -1});
     const auto share = segment_ / static_cast<int64_t>(std::bit_ceil(starts_.size()));
@@ -66,7 +91,10 @@ class Walk {
     stream(model_, rule_, piece, state_, length, [&](const Segment& part) {
       hidden_ = part.out.hidden.select(1, part.out.hidden.size(1) - 1);
       fed_ += part.inputs.numel();
-      on_progress(fed_);
+      if (watch.on_progress)
+        watch.on_progress(fed_);
+      if (watch.on_reached)
+        watch.on_reached(fill);
     });
   }
 
@@ -105,6 +133,22 @@ class Walk {
   int64_t fed_ = 0;
 };
 
+std::string result_name(size_t point) {
+  return fmt::format("effrem.{}", point);
+}
+
+/// What was measured before `position`.
+void take_results(const Snapshot& from,
+                  const std::vector<SuffixPoint>& points,
+                  int64_t position,
+                  std::vector<Tensor>& result) {
+  for (size_t i = 0; i < points.size(); ++i)
+    if (points[i].read < position) {
+      result[i] = from.at(result_name(i), at::kDouble, 1).clone();
+      from.check_that(result[i].numel() == std::ssize(points[i].suffix_tokens));
+    }
+}
+
 }  // namespace
 
 std::vector<int64_t> log_spaced(int64_t longest, int64_t points) {
@@ -137,7 +181,7 @@ std::vector<Tensor> effective_remembrance(const RecurrentLM& model,
                                           const Tensor& tokens,
                                           const std::vector<SuffixPoint>& points,
                                           int64_t segment,
-                                          const std::function<void(int64_t fed)>& on_progress) {
+                                          const WalkWatch& watch) {
   const std::map<int64_t, int64_t> starts = starts_of(points);
   std::set<int64_t> events;
   for (const auto& [start, last] : starts)
@@ -149,10 +193,21 @@ std::vector<Tensor> effective_remembrance(const RecurrentLM& model,
 
   std::vector<Tensor> result(points.size());
   Walk walk(model, rule, tokens, segment);
-  for (const int64_t event : events) {
-    if (event == 0)
-      continue;
-    walk.advance(event, on_progress);
+  if (watch.from) {
+    walk.go_on(*watch.from);
+    take_results(*watch.from, points, walk.position(), result);
+  }
+  const auto fill = [&](Snapshot& snapshot) {
+    walk.fill(snapshot);
+    for (size_t i = 0; i < points.size(); ++i)
+      if (result[i].defined())
+        snapshot.tensors[result_name(i)] = result[i];
+  };
+  // At an event the walk stops before anything is measured or joined there.
+  for (auto at = events.lower_bound(std::max<int64_t>(1, walk.position())); at != events.end();
+       ++at) {
+    const int64_t event = *at;
+    walk.advance(event, watch, fill);
     bool measured = false;
     for (size_t i = 0; i < points.size(); ++i)
       if (points[i].read == event) {

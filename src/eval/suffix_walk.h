@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/models/recurrent_lm.h"
 
 namespace stuffed::eval {
@@ -24,6 +25,14 @@ int64_t tokens_to_feed(const std::vector<SuffixPoint>& points);
 /// Half the sum of |p - q|: [R,vocab] and [vocab], f32 -> [R] f64.
 Tensor total_variation(const Tensor& p, const Tensor& q);
 
+/// Who watches a walk, and where it begins.
+struct WalkWatch {
+  std::function<void(int64_t fed)> on_progress = {};  // tokens fed so far, rows counted
+  /// The walk could go on from here; it fills in what that takes.
+  std::function<void(const std::function<void(Snapshot&)>& fill)> on_reached = {};
+  const Snapshot* from = nullptr;  // where an earlier walk of the same points stopped
+};
+
 /// EffRem: for each point, the total variation [suffixes] (f64, CPU) between the next-token
 /// distributions after the whole prefix and after its last n tokens, read from the empty state.
 ///
@@ -32,6 +41,7 @@ Tensor total_variation(const Tensor& p, const Tensor& q);
 /// fed at a time, rows counted. Positions stay absolute, which matters to mitigations only.
 ///
 /// Shapes  tokens [1,N+1], read <= N
+/// Errors  Input if `watch.from` is of another walk
 /// Cost    tokens_to_feed(): with log-spaced suffixes a small multiple of the stream
 /// Source  arXiv:2507.02782
 std::vector<Tensor> effective_remembrance(const RecurrentLM& model,
@@ -39,6 +49,6 @@ std::vector<Tensor> effective_remembrance(const RecurrentLM& model,
                                           const Tensor& tokens,
                                           const std::vector<SuffixPoint>& points,
                                           int64_t segment,
-                                          const std::function<void(int64_t fed)>& on_progress);
+                                          const WalkWatch& watch = {});
 
 }  // namespace stuffed::eval

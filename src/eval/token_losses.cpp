@@ -18,18 +18,28 @@ fs::path TokenLosses::partial() const {
   return fs::path(path_).concat(".partial");
 }
 
-void TokenLosses::keep(int64_t floats) const {
+void TokenLosses::check_holds(int64_t floats) const {
+  if (path_.empty())
+    return;
+  const auto wanted = static_cast<uintmax_t>(floats) * sizeof(float);
+  std::error_code error;
+  const uintmax_t bytes = fs::exists(partial()) ? fs::file_size(partial(), error) : 0;
+  check(bytes >= wanted, Error::Kind::Input,
+        "{}: holds {} bytes, but what the run measured so far needs {}; start anew with "
+        "--overwrite",
+        partial().string(), bytes, wanted);
+}
+
+void TokenLosses::keep(int64_t floats, bool in_the_middle) const {
   if (path_.empty())
     return;
   std::error_code error;
-  const auto wanted = static_cast<uintmax_t>(floats) * sizeof(float);
   if (!fs::exists(partial()))
     std::ofstream(partial(), std::ios::binary | std::ios::app).close();
   check(fs::exists(partial()), Error::Kind::Output, "{}: cannot be written", partial().string());
-  check(fs::file_size(partial()) >= wanted, Error::Kind::Input,
-        "{}: holds {} bytes, but the documents in the journal need {}; start anew with --overwrite",
-        partial().string(), fs::file_size(partial()), wanted);
-  fs::resize_file(partial(), wanted, error);
+  check_holds(floats);
+  if (!in_the_middle)
+    fs::resize_file(partial(), static_cast<uintmax_t>(floats) * sizeof(float), error);
   check(!error, Error::Kind::Output, "{}: {}", partial().string(), error.message());
 }
 

@@ -12,9 +12,11 @@ class TokenLosses {
  public:
   explicit TokenLosses(std::filesystem::path path) : path_(std::move(path)) {}
 
-  /// Keeps the first `floats` values, those of the documents the journal holds.
-  /// Errors  Input if fewer are there
-  void keep(int64_t floats) const;
+  /// Keeps the first `floats` values, those of the documents the journal holds, and what lies
+  /// behind them if the run stopped `in_the_middle` of one more. Errors  Input if fewer are there
+  void keep(int64_t floats, bool in_the_middle = false) const;
+  /// Errors  Input if fewer than `floats` are there
+  void check_holds(int64_t floats) const;
   /// Puts values at `place`, counted in floats from the first document's first.
   void write(std::span<const float> nll, int64_t place) const;
   /// Writes nll [documents,N]; a document shorter than the longest is padded with NaN.

@@ -1,12 +1,13 @@
 // Feeds a prompt tree by its plan, holding exactly the states the plan counts on.
 #include <algorithm>
+#include <limits>
 #include <ranges>
 
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
-#include "stuffed/core/interrupt.h"
 #include "stuffed/eval/prompt_tree.h"
+#include "stuffed/models/state_file.h"
 
 namespace stuffed::eval {
 
@@ -26,6 +27,15 @@ struct Source {
   std::vector<int64_t> rows, kept;
 };
 
+/// The step being fed: its nodes in the order of the rows, and how far it got.
+struct Current {
+  size_t index = 0;  // in the plan
+  std::vector<int32_t> nodes = {};
+  State state = {};
+  int64_t fed = 0;     // tokens of each row
+  Tensor hidden = {};  // [B,D], of the tokens fed last; undefined before the first
+};
+
 /// Rows of one layer's state. Costs nothing if they are all rows, or copies of the only one.
 LayerState rows_of(const LayerState& layer, const std::vector<int64_t>& rows, int64_t batch) {
   if (rows.empty())
@@ -41,11 +51,15 @@ class Feeder {
   Feeder(const RecurrentLM& model,
          const Recurrence& rule,
          const PromptTree& tree,
-         int64_t segment_tokens)
+         const TreePlan& plan,
+         int64_t segment_tokens,
+         const TreeWatch& watch)
       : model_(model),
         rule_(rule),
         tree_(tree),
+        plan_(plan),
         segment_tokens_(segment_tokens),
+        watch_(watch),
         pending_(tree.nodes().size(), 0),
         home_(tree.nodes().size()),
         prompts_(tree.nodes().size()) {
@@ -53,17 +67,25 @@ class Feeder {
       prompts_[size_t(tree.ends()[prompt])].push_back(int32_t(prompt));
   }
 
-  TreeCount run(const TreePlan& plan,
-                const std::function<bool(int32_t)>& wanted,
+  TreeCount run(const std::function<bool(int32_t)>& wanted,
                 const std::function<void(Leaves)>& on_leaves) {
-    const std::vector<bool> needed = needed_steps(plan, wanted);
-    if (pending_[PromptTree::kRoot] > 0)
+    const size_t first = watch_.from ? load_step(*watch_.from) : 0;
+    const std::vector<bool> needed = needed_steps(first, wanted);
+    Current current{.index = first};
+    if (watch_.from)
+      load(*watch_.from, needed.at(first), current);
+    else if (pending_[PromptTree::kRoot] > 0)
       hold(model_.initial_state(1), {PromptTree::kRoot});
-    for (size_t i = 0; i < plan.steps.size(); ++i) {
+    for (size_t i = first; i < plan_.steps.size(); ++i) {
       if (!needed[i])
         continue;
-      stop_if_interrupted();
-      feed(plan.steps[i], on_leaves);
+      if (current.index != i || current.nodes.empty()) {
+        current = {.index = i};
+        reached(current);
+        begin(current);
+      }
+      feed(current, on_leaves);
+      current = {.index = i + 1};
     }
     return count_;
   }
@@ -71,11 +93,12 @@ class Feeder {
  private:
   const TreeNode& node(int32_t id) const { return tree_.nodes()[size_t(id)]; }
 
-  /// Marks the steps that a wanted prompt depends on, and counts each node's children in them.
-  std::vector<bool> needed_steps(const TreePlan& plan, const std::function<bool(int32_t)>& wanted) {
-    std::vector<bool> needed(plan.steps.size(), false);
-    for (size_t i = plan.steps.size(); i-- > 0;) {
-      const auto& step = plan.steps[i];
+  /// Marks the steps from `first` on that a wanted prompt depends on, and counts each node's
+  /// children in them.
+  std::vector<bool> needed_steps(size_t first, const std::function<bool(int32_t)>& wanted) {
+    std::vector<bool> needed(plan_.steps.size(), false);
+    for (size_t i = plan_.steps.size(); i-- > first;) {
+      const auto& step = plan_.steps[i];
       needed[i] = std::ranges::any_of(step, [&](int32_t id) {
         return pending_[size_t(id)] > 0 || std::ranges::any_of(prompts_[size_t(id)], wanted);
       });
@@ -96,20 +119,32 @@ class Feeder {
 
   void note_peak(int64_t more) { count_.peak_states = std::max(count_.peak_states, live_ + more); }
 
-  void feed(std::vector<int32_t> step, const std::function<void(Leaves)>& on_leaves);
+  void begin(Current& current);
+  void feed(Current& current, const std::function<void(Leaves)>& on_leaves);
   std::vector<Source> sources_of(const std::vector<int32_t>& step);
   State start(const std::vector<int32_t>& step);
-  Tensor advance(const std::vector<int32_t>& step, State& state);
+  void advance(Current& current);
   void answer(const std::vector<int32_t>& step,
               State& state,
               const Tensor& hidden,
               bool goes_on,
               const std::function<void(Leaves)>& on_leaves);
 
+  void reached(const Current& current) const {
+    if (watch_.on_reached)
+      watch_.on_reached([&](Snapshot& snapshot) { fill(snapshot, current); });
+  }
+  void fill(Snapshot& snapshot, const Current& current) const;
+  size_t load_step(const Snapshot& from) const;
+  void load(const Snapshot& from, bool needed, Current& current);
+  std::vector<int32_t> load_nodes(const Snapshot& from, const std::string& name) const;
+
   const RecurrentLM& model_;
   const Recurrence& rule_;
   const PromptTree& tree_;
+  const TreePlan& plan_;
   const int64_t segment_tokens_;
+  const TreeWatch& watch_;
   std::vector<int64_t> pending_;               // children still to be fed, per node
   std::vector<BatchPointer> home_;             // where a node's state is, while it is held
   std::vector<std::vector<int32_t>> prompts_;  // that end at a node
@@ -118,14 +153,19 @@ class Feeder {
   TreeCount count_;
 };
 
-void Feeder::feed(std::vector<int32_t> step, const std::function<void(Leaves)>& on_leaves) {
-  std::ranges::stable_sort(step, {},
+void Feeder::begin(Current& current) {
+  current.nodes = plan_.steps[current.index];
+  std::ranges::stable_sort(current.nodes, {},
                            [&](int32_t id) { return home_[size_t(node(id).parent)]->serial; });
-  State state = start(step);
-  live_ += int64_t(step.size());
+  current.state = start(current.nodes);
+  live_ += int64_t(current.nodes.size());
   note_peak(0);
-  const Tensor hidden = advance(step, state);
+}
 
+void Feeder::feed(Current& current, const std::function<void(Leaves)>& on_leaves) {
+  advance(current);
+  const std::vector<int32_t>& step = current.nodes;
+  State& state = current.state;
   std::vector<int64_t> kept;
   std::vector<int32_t> nodes;
   for (size_t row = 0; row < step.size(); ++row)
@@ -133,7 +173,7 @@ void Feeder::feed(std::vector<int32_t> step, const std::function<void(Leaves)>& 
       kept.push_back(int64_t(row));
       nodes.push_back(step[row]);
     }
-  answer(step, state, hidden, !kept.empty(), on_leaves);
+  answer(step, state, current.hidden, !kept.empty(), on_leaves);
   live_ -= int64_t(step.size());
   if (kept.empty())
     return;
@@ -188,25 +228,31 @@ State Feeder::start(const std::vector<int32_t>& step) {
   return state;
 }
 
-/// Returns the last hidden rows [B,D].
-Tensor Feeder::advance(const std::vector<int32_t>& step, State& state) {
-  const int64_t begin = node(step.front()).begin, length = node(step.front()).end - begin;
+void Feeder::advance(Current& current) {
+  const std::vector<int32_t>& step = current.nodes;
+  const int64_t begin = node(step.front()).begin + current.fed,
+                length = node(step.front()).end - begin;
+  if (length == 0)
+    return;
   Tensor tokens = at::empty({int64_t(step.size()), length}, at::kLong);
   for (size_t row = 0; row < step.size(); ++row)
     write_tokens(tree_.blocks(), tree_.prompts()[size_t(node(step[row]).prompt)], begin,
                  begin + length, tokens.data_ptr<int64_t>() + int64_t(row) * length);
   tokens = tokens.to(model_.device());
 
-  Tensor last;
+  State& state = current.state;
   for (int64_t fed = 0; fed < length;) {
     const int64_t count =
         std::min(length - fed, segment_tokens_ - state.position % segment_tokens_);
-    last = model_.forward(tokens.narrow(1, fed, count), state, rule_).hidden.select(1, count - 1);
+    const Tensor hidden =
+        model_.forward(tokens.narrow(1, fed, count), state, rule_).hidden.select(1, count - 1);
+    current.hidden = hidden.clone();  // else the hidden rows of the whole segment stay
     fed += count;
+    current.fed += count;
     ++count_.forward_calls;
+    count_.tokens_fed += int64_t(step.size()) * count;
+    reached(current);
   }
-  count_.tokens_fed += tokens.numel();
-  return last.clone();  // else the hidden rows of the whole segment stay
 }
 
 void Feeder::answer(const std::vector<int32_t>& step,
@@ -235,6 +281,96 @@ void Feeder::answer(const std::vector<int32_t>& step,
   on_leaves(std::move(leaves));
 }
 
+Tensor as_tensor(const std::vector<int32_t>& nodes) {
+  return at::tensor(std::vector<int64_t>(nodes.begin(), nodes.end()), at::kLong);
+}
+
+std::string held_name(size_t batch, const char* what) {
+  return fmt::format("held.{}.{}", batch, what);
+}
+
+void Feeder::fill(Snapshot& snapshot, const Current& current) const {
+  std::map<int64_t, BatchPointer> held;  // in the order they were made
+  for (const BatchPointer& batch : home_)
+    if (batch)
+      held[batch->serial] = batch;
+  size_t index = 0;
+  std::vector<int64_t> serials, positions;
+  for (const auto& [serial, batch] : held) {
+    put_state(snapshot.tensors, held_name(index, ""), batch->state);
+    snapshot.tensors[held_name(index++, "nodes")] = as_tensor(batch->nodes);
+    serials.push_back(serial);
+    positions.push_back(batch->state.position);
+  }
+  snapshot.tensors["held"] =
+      at::stack({at::tensor(serials, at::kLong), at::tensor(positions, at::kLong)});
+  if (!current.nodes.empty()) {
+    put_state(snapshot.tensors, "step.", current.state);
+    snapshot.tensors["step.nodes"] = as_tensor(current.nodes);
+    snapshot.tensors["step.hidden"] = current.hidden;
+  }
+  snapshot.fields.update({{"step", current.index},
+                          {"fed", current.fed},
+                          {"position", current.state.position},
+                          {"batches", batches_},
+                          {"tokens_fed", count_.tokens_fed},
+                          {"forward_calls", count_.forward_calls},
+                          {"peak_states", count_.peak_states}});
+}
+
+size_t Feeder::load_step(const Snapshot& from) const {
+  return size_t(from.integer("step", 0, int64_t(plan_.steps.size()) - 1));
+}
+
+std::vector<int32_t> Feeder::load_nodes(const Snapshot& from, const std::string& name) const {
+  const Tensor& saved = from.at(name, at::kLong, 1);
+  std::vector<int32_t> nodes;
+  for (int64_t i = 0; i < saved.numel(); ++i) {
+    const int64_t id = saved.const_data_ptr<int64_t>()[i];
+    from.check_that(0 <= id && id < int64_t(tree_.nodes().size()));
+    nodes.push_back(int32_t(id));
+  }
+  return nodes;
+}
+
+/// `needed`: a wanted prompt still depends on the step that was stopped in.
+void Feeder::load(const Snapshot& from, bool needed, Current& current) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const Tensor& held = from.at("held", at::kLong, 2);
+  from.check_that(held.size(0) == 2);
+  for (int64_t i = 0; i < held.size(1); ++i) {
+    const std::vector<int32_t> nodes = load_nodes(from, held_name(size_t(i), "nodes"));
+    from.check_that(!nodes.empty());
+    batches_ = held[0][i].item<int64_t>() - 1;  // hold() gives the next number
+    hold(take_state(from.tensors, held_name(size_t(i), ""), held[1][i].item<int64_t>(),
+                    int64_t(nodes.size()), model_, from.where),
+         nodes);
+  }
+  batches_ = from.integer("batches", 0, kMost);
+  count_ = {.tokens_fed = from.integer("tokens_fed", 0, kMost),
+            .peak_states = from.integer("peak_states", 0, kMost),
+            .forward_calls = from.integer("forward_calls", 0, kMost)};
+  if (!needed || !from.tensors.contains("step.nodes"))
+    return;
+  current.nodes = load_nodes(from, "step.nodes");
+  std::vector<int32_t> here = current.nodes, planned = plan_.steps[current.index];
+  std::ranges::sort(here);
+  std::ranges::sort(planned);
+  from.check_that(here == planned);
+  const TreeNode& first = node(current.nodes.front());
+  current.fed = from.integer("fed", 1, first.end - first.begin);
+  const auto rows = int64_t(current.nodes.size());
+  current.state =
+      take_state(from.tensors, "step.", first.begin + current.fed, rows, model_, from.where);
+  current.hidden = from.at("step.hidden", model_.dtype(), 2)
+                       .to(model_.device(), model_.dtype(), false, /*copy=*/true);
+  from.check_that(current.hidden.size(0) == rows &&
+                  current.hidden.size(1) == model_.config().d_model);
+  for (const int32_t id : current.nodes)
+    --pending_[size_t(node(id).parent)];
+  live_ += rows;
+}
+
 }  // namespace
 
 TreeCount feed_tree(const RecurrentLM& model,
@@ -243,8 +379,9 @@ TreeCount feed_tree(const RecurrentLM& model,
                     const TreePlan& plan,
                     int64_t segment_tokens,
                     const std::function<bool(int32_t prompt)>& wanted,
-                    const std::function<void(Leaves)>& on_leaves) {
-  return Feeder(model, rule, tree, segment_tokens).run(plan, wanted, on_leaves);
+                    const std::function<void(Leaves)>& on_leaves,
+                    const TreeWatch& watch) {
+  return Feeder(model, rule, tree, plan, segment_tokens, watch).run(wanted, on_leaves);
 }
 
 }  // namespace stuffed::eval

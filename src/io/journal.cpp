@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
 #include "stuffed/io/results.h"
 
 namespace stuffed::io {
@@ -61,6 +62,7 @@ JournalEnd read_journal(const std::filesystem::path& path,
     if (number == 0) {
       end.header = parse_header(line, where);
       end.commit = commit_in(line);
+      end.header_hash = sha256(text + "\n");
     } else if (line.is_object() && line.contains("key") && line.at("key").is_string()) {
       ++records;
       on_record(line, place);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
 
 namespace stuffed::io {
 
@@ -103,6 +104,7 @@ struct Results::Impl {
   bool is_file = true;  // false: a pipe or device, which can be neither read back nor cut
   int64_t end_bytes = 0;
   bool finished = false;
+  std::string header_hash;
   std::map<std::string, LinePlace, std::less<>> places;
   std::map<std::string, std::string, std::less<>> lines;  // only where they cannot be read back
 
@@ -115,6 +117,8 @@ struct Results::Impl {
   void lock();
   int write_all(const std::string& line);
   void write_line(const std::string& line);
+  void write_header(const RunHeader& header);
+  fs::path state_path() const { return is_file ? fs::path(path).concat(".state") : fs::path(); }
   void resume(const RunHeader& header);
 };
 
@@ -167,6 +171,12 @@ void Results::Impl::write_line(const std::string& line) {
   end_bytes += static_cast<int64_t>(line.size());
 }
 
+void Results::Impl::write_header(const RunHeader& header) {
+  const std::string line = header_line(header);
+  header_hash = sha256(line);
+  write_line(line);
+}
+
 void Results::Impl::resume(const RunHeader& header) {
   const auto on_record = [this](const json& record, LinePlace place) {
     const std::string key = record.at("key").get<std::string>();
@@ -176,20 +186,22 @@ void Results::Impl::resume(const RunHeader& header) {
   JournalEnd found = read_journal(path, on_record);
   // A run whose input was refused leaves a header alone; it must not stand in the corrected one's
   // way.
-  const bool nothing_measured = !found.empty && !found.finished && places.empty() &&
-                                found.header.schema == header.schema &&
-                                found.header.version == header.version &&
-                                found.header.config != json::parse(dump(header.config));
+  std::error_code ignored;
+  const bool nothing_measured =
+      !found.empty && !found.finished && places.empty() && !fs::exists(state_path(), ignored) &&
+      found.header.schema == header.schema && found.header.version == header.version &&
+      found.header.config != json::parse(dump(header.config));
   if (nothing_measured)
-    found = {.header = {}, .commit = {}, .empty = true};
+    found = {.header = {}, .commit = {}, .header_hash = {}, .empty = true};
   if (!found.empty)
     check_same_run(path, found.header, header);
   end_bytes = found.whole_bytes;
   finished = found.finished;
+  header_hash = found.header_hash;
   if (::ftruncate(fd, end_bytes) != 0)
     fail_to_write(path, errno);
   if (found.empty)
-    write_line(header_line(header));
+    write_header(header);
   else if (!finished && found.commit != commit_of(header.provenance))
     write_line(line_of("\"resumed\":true", {{"provenance", header.provenance}}));
 }
@@ -204,7 +216,7 @@ Results Results::open(const fs::path& path, const RunHeader& header, bool overwr
   impl->path = path;
   impl->open_file();
   if (!impl->is_file) {
-    impl->write_line(header_line(header));
+    impl->write_header(header);
     return Results(std::move(impl));
   }
   impl->lock();
@@ -213,6 +225,8 @@ Results Results::open(const fs::path& path, const RunHeader& header, bool overwr
                  [](const json&, LinePlace) {});  // what is no journal is not ours to overwrite
     if (::ftruncate(impl->fd, 0) != 0)
       fail_to_write(path, errno);
+    std::error_code ignored;
+    fs::remove(impl->state_path(), ignored);  // of the run that is overwritten
   }
   impl->resume(header);
   return Results(std::move(impl));
@@ -267,6 +281,14 @@ bool Results::finished() const {
 
 int64_t Results::size() const {
   return static_cast<int64_t>(impl_->places.size() + impl_->lines.size());
+}
+
+const std::string& Results::header_hash() const {
+  return impl_->header_hash;
+}
+
+fs::path Results::state_path() const {
+  return impl_->state_path();
 }
 
 }  // namespace stuffed::io

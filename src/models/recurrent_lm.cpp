@@ -3,14 +3,18 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
 
 namespace stuffed {
 
 Output RecurrentLM::forward(const Tensor& tokens, State& state, const Recurrence& rule) const {
   Tensor x = embed(tokens);
   Pass pass;
-  for (size_t layer = 0; layer < state.layers.size(); ++layer)
+  for (size_t layer = 0; layer < state.layers.size(); ++layer) {
+    if (device_.is_cpu())
+      leave_if_overdue();  // a segment of a large model takes minutes
     x = block({static_cast<int>(layer), state.position}, x, state.layers[layer], rule, pass);
+  }
   state.position += tokens.size(1);
   return {final_norm(x)};
 }

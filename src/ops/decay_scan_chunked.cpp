@@ -11,6 +11,7 @@
 #include "kernels/decay_scan/decay_scan_tile.h"
 #include "kernels/decay_scan/decay_scan_tiled.h"
 #include "recompute.h"
+#include "stuffed/core/interrupt.h"
 #include "stuffed/ops/decay_scan.h"
 
 namespace stuffed::ops {
@@ -241,6 +242,8 @@ ScanResult decay_scan_chunked(const ScanInputs& in, const Tensor& state, int64_t
   std::vector<Tensor> ys;
   Tensor s = state;
   for (int64_t block = 0; block * length < T; ++block) {
+    if (state.is_cpu())
+      leave_if_overdue();
     std::vector<Tensor> inputs;
     for (const std::vector<Tensor>& pieces : cut)
       inputs.push_back(pieces.size() == 1 ? pieces[0] : pieces[block]);

@@ -9,6 +9,7 @@
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
 #include "recompute.h"
+#include "stuffed/core/interrupt.h"
 
 namespace stuffed::ops {
 
@@ -64,9 +65,12 @@ Tensor linear_cross_entropy(
     rows = std::min(rows, cpu_rows(hidden, head));
   const std::vector<Tensor> hidden_rows = flat.split(rows), target_rows = flat_targets.split(rows);
   std::vector<Tensor> nll;
-  for (size_t i = 0; i < hidden_rows.size(); ++i)
+  for (size_t i = 0; i < hidden_rows.size(); ++i) {
+    if (hidden.is_cpu())
+      leave_if_overdue();
     nll.push_back(
         recompute(nll_of_rows, {hidden_rows[i], head.weight, head.bias, target_rows[i]})[0]);
+  }
   return at::cat(nll).view(targets.sizes());
 }
 

@@ -1,5 +1,6 @@
 #include "stuffed/train/trainer.h"
 
+#include <chrono>
 #include <fstream>
 
 #include <ATen/ATen.h>
@@ -114,24 +115,53 @@ class Run {
   void run(const std::function<void(const Progress&)>& on_progress) {
     if (journal_.finished())
       return;
-    while (step_ < config_.schedule.steps) {
-      const double rate = learning_rate(config_.schedule, step_);
-      const Tensor norm = take_step(rate);
-      ++step_;
-      const bool last = step_ == config_.schedule.steps;
-      if (step_ % config_.log_every == 0 || last)
-        report(rate, norm, on_progress);
-      if (step_ % config_.validate_every == 0 || last)
-        validate();
-      if (step_ % config_.checkpoint_every == 0 || last || interrupted())
-        save_checkpoint(checkpoint_path(), remembered(), step_, described_);
-      stop_if_interrupted();
+    try {
+      validate_if_due();  // in case that the run was stopped in it
+      while (step_ < config_.schedule.steps)
+        advance(on_progress);
+    } catch (const Error& error) {
+      if (error.kind() == Error::Kind::Interrupted)
+        stop();
+      throw;
     }
     save();
     journal_.finish();
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void advance(const std::function<void(const Progress&)>& on_progress) {
+    const double rate = learning_rate(config_.schedule, step_);
+    const Tensor norm = take_step(rate);
+    ++step_;
+    if (is_due(config_.log_every))
+      report(rate, norm, on_progress);
+    validate_if_due();
+    const std::chrono::duration<double> unsaved = Clock::now() - saved_at_;
+    if (is_due(config_.checkpoint_every) ||
+        (config_.save_every > 0 && unsaved.count() >= config_.save_every))
+      save_progress();
+    if (interrupted())
+      stop();
+  }
+
+  bool is_due(int64_t every) const { return step_ % every == 0 || step_ == config_.schedule.steps; }
+
+  void save_progress() {
+    save_checkpoint(checkpoint_path(), remembered(), step_, described_);
+    saved_at_ = Clock::now();
+  }
+
+  /// Between two steps, or where one was left that changed nothing yet.
+  [[noreturn]] void stop() {
+    save_progress();
+    fail(Error::Kind::Interrupted,
+         "stopped by {} after step {} of {}, which is saved in {}: run the same command again to "
+         "go on",
+         signal_name(), step_, config_.schedule.steps, checkpoint_path().string());
+  }
+
   fs::path checkpoint_path() const { return folder_ / "checkpoint.safetensors"; }
 
   NamedTensors remembered() const {
@@ -176,10 +206,14 @@ class Run {
 
   /// Mean loss on each source of the mixture, within the training length and, if validation
   /// sequences are longer, beyond it.
-  void validate() {
+  void validate_if_due() {
+    if (step_ == 0 || !is_due(config_.validate_every))
+      return;
     const at::NoGradGuard no_grad;
     for (const auto& [source, share] : config_.data.mix) {
-      if (share == 0 || (source == Source::Text && config_.data.held_out.empty()))
+      const std::string key = fmt::format("validation/step={}/{}", step_, source_name(source));
+      if (share == 0 || (source == Source::Text && config_.data.held_out.empty()) ||
+          journal_.done(key))
         continue;
       const Tensor nll = validation_nll(source);
       io::json fields = {{"step", step_}, {"source", source_name(source)}};
@@ -191,7 +225,7 @@ class Run {
         fields["beyond_length_nats"] = beyond;
         finite = finite && std::isfinite(beyond);
       }
-      append(fmt::format("validation/step={}/{}", step_, source_name(source)), fields, finite);
+      append(key, fields, finite);
     }
   }
 
@@ -239,6 +273,7 @@ class Run {
   Tensor loss_sum_;  // f64, on the device: of the steps since the last report
   io::Results journal_;
   int64_t step_ = 0;  // steps taken
+  Clock::time_point saved_at_ = Clock::now();
 };
 
 }  // namespace

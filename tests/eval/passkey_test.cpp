@@ -191,8 +191,9 @@ class PasskeyRun : public ::testing::TestWithParam<std::string> {
     io::Results results =
         io::Results::open(folder_.path() / name,
                           {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
+    Checkpoint checkpoint(results);
     const TreeCount count = run_passkey(*model_, plain_scan(), *tokenizer_, task, options, limits,
-                                        results, [](int64_t) {});
+                                        results, checkpoint, [](int64_t) {});
     EXPECT_EQ(count.tokens_fed, task.tokens_to_feed(options.max_new_tokens));
     EXPECT_LE(count.peak_states, limits.states);
     EXPECT_EQ(count.peak_states, plan_tree(task.tree, limits).peak_states);

@@ -82,8 +82,9 @@ struct Scored {
     auto source = io::TokenSource::open(from, tokenizer, model->config().vocab);
     auto results = io::Results::open(folder / "out.jsonl", {kPplByLengthSchema, 1, {}, {}});
     options.per_token = folder / "nll.safetensors";
+    Checkpoint checkpoint(results);
     summary = run_ppl_by_length(*model, plain_scan(), source, tokenizer.get(), options, results,
-                                [](const Progress&) {});
+                                checkpoint, [](const Progress&) {});
     for (int i = 0; results.done(fmt::format("document={}", i)); ++i)
       records.push_back(results.record(fmt::format("document={}", i)));
     nll = io::TensorFile::open(folder / "nll.safetensors").load("nll").clone();

@@ -28,7 +28,7 @@ Measured measure(const std::string& name, at::Device device) {
   Measured measured;
   measured.decays.watch(model->config().layers, intervals, intervals);
   const auto rule = build_recurrence({.mitigations = {}, .observer = &measured.decays});
-  measured.effrem = effective_remembrance(*model, *rule, tokens, points, 512, [](int64_t) {});
+  measured.effrem = effective_remembrance(*model, *rule, tokens, points, 512);
   return measured;
 }
 

@@ -67,7 +67,9 @@ struct Measure {
     auto results = io::Results::open(folder / "out.jsonl", {kRetentionSchema, 1, {}, {}}, true);
     options.arrays = folder / "out.safetensors";
     options.run = {{"impl", "chunked"}};
-    io::json summary = run_retention(*model, *rule, decays, source, options, results, [](auto&) {});
+    Checkpoint checkpoint(results);
+    io::json summary =
+        run_retention(*model, *rule, decays, source, options, results, checkpoint, [](auto&) {});
     for (int i = 0; results.done(fmt::format("document={}", i)); ++i)
       records.push_back(results.record(fmt::format("document={}", i)));
     return summary;
@@ -124,8 +126,8 @@ TEST(Retention, RecordsHoldWhatBruteForceFinds) {
     const io::json& point = run.records[size_t(document)].at("points").at(1);
     EXPECT_EQ(point.at("suffix_tokens"), suffixes);
     EXPECT_EQ(run.records[size_t(document)].at("points").at(0).at("read_tokens"), 50);
-    const auto walked = effective_remembrance(*run.model, plain_scan(), text, {{120, suffixes}},
-                                              8192, [](int64_t) {});
+    const auto walked =
+        effective_remembrance(*run.model, plain_scan(), text, {{120, suffixes}}, 8192);
     effrem[document] = walked[0];
     const auto found = point.at("effrem").get<std::vector<double>>();
     EXPECT_TRUE(close(at::tensor(found, at::kDouble), walked[0], 1e-5));

@@ -279,9 +279,10 @@ void run_whole(Whole& run, StateStatsOptions options, const std::string& layout 
   io::Results results = io::Results::open(
       run.folder / "a.jsonl",
       {.schema = kStateStatsSchema, .version = 1, .config = {{"x", 1}}, .provenance = {}});
+  Checkpoint checkpoint(results);
   run.summary = run_state_stats(
       *model, [&](Observer& observer) { return rule_of(&observer); }, source, options, results,
-      [](const Progress&) {});
+      checkpoint, [](const Progress&) {});
   const io::TensorFile file = io::TensorFile::open(options.arrays);
   for (const auto& [name, entry] : file.entries())
     run.arrays[name] = file.load(name).clone();

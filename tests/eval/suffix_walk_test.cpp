@@ -52,8 +52,8 @@ void expect_suffixes_equal_themselves_alone(const std::string& name,
   const std::vector<SuffixPoint> points = {
       {100, {1, 2, 37, 100}}, {101, {1, 40}}, {300, {3, 200, 299}}};
   int64_t fed = 0;
-  const std::vector<Tensor> found =
-      effective_remembrance(*model, rule, tokens, points, segment, [&](int64_t n) { fed = n; });
+  const std::vector<Tensor> found = effective_remembrance(
+      *model, rule, tokens, points, segment, {.on_progress = [&](int64_t n) { fed = n; }});
   EXPECT_EQ(fed, tokens_to_feed(points));
   for (size_t i = 0; i < points.size(); ++i) {
     const int64_t read = points[i].read;
@@ -98,7 +98,7 @@ TEST(SuffixWalk, DecaysAreThoseOfTheWholeStream) {
   for (DecayIntervals* decays : {&walked, &streamed})
     decays->watch(model->config().layers, intervals, intervals);
   effective_remembrance(*model, *build_recurrence({.mitigations = {}, .observer = &walked}), tokens,
-                        {{200, {10, 190}}}, 8192, [](int64_t) {});
+                        {{200, {10, 190}}}, 8192);
   State state = model->initial_state(1);
   stream(*model, *build_recurrence({.mitigations = {}, .observer = &streamed}), tokens, state, 8192,
          [](const Segment&) {});

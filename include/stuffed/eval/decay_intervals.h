@@ -3,6 +3,7 @@
 #pragma once
 #include <vector>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/recurrence/recurrence.h"
 
 namespace stuffed::eval {
@@ -43,6 +44,11 @@ class DecayIntervals : public Observer {
   /// NaN.
   Tensor lived() const;
   bool erases() const { return erases_; }
+
+  /// What it saw so far, and back into one that watches the same intervals.
+  void save(Snapshot& snapshot) const;
+  /// Errors  Input if it is of other intervals
+  void load(const Snapshot& snapshot, at::Device device);
 
  private:
   struct Layer {

@@ -77,6 +77,7 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const PasskeyOptions& options,
                       const TreeLimits& limits,
                       io::Results& results,
+                      Checkpoint& checkpoint,
                       const std::function<void(int64_t)>& on_progress);
 
 /// Depths down, lengths across, darker where more keys were found; made from the summaries.

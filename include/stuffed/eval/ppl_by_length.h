@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
@@ -36,15 +37,16 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
 
 /// Scores every document that `results` does not hold yet, then appends the summary and the end
 /// line; returns the summary. Every batch has options.batch rows, so a record depends on that
-/// number (by rounding), but not on which documents share the batch. Stops between batches if a
-/// signal came. `tokenizer` may be null: then no text is known and there are no bits per byte.
-/// Errors  Interrupted; whatever source, model and results throw
+/// number (by rounding), but not on which documents share the batch. `tokenizer` may be null: then
+/// no text is known and there are no bits per byte. Errors  Interrupted; whatever source, model and
+/// results throw
 io::json run_ppl_by_length(const RecurrentLM& model,
                            const Recurrence& rule,
                            io::TokenSource& source,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
                            io::Results& results,
+                           Checkpoint& checkpoint,
                            const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

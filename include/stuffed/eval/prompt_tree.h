@@ -4,6 +4,7 @@
 #include <functional>
 #include <vector>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/prompt_runs.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -80,17 +81,25 @@ struct TreeCount {
   int64_t forward_calls = 0;
 };
 
+/// Who watches a tree being fed, and where it begins.
+struct TreeWatch {
+  /// Feeding could go on from here; `fill` fills in what that takes.
+  std::function<void(const std::function<void(Snapshot&)>& fill)> on_reached = {};
+  const Snapshot* from = nullptr;  // where the feeding of the same plan stopped
+};
+
 /// Feeds the tree step by step. Steps on which no wanted prompt depends are left out; the others
 /// are fed whole, so that a resumed run repeats the numbers of the first. `on_leaves` gets every
 /// prompt of a step that is fed, wanted or not, and may copy the batch's states once (these copies
 /// are within the plan). But for rounding, a prompt's state and hidden row are those of the prompt
-/// fed alone. Errors  Interrupted between two steps, if a signal came
+/// fed alone. Errors  Interrupted by `watch`; Input if `watch.from` is of another plan
 TreeCount feed_tree(const RecurrentLM& model,
                     const Recurrence& rule,
                     const PromptTree& tree,
                     const TreePlan& plan,
                     int64_t segment_tokens,
                     const std::function<bool(int32_t prompt)>& wanted,
-                    const std::function<void(Leaves)>& on_leaves);
+                    const std::function<void(Leaves)>& on_leaves,
+                    const TreeWatch& watch = {});
 
 }  // namespace stuffed::eval

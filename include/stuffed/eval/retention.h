@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/decay_intervals.h"
 #include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
@@ -52,7 +53,7 @@ HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts);
 ///          over documents. It gathers in one partial file per document, so that a killed run goes
 ///          on where its journal does.
 /// Errors   Input if documents end at different lengths and no read_tokens are given, or one is
-///          shorter than these; Interrupted between documents; whatever source, model and results
+///          shorter than these; Interrupted; whatever source, model and results
 ///          throw
 io::json run_retention(const RecurrentLM& model,
                        const Recurrence& rule,
@@ -60,6 +61,7 @@ io::json run_retention(const RecurrentLM& model,
                        io::TokenSource& source,
                        const RetentionOptions& options,
                        io::Results& results,
+                       Checkpoint& checkpoint,
                        const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
@@ -65,6 +66,7 @@ io::json run_state_stats(
     io::TokenSource& source,
     const StateStatsOptions& options,
     io::Results& results,
+    Checkpoint& checkpoint,
     const OnProgress& on_progress);
 
 }  // namespace stuffed::eval

@@ -32,6 +32,7 @@ struct JournalEnd {
   RunHeader header;
   std::string commit;       // of the last process that wrote records
   int64_t whole_bytes = 0;  // up to and including the last newline; a torn last line lies behind it
+  std::string header_hash;  // SHA-256 of the header line
   bool finished = false;
   bool empty = false;  // not even a whole header line: nothing was measured
 };
@@ -44,8 +45,9 @@ JournalEnd read_journal(const std::filesystem::path& path,
 class Results {
  public:
   /// Creates the file (and the folders above it), or resumes it: equal schema, version and config
-  /// are required unless nothing was recorded, and the error names the first field that differs. A
-  /// torn last line is cut off; a changed commit leaves a `resumed` line. `overwrite` starts anew.
+  /// are required unless nothing was recorded or kept, and the error names the first field that
+  /// differs. A torn last line is cut off; a changed commit leaves a `resumed` line. `overwrite`
+  /// starts anew.
   /// "-" is standard output, which like any pipe or device cannot be resumed. Errors  Output if the
   /// place is not writable or another process is writing it; Input if the file there is not a
   ///         journal (it is then left alone, even with `overwrite`); Usage if it is another run's
@@ -68,6 +70,11 @@ class Results {
   void finish(const json& fields = json::object());
   bool finished() const;
   int64_t size() const;  // records
+  /// SHA-256 of the header line: tells this run's journal from any other's.
+  const std::string& header_hash() const;
+  /// Where a run that is stopped in the middle of a record keeps what it needs to go on:
+  /// OUT.jsonl.state. Empty if the results are no file.
+  std::filesystem::path state_path() const;
 
  private:
   struct Impl;

@@ -24,6 +24,7 @@ struct TrainConfig {
   int64_t log_every = 50, validate_every = 500, checkpoint_every = 500;  // steps
   int64_t validation_rows = 16;                                          // sequences of each source
   int64_t validation_length = 0;  // tokens; 0: the training length
+  double save_every = 600;        // seconds between checkpoints, besides those by steps; 0: none
 };
 
 struct Progress {
