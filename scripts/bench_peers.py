@@ -218,14 +218,23 @@ def measure(contenders, repeats):
     return {name: [v[len(v) * i // 10] for i in (5, 1, 9)] for name, v in ranked.items()}
 
 
-def bench_point(kernels, family, batch, tokens, repeats, crashed):
+def copy_bandwidth():
+    """GB/s of a copy on this device, bytes read and written."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / measure({"copy": lambda: target.copy_(source)}, 10)["copy"][0] / 1e6
+
+
+def bench_point(builds, family, batch, tokens, repeats, crashed, with_peers):
     """Checks and times one point. A contender that breaks the CUDA context raises Crash with its name."""
     make_inputs, make_peers = FAMILIES[family]
     inputs, extra = make_inputs(batch, tokens)
     heads = inputs["q"].shape[2]
     corners = {(0, 0), (batch - 1, heads - 1)}
-    references = {corner: kernels.reference(inputs, *corner) for corner in corners}
-    runs = {"stuffed": lambda: kernels.scan(inputs)} | make_peers(inputs, extra)
+    references = {corner: builds["stuffed"].reference(inputs, *corner) for corner in corners}
+    runs = {name: lambda kernels=kernels: kernels.scan(inputs) for name, kernels in builds.items()}
+    if with_peers:
+        runs |= make_peers(inputs, extra)
     verdicts, usable = {}, {}
     for name, run in runs.items():
         if name in crashed:
@@ -243,7 +252,7 @@ def bench_point(kernels, family, batch, tokens, repeats, crashed):
         torch.cuda.empty_cache()
     times = measure(usable, repeats)
     scale = 1e6 / (batch * tokens)
-    best = min((t[0] for name, t in times.items() if name != "stuffed"), default=None)
+    best = min((t[0] for name, t in times.items() if name not in builds), default=None)
     for name, verdict in verdicts.items():
         line = f"{family:7} B={batch} T={tokens:6} {name:36} {verdict:32}"
         if name in times:
@@ -256,6 +265,8 @@ def bench_point(kernels, family, batch, tokens, repeats, crashed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", required=True)
+    parser.add_argument("--against", help="another build of the library, timed beside the first")
+    parser.add_argument("--no-peers", action="store_true", help="time our own kernels alone")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--lengths", nargs="+", type=int, default=[8192, 32768, 131072])
@@ -268,11 +279,15 @@ def main():
     random.seed(args.seed)
     torch.set_grad_enabled(False)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {' '.join(sys.argv)}", flush=True)
-    kernels = Kernels(args.library)
+    builds = {"stuffed": Kernels(args.library)}
+    if args.against:
+        builds["against"] = Kernels(args.against)
+    print(f"copy {copy_bandwidth():.0f} GB/s", flush=True)
     points = list(itertools.product(args.families, args.lengths, args.batches))
     for i, (family, tokens, batch) in enumerate(points[args.resume :], args.resume):
         try:
-            bench_point(kernels, family, batch, tokens, args.repeats, args.crashed if i == args.resume else [])
+            crashed = args.crashed if i == args.resume else []
+            bench_point(builds, family, batch, tokens, args.repeats, crashed, not args.no_peers)
         except Crash as crash:  # only a new process gets a working context
             rest = [*itertools.takewhile(lambda a: a not in ("--resume", "--crashed"), sys.argv)]
             rest += ["--resume", str(i), "--crashed", *(args.crashed if i == args.resume else []), str(crash)]
