@@ -2,7 +2,7 @@
 // are joined.
 #include <algorithm>
 
-#include "kernels/decay_scan/decay_scan_device.cuh"
+#include "kernels/decay_scan/decay_scan_hopper.cuh"
 
 namespace stuffed::kernels {
 
@@ -10,7 +10,15 @@ namespace scan {
 
 namespace {
 
-enum PathName : int32_t { kScalar, kVector, kTokens, kFactored };
+enum PathName : int32_t { kScalar, kVector, kTokens, kFactored, kScalarHopper, kVectorHopper };
+
+bool is_hoppers(int32_t path) {
+  return path == kScalarHopper || path == kVectorHopper;
+}
+
+__host__ __device__ bool has_one_decay_per_head(int32_t path) {
+  return path == kScalar || path == kScalarHopper;
+}
 
 Path path_of(const DecayScanParams& p, int32_t name) {
   switch (name) {
@@ -20,6 +28,10 @@ Path path_of(const DecayScanParams& p, int32_t name) {
       return vector_path(p);
     case kFactored:
       return factored_path(p);
+    case kScalarHopper:
+      return scalar_hopper_path(p);
+    case kVectorHopper:
+      return vector_hopper_path(p);
     default:
       return token_path(p);
   }
@@ -31,27 +43,32 @@ int32_t choose_path(const DecayScanParams& p) {
   // Below a few tokens a block of 64 is mostly padding.
   if (!p.is_bf16 || p.read.data || p.tokens <= 8)
     return kTokens;
-  const int32_t name = p.has_vector_decay || p.bonus.data ? kVector : kScalar;
+  int32_t name = p.has_vector_decay || p.bonus.data ? kVector : kScalar;
+  if (name == kScalar && scalar_hopper_takes(p))
+    name = kScalarHopper;
+  if (name == kVector && vector_hopper_takes(p))
+    name = kVectorHopper;
   return path_of(p, name).slots > 0 ? name : int32_t{kTokens};
 }
 
 /// Blocks of segment 0, for each later segment's `each`: all other segments first sum up what they
 /// will add, which costs this share of walking them, and meanwhile segment 0 is walked. With one
-/// decay a head only as much is summed up as is not forgotten.
-#ifndef STUFFED_SCALAR_PREFIX
-#define STUFFED_SCALAR_PREFIX 0.15
-#endif
-double prefix_cost(int32_t path) {
-  return path == kScalar ? STUFFED_SCALAR_PREFIX : 0.5;
+/// decay a head only as much is summed up as is not forgotten: the smaller a share, the longer the
+/// segments.
+double prefix_cost(int32_t path, int64_t each) {
+  if (!has_one_decay_per_head(path))
+    return 0.5;
+  return path == kScalarHopper && each < 96 ? 0.35 : 0.15;
 }
 
 /// Segments side by side (all but one, as segment 0 runs while the others sum up) for the least
 /// time, counted in blocks one after the other.
-int32_t choose_segments(int64_t ctas, int slots, int64_t blocks, double prefix) {
+int32_t choose_segments(int64_t ctas, int slots, int64_t blocks, int32_t path) {
   int32_t best = 1;
   double best_time = static_cast<double>((ctas + slots - 1) / slots * blocks);
   for (int32_t side = 2; side <= 64 && 4 * side <= blocks; ++side) {
     const double waves = static_cast<double>((ctas * side + slots - 1) / slots);
+    const double prefix = prefix_cost(path, blocks / side);
     const double time = waves * (1 + prefix) * blocks / (side + prefix) + 2;
     if (time < 0.9 * best_time) {
       best = side + 1;
@@ -64,12 +81,14 @@ int32_t choose_segments(int64_t ctas, int slots, int64_t blocks, double prefix) 
 /// Turns what each segment adds into the state it leaves, in place: thread per state element, first
 /// to last.
 __global__ void combine_kernel(DecayScanParams p, DecayScanPlan plan) {
+  let_next_kernel_begin();
+  wait_for_earlier_kernels();
   const int64_t state = state_floats(p), i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= state)
     return;
   const int64_t rows = p.batch * p.heads * p.keys, row = i / p.columns;
   const float* decays = p.workspace + state * (plan.segments - 1);
-  const int64_t at = plan.path == kScalar ? row / p.keys * p.keys : row;
+  const int64_t at = has_one_decay_per_head(plan.path) ? row / p.keys * p.keys : row;
   float sum = p.workspace[i];
   for (int s = 1; s < plan.segments - 1; ++s) {
     sum = decay_state(sum, decay_change(decays[s * rows + at]), p.workspace[s * state + i]);
@@ -86,17 +105,16 @@ extern "C" DecayScanPlan stuffed_decay_scan_plan(const DecayScanParams* params, 
   DecayScanPlan plan;
   plan.path = scan::choose_path(p);
   const scan::Path path = scan::path_of(p, plan.path);
-  const double prefix = scan::prefix_cost(plan.path);
   const int64_t blocks = (p.tokens + scan::kBlock - 1) / scan::kBlock;
-  const int64_t ctas = (p.columns + path.columns_per_cta - 1) / path.columns_per_cta *
-                       ((p.heads + path.heads_per_cta - 1) / path.heads_per_cta) * p.batch;
+  const int64_t ctas = scan::ctas_of(p, path.columns_per_cta, path.heads_per_cta);
   if (segments <= 0)
-    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks, prefix) : 1;
+    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks, plan.path) : 1;
   segments = static_cast<int32_t>(std::min<int64_t>(segments, blocks));
   if (segments <= 2 || p.read.data) {
     plan.first = blocks;
     return plan;
   }
+  const double prefix = scan::prefix_cost(plan.path, blocks / (segments - 1));
   plan.each = std::max<int64_t>(1, static_cast<int64_t>(blocks / (segments - 1 + prefix)));
   plan.first = std::max<int64_t>(1, static_cast<int64_t>(plan.each * prefix));
   // What is left over goes to as many segments as it fills; the last one takes the rest.
@@ -128,9 +146,11 @@ extern "C" int32_t stuffed_decay_scan_launch(const DecayScanParams* params,
       error != cudaSuccess)
     return error;
   constexpr int kThreads = 256;
-  scan::combine_kernel<<<(scan::state_floats(*params) + kThreads - 1) / kThreads, kThreads, 0,
-                         stream>>>(*params, *plan);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess)
+  const int64_t ctas = (scan::state_floats(*params) + kThreads - 1) / kThreads;
+  const bool overlaps = scan::is_hoppers(plan->path);
+  if (const cudaError_t error = scan::launch_overlapping(
+          scan::combine_kernel, {ctas, kThreads, 0, stream}, overlaps, *params, *plan);
+      error != cudaSuccess)
     return error;
   return path.launch(*params, *plan, 1, plan->segments - 1, stream);
 }

@@ -139,6 +139,14 @@ ScanResult decay_scan_cuda(const ScanInputs& given, const Tensor& given_state, i
   return out;
 }
 
+int decay_scan_cuda_path(const ScanInputs& given, const Tensor& given_state) {
+  check_taken(given, given_state);
+  const c10::cuda::CUDAGuard guard(given_state.device());
+  const ScanInputs in = in_one_type(given);
+  const DecayScanParams p = params_of(in, given_state.contiguous());
+  return stuffed_decay_scan_plan(&p, 0).path;
+}
+
 Tensor decay_scan_cuda_in_place(const ScanInputs& given, const Tensor& state) {
   if (given.q.size(1) > kTokensInPlace || !state.is_contiguous()) {
     const ScanResult out = decay_scan_cuda(given, state);
@@ -183,6 +191,10 @@ ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
   fail(Error::Kind::Unsupported,
        "decay_scan: this build has no CUDA kernels; use --impl chunked, or build with "
        "STUFFED_CUDA=ON");
+}
+
+int decay_scan_cuda_path(const ScanInputs&, const Tensor&) {
+  fail(Error::Kind::Unsupported, "decay_scan: this build has no CUDA kernels");
 }
 
 ScanResult decay_scan_cuda_f64(const ScanInputs&, const Tensor&) {

@@ -70,9 +70,9 @@ TEST(CudaDecayScanLong, MillionsOfTokensAgree) {
     for (const bool scalar : {true, false}) {
       at::manual_seed(1);
       const double log_decay = -0.01;
-      const int64_t K = scalar ? 32 : 16;
-      const ScanInputs in = drifting(T, K, 16, log_decay, scalar);
-      const Tensor state = at::randn({1, 1, K, 16}, f32());
+      const int64_t K = scalar ? 32 : 16, V = scalar ? 64 : 16;
+      const ScanInputs in = drifting(T, K, V, log_decay, scalar);
+      const Tensor state = at::randn({1, 1, K, V}, f32());
       const Tensor expected = f64_states(in, state, log_decay, kParts);
       const ScanResult actual = decay_scan_cuda(in, state);
       EXPECT_TRUE(close(actual.state, expected.slice(0, kParts), 3e-3));

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/common/cuda_call.h"
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
@@ -19,6 +20,7 @@ namespace {
 
 using kernels::decay_scan_cuda;
 using kernels::decay_scan_cuda_f64;
+using kernels::decay_scan_cuda_path;
 using kernels::map_over_time;
 using kernels::tokens_of;
 using testing::bitwise_equal;
@@ -88,6 +90,19 @@ void expect_agreement(const Case& c, int segments = 0) {
   const Problem gpu = to_gpu(p);
   expect_close(run(gpu, segments), decay_scan_cuda_f64(gpu.in, gpu.state), bounds_of(p.in),
                c.name() + " in " + std::to_string(segments) + " segments");
+}
+
+/// The same inputs in another layout: the same bits if the same kernel takes them, and else as
+/// close to f64 as any.
+void expect_same(const Problem& layout, const Problem& p, int segments, const std::string& what) {
+  const ScanResult actual = run(layout, segments);
+  if (decay_scan_cuda_path(layout.in, p.state) != decay_scan_cuda_path(p.in, p.state)) {
+    expect_close(actual, decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in), what);
+    return;
+  }
+  const ScanResult expected = run(p, segments);
+  EXPECT_TRUE(bitwise_equal(actual.y, expected.y)) << what;
+  EXPECT_TRUE(bitwise_equal(actual.state, expected.state)) << what;
 }
 
 /// A case of the widths its family publishes.
@@ -253,10 +268,8 @@ TEST(CudaDecayScan, ReadsNothingAroundAView) {
             inside = inside.narrow(axis, margin, x.size(axis));
           return inside.copy_(x);
         };
-        const ScanResult expected = run(p, 1);
-        const ScanResult actual = run({map_over_time(p.in, surround), p.state}, 1);
-        EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
-        EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
+        expect_same({map_over_time(p.in, surround), p.state}, p, 1,
+                    fmt::format("{}, margin {}", testing::name_of(variant), margin));
       }
 }
 
@@ -266,9 +279,7 @@ TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
     const auto head_first = [](const Tensor& x) {
       return x.dim() == 4 ? x.transpose(1, 2).contiguous().transpose(1, 2) : x;
     };
-    const ScanResult expected = run(p), actual = run({map_over_time(p.in, head_first), p.state});
-    EXPECT_TRUE(bitwise_equal(actual.y, expected.y));
-    EXPECT_TRUE(bitwise_equal(actual.state, expected.state));
+    expect_same({map_over_time(p.in, head_first), p.state}, p, 0, testing::name_of(variant));
   }
 }
 
@@ -341,6 +352,47 @@ TEST(CudaDecayScan, TheBonusMayHaveItsOwnKeyAndTheInsertionAScale) {
       p = to_gpu(p);
       expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in), c.name());
     }
+}
+
+/// One decay per head where q and k are each head's own, or shared; any number of heads, of
+/// columns.
+TEST(CudaDecayScan, HeadsMayShareKeysOrNot) {
+  for (const bool shared : {true, false})
+    for (const int64_t H : {1, 2, 5})
+      for (const int64_t V : {32, 40, 64, 72, 128, 192}) {
+        Case c = published(Variant::Mamba2, 200, at::kBFloat16, Decay::Resets);
+        c.H = H, c.V = V;
+        Problem p = to_gpu(make_problem(c));
+        if (!shared)
+          for (Tensor* x : {&p.in.q, &p.in.k})
+            *x = at::randn(x->sizes(), x->options()) / 4;
+        expect_close(run(p, 1), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                     fmt::format("{}, shared {}", c.name(), shared));
+      }
+}
+
+TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
+  int major = 0;
+  ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
+  if (major != 9)
+    GTEST_SKIP() << "needs a Hopper GPU";
+  constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5;
+  const auto path = [](const Problem& p) { return decay_scan_cuda_path(p.in, p.state); };
+  const Problem p = to_gpu(make_problem(published(Variant::Mamba2, 200, at::kBFloat16)));
+  EXPECT_EQ(path(p), kScalarHopper);
+  EXPECT_EQ(path({tokens_of(p.in, 0, 8), p.state}), kTokens);
+  Problem own = p;
+  own.in.q = p.in.q.contiguous();
+  EXPECT_EQ(path(own), kScalar);
+  Problem misaligned = p;
+  misaligned.in.v = at::zeros({2, 200, 3, 67}, p.in.v.options()).narrow(3, 1, 64);
+  EXPECT_EQ(path(misaligned), kScalar);
+  for (const Variant variant : {Variant::Rwkv5, Variant::Rwkv6}) {
+    Problem rwkv = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
+    EXPECT_EQ(path(rwkv), kVectorHopper);
+    rwkv.in.bonus.reset();
+    EXPECT_EQ(path(rwkv), kVector);
+  }
 }
 
 }  // namespace

@@ -266,7 +266,7 @@ __device__ void store_output(const DecayScanParams& p,
 /// states in place.
 struct Ends {
   const float* start;  // [K,V] or null
-  float* end;          // [K,V]
+  float* end;          // [K,V] or null: in the second launch the next segment reads its start there
   float* decay;        // [K] or [1] log2 of the segment's whole decay; null if nobody needs it
 };
 
@@ -298,7 +298,8 @@ __host__ __device__ inline int64_t state_floats(const DecayScanParams& p) {
 __device__ inline Ends ends_of(const DecayScanParams& p,
                                const DecayScanPlan& plan,
                                const Task& task,
-                               bool writes_output) {
+                               bool writes_output,
+                               int first_segment) {
   const int64_t state = state_floats(p), head = task.b * p.heads + task.h;
   const int64_t at = head * p.keys * p.columns;
   float* decays = p.workspace + state * (plan.segments - 1);
@@ -306,7 +307,9 @@ __device__ inline Ends ends_of(const DecayScanParams& p,
   ends.start = task.is_first ? p.state_in + at : p.workspace + (task.segment - 1) * state + at;
   if (!writes_output)
     ends.start = nullptr;
-  ends.end = task.is_last ? p.state_out + at : p.workspace + task.segment * state + at;
+  ends.end = task.is_last         ? p.state_out + at
+             : first_segment == 0 ? p.workspace + task.segment * state + at
+                                  : nullptr;
   ends.decay =
       writes_output ? nullptr : decays + (task.segment * p.batch * p.heads + head) * p.keys;
   return ends;
@@ -351,7 +354,18 @@ struct Path {
   int heads_per_cta = 1;
 };
 
-Path scalar_path(const DecayScanParams& p);    // bf16, one decay per head, no bonus; K <= 128
+/// CTAs for one segment of every sequence.
+inline int64_t ctas_of(const DecayScanParams& p, int columns_per_cta, int heads_per_cta) {
+  return (p.columns + columns_per_cta - 1) / columns_per_cta *
+         ((p.heads + heads_per_cta - 1) / heads_per_cta) * p.batch;
+}
+
+Path scalar_path(const DecayScanParams& p);         // bf16, one decay per head, no bonus; K <= 128
+Path scalar_hopper_path(const DecayScanParams& p);  // the same where scalar_hopper_takes() it
+bool scalar_hopper_takes(const DecayScanParams& p);
+Path vector_hopper_path(
+    const DecayScanParams& p);  // bf16 with a bonus where vector_hopper_takes() it
+bool vector_hopper_takes(const DecayScanParams& p);
 Path vector_path(const DecayScanParams& p);    // bf16, K <= 128
 Path token_path(const DecayScanParams& p);     // any input but a factored decay; K <= 128
 Path factored_path(const DecayScanParams& p);  // a factored decay; K <= 16, V = 1

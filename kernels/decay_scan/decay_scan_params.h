@@ -35,8 +35,9 @@ struct DecayScanParams {
 /// How T is cut into segments that run side by side. Segment 0 holds `first` blocks of 64 tokens
 /// and the others `each`; the last holds what is left.
 struct DecayScanPlan {
-  int32_t path =
-      0;  // 0 chunked scalar decay, 1 chunked vector decay, 2 token by token, 3 factored decay
+  // 0 chunked scalar decay, 1 chunked vector decay, 2 token by token, 3 factored decay,
+  // 4 chunked scalar decay on Hopper, 5 chunked vector decay on Hopper
+  int32_t path = 0;
   int32_t segments = 1;  // 1, or at least 3
   int64_t first = 0, each = 0;
 };

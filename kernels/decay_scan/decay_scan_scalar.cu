@@ -375,7 +375,8 @@ __device__ void Walk<kKeys>::run(bool writes_output, int stages) {
     if (more && stages == 1)
       load(shared_.stages[0], begin + kBlock, writes_output);
   }
-  for_state([&](float& x, int at) { ends_.end[at] = x; });
+  if (ends_.end)
+    for_state([&](float& x, int at) { ends_.end[at] = x; });
   if (ends_.decay && threadIdx.x == 0 && task_.first_column == 0)
     *ends_.decay = shared_.segment_decay;
 }
@@ -421,7 +422,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool writes_output = task.is_first || first_segment > 0;
   if (!writes_output)
     task.begin = first_remembered(p, task);
-  const Ends ends = ends_of(p, plan, task, writes_output);
+  const Ends ends = ends_of(p, plan, task, writes_output, first_segment);
   auto& shared = *reinterpret_cast<Shared<kKeys>*>(memory);
   shared.common.fill(p, task, ends, kColumns);
   Walk<kKeys>(p, shared, shared.common.task, shared.common.ends).run(writes_output, stages);

@@ -286,7 +286,7 @@ __device__ void Walk<T, kLanes, kGroups, kErases>::run(bool writes_output) {
   for (int m = 0; m < kGroups; ++m)
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      if (row(m, e) < p_.keys && column_ < p_.columns)
+      if (ends_.end && row(m, e) < p_.keys && column_ < p_.columns)
         ends_.end[row(m, e) * p_.columns + column_] = kErases ? block_[m][e] : base_[m][e];
   if (ends_.decay && threadIdx.x < p_.keys && task_.first_column == 0)
     ends_.decay[threadIdx.x] = segment_decay_;
@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ Shared shared;
   const Task task = task_of(p, plan, first_segment, kThreads / kLanes);
   const bool writes_output = task.is_first || first_segment > 0;
-  const Ends ends = ends_of(p, plan, task, writes_output);
+  const Ends ends = ends_of(p, plan, task, writes_output, first_segment);
   Walk<T, kLanes, kGroups, kErases>(p, shared, task, ends).run(writes_output);
 }
 

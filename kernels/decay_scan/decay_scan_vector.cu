@@ -121,7 +121,7 @@ __device__ void Walk<kHalves>::write_state() const {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int row = state_row(e >> 1), column = task_.first_column + 8 * n + 2 * quad_ + (e & 1);
-      if (row < p_.keys && column < p_.columns)
+      if (ends_.end && row < p_.keys && column < p_.columns)
         ends_.end[row * p_.columns + column] = state_[n][e];
     }
 }
@@ -463,7 +463,7 @@ __global__ void __launch_bounds__(128 * kHalves, kHalves == 1 ? 3 : 1)
   extern __shared__ __align__(16) char memory[];
   const Task task = task_of(p, plan, first_segment, 64 * kHalves);
   const bool writes_output = task.is_first || first_segment > 0;
-  const Ends ends = ends_of(p, plan, task, writes_output);
+  const Ends ends = ends_of(p, plan, task, writes_output, first_segment);
   auto& shared = *reinterpret_cast<Shared<kHalves>*>(memory);
   shared.common.fill(p, task, ends, 64 * kHalves);
   Walk<kHalves>(p, shared, shared.common.task, shared.common.ends).run(writes_output);

@@ -85,7 +85,8 @@ __device__ void walk(const DecayScanParams& p,
 #pragma unroll
   for (int i = 0; i < kKeys; ++i)
     if (i < p.keys) {
-      ends.end[i] = state[i];
+      if (ends.end)
+        ends.end[i] = state[i];
       if (ends.decay)
         ends.decay[i] = fmaf(steps, rate[i], offset * static_cast<float>(task.end - task.begin));
     }
@@ -100,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   if (task.h >= p.heads)
     return;
   const bool writes_output = task.is_first || first_segment > 0;
-  const Ends ends = ends_of(p, plan, task, writes_output);
+  const Ends ends = ends_of(p, plan, task, writes_output, first_segment);
   if (p.is_bf16)
     walk<__nv_bfloat16>(p, task, ends, writes_output);
   else
