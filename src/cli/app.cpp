@@ -11,6 +11,7 @@
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/version.h"
+#include "stuffed/io/regular_file.h"
 
 namespace stuffed::cli {
 
@@ -89,7 +90,13 @@ void run(int argc, const char* const* argv) {
       std::string("Run 'stuffed COMMAND --help' for what a command needs, with examples.\n") +
       kExitCodes);
   root.set_config("--config", "",
-                  "Read options from a flat TOML file; those on the command line win");
+                  "Read options from a flat TOML file; those on the command line win")
+      ->check(CLI::Validator(
+          [](const std::string& path) {
+            io::check_regular_file(path);  // a pipe would be waited for
+            return std::string();
+          },
+          ""));
   root.config_formatter(std::make_shared<TomlConfig>(root));
   root.allow_config_extras(CLI::config_extras_mode::error);
 

@@ -15,7 +15,7 @@ fs::path find_weights(const fs::path& path) {
     return path;
   for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                            "pytorch_model.bin.index.json"})
-    if (fs::exists(path / name))
+    if (fs::exists(path / name, error))
       return path / name;
 
   std::vector<fs::path> found;

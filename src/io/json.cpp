@@ -2,12 +2,12 @@
 
 #include <array>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/regular_file.h"
 
 namespace stuffed::io {
 namespace {
@@ -170,18 +170,7 @@ json parse_json(std::string_view text, std::string_view where) {
 }
 
 json read_json(const std::filesystem::path& path, int64_t max_bytes) {
-  std::error_code error;
-  const auto bytes = std::filesystem::file_size(path, error);
-  check(!error, Error::Kind::Input, "{}: cannot be read: {}", path.string(), error.message());
-  check(std::cmp_less_equal(bytes, max_bytes), Error::Kind::Input,
-        "{}: {} bytes, more than the {} that such a file may have", path.string(), bytes,
-        max_bytes);
-  std::string text(bytes, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(text.data(), static_cast<std::streamsize>(bytes));
-  check(file.good() || (file.eof() && bytes == 0), Error::Kind::Input,
-        "{}: reading its {} bytes failed", path.string(), bytes);
-  return parse_json(text, path.string());
+  return parse_json(read_regular_file(path, max_bytes), path.string());
 }
 
 }  // namespace stuffed::io

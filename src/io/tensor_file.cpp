@@ -123,9 +123,10 @@ struct TensorFile::Impl {
       shards.insert(shard);
     for (const std::string& shard : shards) {
       const fs::path file = path.parent_path() / shard;
-      check(fs::exists(file), Error::Kind::Input,
-            "{}: the shard {} that the index names is missing; fetch it too", path.string(),
-            shown(shard));
+      std::error_code error;  // a name too long for the system is no file, either
+      check(fs::exists(file, error), Error::Kind::Input,
+            "{}: the shard {} that the index names is missing{}; fetch it too", path.string(),
+            shown(shard), error ? fmt::format(" ({})", error.message()) : "");
       const auto map = std::make_shared<const MappedFile>(file);
       const Format format = recognise(*map);
       check(format != Format::ShardIndex, Error::Kind::Input, "{}: the shard {} is itself an index",

@@ -48,7 +48,8 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path) {
       .path = path, .weights = open_weights(weights), .config = nullptr, .config_path = {}};
   for (const char* name : {"config.json", "params.json"}) {
     const auto config = weights.parent_path() / name;
-    if (std::filesystem::exists(config)) {
+    std::error_code ignored;
+    if (std::filesystem::exists(config, ignored)) {
       checkpoint.config = io::read_json(config);
       checkpoint.config_path = config;
       check(checkpoint.config.is_object(), Error::Kind::Input, "{}: holds no JSON object",

@@ -213,6 +213,7 @@ TEST_F(Shards, AnIndexThatContradictsThemIsRefused) {
   refused(R"({"a":"/etc/passwd"})", "beside the index");
   refused(R"({"a":".."})", "beside the index");
   refused(R"({"a":1})", "not a file name");
+  refused(R"({"a":")" + std::string(5000, 'x') + "\"}", "File name too long");
   refused("{}", "empty");
   refused("[]", "weight_map");
   refused(R"({"a":"model.safetensors.index.json"})", "itself an index");

@@ -421,6 +421,35 @@ def test_bad_config_files(tmp_path, command, content, code, says):
         assert str(config) in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("place", ["model.safetensors", "config.json", "shard", "weights", "run.toml"])
+def test_a_pipe_or_device_where_a_model_reads_a_file(tmp_path, model, place):
+    """Neither waits for a writer nor reads without end."""
+    generate = ["generate", "--model", model, "--tokenizer", "bytes", "--prompt", "a"]
+    if place == "shard":
+        names = load_file(model / "model.safetensors")
+        (model / "model.safetensors").unlink()
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, "shard")}))
+    file = (model if place in ("model.safetensors", "config.json", "shard") else tmp_path) / place
+    commands = [["inspect", model], generate]
+    if place == "weights":
+        commands = [["inspect", file], [*generate[:2], file, *generate[3:]]]
+    elif place == "run.toml":
+        commands = [["ppl-by-length", "--config", file]]
+    for kind, make in {"pipe": os.mkfifo, "device": lambda path: os.symlink("/dev/zero", path)}.items():
+        file.unlink(missing_ok=True)
+        make(file)
+        for command in commands:
+            refused(stuffed(*command), 3, file, f"a {kind} where a regular file was expected")
+
+
+def test_shard_names_that_no_file_can_have(model):
+    names = load_file(model / "model.safetensors")
+    (model / "model.safetensors").unlink()
+    for shard in ["a" * 5000, "", "..", "sub/a", "a\0b", 3]:
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+        refused(stuffed("inspect", model), 3, model / "model.safetensors.index.json", "shard")
+
+
 def test_a_config_file_that_is_not_there(tmp_path):
     done = stuffed("ppl-by-length", "--config", tmp_path / "absent.toml")
     assert done.returncode == 3 and str(tmp_path / "absent.toml") in done.stderr, done.stderr
