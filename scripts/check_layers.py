@@ -6,9 +6,13 @@
 
 A layer may include whatever its arrows lead to, near or far. Tests and benchmarks are exempt.
 """
+
+import os
 import pathlib
 import re
 import sys
+
+SUFFIXES = (".cpp", ".h", ".inc", ".in", ".cu", ".cuh")
 
 ARROWS = {
     "core": set(),
@@ -44,30 +48,45 @@ def layer_of(path: pathlib.PurePath) -> str | None:
     return None
 
 
-def main() -> int:
-    root = pathlib.Path(__file__).resolve().parent.parent
-    violations = 0
-    for path in sorted(root.glob("**/*")):
-        relative = path.relative_to(root)
-        if relative.parts[0] not in ("src", "include", "kernels") or path.suffix not in (".cpp", ".h", ".cu", ".cuh"):
+def target_of(path: pathlib.PurePath, name: str) -> pathlib.PurePath:
+    """The file that `path` means by an include of `name`, relative to the root: as the compiler looks for it."""
+    if name.startswith("stuffed/"):
+        return pathlib.PurePath("include", name)
+    if name.split("/")[0] in ("src", "include", "kernels", "tests"):
+        return pathlib.PurePath(os.path.normpath(name))
+    return pathlib.PurePath(os.path.normpath(path.parent / name))
+
+
+def violations_of(path: pathlib.PurePath, text: str) -> list[str]:
+    """What is wrong with the includes of one file; `path` is relative to the root."""
+    layer = layer_of(path)
+    if layer is None:
+        return []
+    if layer not in ARROWS:
+        return [f"{path}: error: '{layer}' is not a layer"]
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = re.match(r'\s*#\s*include\s*["<]([^">]+)[">]', line)
+        if not match or (line.strip().endswith(">") and not match.group(1).startswith("stuffed/")):
             continue
-        if re.search(r"_(test|bench|fuzz)\.(cpp|cu)$", path.name):
-            continue
-        layer = layer_of(relative)
-        if layer is None:
-            continue
-        if layer not in ARROWS:
-            print(f"{relative}: error: '{layer}' is not a layer")
-            violations += 1
-            continue
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            match = re.match(r'\s*#include "(?:stuffed/(\w+)/|(kernels)/)', line)
-            target = match and (match.group(1) or match.group(2))
-            if target and target not in reachable(layer):
-                print(f"{relative}:{number}: error: {layer} includes {target}, against the arrows: {line.strip()}")
-                violations += 1
+        target = target_of(path, match.group(1))
+        below = "tests" if target.parts[0] == "tests" else layer_of(target)
+        if below and below not in reachable(layer):
+            found.append(f"{path}:{number}: error: {layer} includes {below}, against the arrows: {line.strip()}")
+    return found
+
+
+def main(root: pathlib.Path) -> int:
+    violations = []
+    for folder in ("src", "include", "kernels"):
+        for path in sorted((root / folder).glob("**/*")):
+            if path.suffix not in SUFFIXES or re.search(r"_(test|bench|fuzz)\.(cpp|cu)$", path.name):
+                continue
+            violations += violations_of(path.relative_to(root), path.read_text())
+    for violation in violations:
+        print(violation)
     return 1 if violations else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(pathlib.Path(__file__).resolve().parent.parent))
