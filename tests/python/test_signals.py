@@ -56,16 +56,16 @@ def records(path):
 
 
 def text_file(tmp_path, characters):
-    words = (ROOT / "tests" / "models" / "text" / "romans.txt").read_text() * 40
+    words = (ROOT / "tests" / "models" / "text" / "romans.txt").read_text()
     path = tmp_path / "text.txt"
-    path.write_text(words[:characters])
+    path.write_text((words * (characters // len(words) + 1))[:characters])
     return path
 
 
-def ppl(tmp_path, characters=6000, *more):
+def ppl(tmp_path, characters, *more, segment=64):
     return (
         "ppl-by-length",
-        *("--model", SHORT, "--device", "cpu", "--text", text_file(tmp_path, characters), "--segment", 64),
+        *("--model", SHORT, "--device", "cpu", "--text", text_file(tmp_path, characters), "--segment", segment),
         *("--bucket", 32, *more, "-o"),
     )
 
@@ -172,6 +172,16 @@ def test_a_state_beside_another_journal_is_refused(tmp_path):
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 3 and "b.jsonl.state" in errors, errors
     finish((*command, tmp_path / "b.jsonl", "--overwrite"))
+
+
+def test_a_segment_of_many_seconds_is_left_and_done_again(tmp_path):
+    """One segment of 600K tokens takes longer than anybody who stops a run should wait."""
+    process = start((*ppl(tmp_path, 900_000, segment="600K"), tmp_path / "a.jsonl"))
+    wait_until(lambda: takes_signals(process), process)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == STOPPED, errors
+    assert not (tmp_path / "a.jsonl.state").exists()  # it is written where a segment ends: none did
 
 
 PASSKEY = GOLDEN.parent / "models" / "mamba2-passkey"
