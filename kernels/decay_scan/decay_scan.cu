@@ -10,7 +10,15 @@ namespace scan {
 
 namespace {
 
-enum PathName : int32_t { kScalar, kVector, kTokens, kFactored, kScalarHopper, kVectorHopper };
+enum PathName : int32_t {
+  kScalar,
+  kVector,
+  kTokens,
+  kFactored,
+  kScalarHopper,
+  kVectorHopper,
+  kTiledFactored
+};
 
 bool is_hoppers(int32_t path) {
   return path == kScalarHopper || path == kVectorHopper;
@@ -32,6 +40,8 @@ Path path_of(const DecayScanParams& p, int32_t name) {
       return scalar_hopper_path(p);
     case kVectorHopper:
       return vector_hopper_path(p);
+    case kTiledFactored:
+      return tiled_factored_path(p);
     default:
       return token_path(p);
   }
@@ -39,7 +49,7 @@ Path path_of(const DecayScanParams& p, int32_t name) {
 
 int32_t choose_path(const DecayScanParams& p) {
   if (p.step.data)
-    return kFactored;
+    return tiled_factored_takes(p) ? kTiledFactored : kFactored;
   // Below a few tokens a block of 64 is mostly padding.
   if (!p.is_bf16 || p.read.data || p.tokens <= 8)
     return kTokens;
@@ -110,7 +120,7 @@ extern "C" DecayScanPlan stuffed_decay_scan_plan(const DecayScanParams* params, 
   if (segments <= 0)
     segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks, plan.path) : 1;
   segments = static_cast<int32_t>(std::min<int64_t>(segments, blocks));
-  if (segments <= 2 || p.read.data) {
+  if (segments <= 2 || p.read.data || plan.path == scan::kTiledFactored) {
     plan.first = blocks;
     return plan;
   }

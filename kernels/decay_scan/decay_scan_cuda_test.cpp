@@ -92,6 +92,17 @@ void expect_agreement(const Case& c, int segments = 0) {
                c.name() + " in " + std::to_string(segments) + " segments");
 }
 
+/// x as a view of a tensor that holds NaN on all sides but the first axis'.
+Tensor surrounded(const Tensor& x, int64_t margin) {
+  std::vector<int64_t> sizes = x.sizes().vec();
+  for (int64_t axis = 1; axis < x.dim(); ++axis)
+    sizes[axis] += 2 * margin;
+  Tensor inside = at::full(sizes, NAN, x.options());
+  for (int64_t axis = 1; axis < x.dim(); ++axis)
+    inside = inside.narrow(axis, margin, x.size(axis));
+  return inside.copy_(x);
+}
+
 /// The same inputs in another layout: the same bits if the same kernel takes them, and else as
 /// close to f64 as any.
 void expect_same(const Problem& layout, const Problem& p, int segments, const std::string& what) {
@@ -259,15 +270,7 @@ TEST(CudaDecayScan, ReadsNothingAroundAView) {
     for (const at::ScalarType type : kTypes)
       for (const int64_t margin : {8, 3}) {  // rows of 16-byte alignment, and not
         const Problem p = to_gpu(make_problem(published(variant, 200, type)));
-        const auto surround = [&](const Tensor& x) {
-          std::vector<int64_t> sizes = x.sizes().vec();
-          for (int64_t axis = 1; axis < x.dim(); ++axis)
-            sizes[axis] += 2 * margin;
-          Tensor inside = at::full(sizes, NAN, x.options());
-          for (int64_t axis = 1; axis < x.dim(); ++axis)
-            inside = inside.narrow(axis, margin, x.size(axis));
-          return inside.copy_(x);
-        };
+        const auto surround = [&](const Tensor& x) { return surrounded(x, margin); };
         expect_same({map_over_time(p.in, surround), p.state}, p, 1,
                     fmt::format("{}, margin {}", testing::name_of(variant), margin));
       }
@@ -369,6 +372,65 @@ TEST(CudaDecayScan, HeadsMayShareKeysOrNot) {
         expect_close(run(p, 1), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
                      fmt::format("{}, shared {}", c.name(), shared));
       }
+}
+
+/// Mamba-1 with channels side by side and B and C that they share.
+Problem side_by_side(int64_t B, int64_t H, int64_t T, Decay decay, bool scales_by_step) {
+  Case c = published(Variant::Mamba1, T, at::kBFloat16, decay);
+  c.B = B, c.H = H;
+  Problem p = to_gpu(make_problem(c));
+  const auto shared = [](const Tensor& x) {
+    return x.narrow(2, 0, 1).contiguous().expand(x.sizes());
+  };
+  p.in.q = shared(p.in.q), p.in.k = shared(p.in.k);
+  if (scales_by_step) {
+    p.in.factored_decay->step.clamp_max_(20);  // v_scale as well: the state stays of one size
+    p.in.v_scale = p.in.factored_decay->step;
+  }
+  return p;
+}
+
+constexpr int kTiledFactored = 6;
+
+TEST(CudaDecayScan, ChannelsSideBySideAgree) {
+  for (const int64_t B : {1, 5})  // 40 CTAs, and more than there are processors
+    for (const bool scales_by_step : {true, false})
+      for (const Decay decay : kDecays) {
+        const Problem p = side_by_side(B, 1280, 333, decay, scales_by_step);
+        EXPECT_EQ(decay_scan_cuda_path(p.in, p.state), kTiledFactored);
+        expect_close(
+            run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+            fmt::format("B {}, {}, by step {}", B, testing::name_of(decay), scales_by_step));
+      }
+}
+
+TEST(CudaDecayScan, ChannelsSideBySideAgreeForAnyLength) {
+  for (const int64_t B : {1, 150})
+    for (const int64_t T : {9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1000}) {
+      const Problem p = side_by_side(B, 32, T, Decay::Resets, true);
+      EXPECT_EQ(decay_scan_cuda_path(p.in, p.state), kTiledFactored);
+      expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                   fmt::format("B {}, T {}", B, T));
+    }
+}
+
+TEST(CudaDecayScan, ChannelsSideBySideKeepTheirBits) {
+  for (const int64_t B : {1, 5}) {
+    const Problem p = side_by_side(B, 1280, 640, Decay::Weak, false);
+    const ScanResult whole = run(p), again = run(p);
+    EXPECT_TRUE(bitwise_equal(again.y, whole.y));
+    EXPECT_TRUE(bitwise_equal(again.state, whole.state));
+    for (const int64_t t : {64, 320, 576}) {
+      const ScanResult head = run({tokens_of(p.in, 0, t), p.state});
+      const ScanResult tail = run({tokens_of(p.in, t, 640), head.state});
+      EXPECT_TRUE(bitwise_equal(at::cat({head.y, tail.y}, 1), whole.y)) << t;
+      EXPECT_TRUE(bitwise_equal(tail.state, whole.state)) << t;
+    }
+    for (const int64_t margin : {8, 3})
+      expect_same(
+          {map_over_time(p.in, [&](const Tensor& x) { return surrounded(x, margin); }), p.state}, p,
+          0, fmt::format("margin {}", margin));
+  }
 }
 
 TEST(CudaDecayScan, HopperTakesThePublishedShapes) {

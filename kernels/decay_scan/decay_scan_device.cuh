@@ -366,6 +366,9 @@ bool scalar_hopper_takes(const DecayScanParams& p);
 Path vector_hopper_path(
     const DecayScanParams& p);  // bf16 with a bonus where vector_hopper_takes() it
 bool vector_hopper_takes(const DecayScanParams& p);
+Path tiled_factored_path(
+    const DecayScanParams& p);  // where tiled_factored_takes() it; T is not cut
+bool tiled_factored_takes(const DecayScanParams& p);
 Path vector_path(const DecayScanParams& p);    // bf16, K <= 128
 Path token_path(const DecayScanParams& p);     // any input but a factored decay; K <= 128
 Path factored_path(const DecayScanParams& p);  // a factored decay; K <= 16, V = 1

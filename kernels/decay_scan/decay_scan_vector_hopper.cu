@@ -162,8 +162,9 @@ class Walk {
   __device__ __forceinline__ void read_earlier(float (&y)[8][4],
                                                uint32_t (&weights)[kParts][4],
                                                const uint32_t (&queries)[4][4]) const;
+  template <class Use>
   __device__ __forceinline__ void insert(
-      float (&fresh)[8][4], uint32_t keys, uint32_t values, int part, int buffer) const;
+      float (&fresh)[8][4], uint32_t keys, uint32_t values, int part, int buffer, Use use) const;
   __device__ __forceinline__ float block_decay(int buffer) const;
   __device__ __forceinline__ void advance(const float (&fresh)[8][4], float log2_decay);
   __device__ __forceinline__ void read_state(const float* from);
@@ -473,10 +474,12 @@ __device__ __forceinline__ void Walk<kConstant>::read_earlier(
   }
 }
 
-/// What came before decays over the part, and the part's keys and values are added.
+/// What came before decays over the part, and the part's keys and values are added; use(n, b) gets
+/// the operand of columns [8n, 8n + 16) of the values.
 template <bool kConstant>
+template <class Use>
 __device__ __forceinline__ void Walk<kConstant>::insert(
-    float (&fresh)[8][4], uint32_t keys, uint32_t values, int part, int buffer) const {
+    float (&fresh)[8][4], uint32_t keys, uint32_t values, int part, int buffer, Use use) const {
   if (part > 0) {
     const float decay[2] = {shared_.decay[buffer][part][row_],
                             shared_.decay[buffer][part][row_ + 8]};
@@ -494,6 +497,7 @@ __device__ __forceinline__ void Walk<kConstant>::insert(
     load_matrices_transposed(b, in_tile(values, kPart * part + (lane_ & 15), n + (lane_ >> 4)));
     mma(fresh[n], a, b[0], b[1]);
     mma(fresh[n + 1], a, b[2], b[3]);
+    use(n, b);
   }
 }
 
@@ -552,19 +556,17 @@ __device__ __forceinline__ void Walk<kConstant>::take_block(int stage) {
   read_earlier(y, weights, queries);
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
-    insert(fresh, shared_address(shared_.late_k), shared_address(tiles.v), part, 0);
-    if (part <= warp_)
+    uint32_t a[4];
 #pragma unroll
-      for (int n = 0; n < 8; n += 2) {
-        uint32_t a[4], b[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          a[i] = part == warp_ ? own_weights[i] : weights[part][i];
-        load_matrices_transposed(
-            b, in_tile(shared_address(tiles.v), kPart * part + (lane_ & 15), n + (lane_ >> 4)));
-        mma(y[n], a, b[0], b[1]);
-        mma(y[n + 1], a, b[2], b[3]);
-      }
+    for (int i = 0; i < 4; ++i)
+      a[i] = part == warp_ ? own_weights[i] : weights[part][i];
+    insert(fresh, shared_address(shared_.late_k), shared_address(tiles.v), part, 0,
+           [&](int n, const uint32_t(&b)[4]) {
+             if (part <= warp_) {
+               mma(y[n], a, b[0], b[1]);
+               mma(y[n + 1], a, b[2], b[3]);
+             }
+           });
   }
   if (lane_ == 0)
     wait_stores_read();  // of the block before
@@ -626,7 +628,7 @@ __device__ __forceinline__ void Walk<kConstant>::sum_up() {
     float fresh[8][4] = {};
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
-      insert(fresh, late, shared_address(tiles.v), part, buffer);
+      insert(fresh, late, shared_address(tiles.v), part, buffer, [](int, const uint32_t(&)[4]) {});
     arrive_as_warp(shared_.empty + ring.stage, lane_);
     const float log2_decay = block_decay(buffer);
     sum += log2_decay;
