@@ -7,8 +7,9 @@
 
 namespace stuffed::io {
 
-/// Every failure (full disk, read-only folder) is an Output error that names the file and what the
-/// system said; the file that was there before stays as it was.
+/// Every failure (full disk, read-only folder, a device or a pipe in its place) is an Output error
+/// that names the file and what the system said; what was there before stays as it was. A link is
+/// followed, and stays.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);
@@ -22,9 +23,16 @@ class AtomicFile {
   void commit();
 
  private:
+  std::string name_beside(int i) const;
+  void name();
+
   std::string path_, temporary_;
-  int file_;
+  int file_ = -1;
 };
+
+/// May this text be written there? Only where there is nothing or the same, unless `overwrite`.
+/// Errors  Output if something else is there
+void check_text_place(const std::filesystem::path& path, std::string_view text, bool overwrite);
 
 /// The whole of a small file at once.
 void write_text(const std::filesystem::path& path, std::string_view text);
