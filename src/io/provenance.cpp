@@ -2,6 +2,7 @@
 
 #include <ctime>
 #include <fstream>
+#include <random>
 
 #include <ATen/Parallel.h>
 
@@ -9,6 +10,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "stuffed/core/error.h"
 #include "stuffed/core/version.h"
 
 namespace stuffed::io {
@@ -30,6 +32,12 @@ std::string gpu_name([[maybe_unused]] at::Device device) {
     return properties.name;
 #endif
   return "unknown";
+}
+
+/// 128 bits that no other run has. They tell files of two runs apart and decide no number.
+std::string random_id() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
 }
 
 }  // namespace
@@ -56,6 +64,7 @@ json provenance(const std::vector<std::string>& command_line, at::Device device)
       {"device_name", device.is_cuda() ? gpu_name(device) : cpu_name()},
       {"threads", at::get_num_threads()},
       {"started_utc", utc_now()},
+      {"run_id", random_id()},
   };
 }
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "pipe_output.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 
@@ -68,10 +69,14 @@ std::string first_difference(const json& there, const json& here, const std::str
   return field + ": a field is null on one side and missing on the other";
 }
 
-void check_same_run(const fs::path& path, const RunHeader& there, const RunHeader& here) {
+void check_same_schema(const fs::path& path, const RunHeader& there, const RunHeader& here) {
   check(there.schema == here.schema, Error::Kind::Usage,
         "{}: holds a run of schema '{}', not '{}'; choose another -o", path.string(), there.schema,
         here.schema);
+}
+
+void check_same_run(const fs::path& path, const RunHeader& there, const RunHeader& here) {
+  check_same_schema(path, there, here);
   check(there.version <= here.version, Error::Kind::Input,
         "{}: has version {} of schema '{}', but this stuffed knows only up to version {}; use the "
         "newer stuffed, or "
@@ -88,20 +93,40 @@ void check_same_run(const fs::path& path, const RunHeader& there, const RunHeade
         path.string(), difference);
 }
 
-std::string commit_of(const json& provenance) {
-  return provenance.is_object() ? provenance.value("commit", std::string()) : std::string();
+std::string text_in(const json& provenance, const char* key) {
+  const json value = provenance.is_object() ? provenance.value(key, json()) : json();
+  return value.is_string() ? value.get<std::string>() : std::string();
+}
+
+/// A process that goes on has no run of its own.
+json without_id(json provenance) {
+  if (provenance.is_object())
+    provenance.erase("run_id");
+  return provenance;
 }
 
 [[noreturn]] void fail_to_write(const fs::path& path, int error) {
   fail(Error::Kind::Output, "{}: cannot be written: {}", path.string(), std::strerror(error));
 }
 
+/// What becomes of the records that are there.
+enum class Existing { GoesOn, SameRun, Any };
+
 }  // namespace
+
+RunIdentity identify(const fs::path& journal, const RunHeader& header) {
+  return {.id = text_in(header.provenance, "run_id"),
+          .signature = sha256(dump(json::array({header.schema, header.version, header.config}))),
+          .schema = header.schema,
+          .journal = journal};
+}
 
 struct Results::Impl {
   fs::path path;
   int fd = -1;
   bool is_file = true;  // false: a pipe or device, which can be neither read back nor cut
+  RunIdentity identity;
+  std::optional<RunIdentity> replaced;
   int64_t end_bytes = 0;
   bool finished = false;
   std::string header_hash;
@@ -120,13 +145,19 @@ struct Results::Impl {
   void write_header(const RunHeader& header);
   fs::path state_path() const { return is_file ? fs::path(path).concat(".state") : fs::path(); }
   void resume(const RunHeader& header);
+  void clear(const RunHeader& header, bool of_other_runs);
+  static Results begin(const fs::path& path, const RunHeader& header, Existing existing);
 };
 
 void Results::Impl::open_file() {
+  std::error_code ignored;  // open() then says why
   if (path == "-") {
-    fd = ::dup(STDOUT_FILENO);
+    fd = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  } else if (fs::is_fifo(path, ignored)) {
+    fd = open_fifo(path);
   } else {
-    std::error_code ignored;  // open() then says why
+    check(!fs::is_block_file(path, ignored), Error::Kind::Output,
+          "{}: is a block device, which is left alone; name a file", path.string());
     if (path.has_parent_path())
       fs::create_directories(path.parent_path(), ignored);
     fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -147,18 +178,19 @@ void Results::Impl::lock() {
 
 /// Returns 0, or the errno that stopped it.
 int Results::Impl::write_all(const std::string& line) {
+  if (!is_file)
+    return write_pipe(fd, line);
   for (size_t written = 0; written < line.size();) {
     const char* const data = line.data() + written;
     const size_t bytes = line.size() - written;
-    const ssize_t n = is_file ? ::pwrite(fd, data, bytes, end_bytes + static_cast<int64_t>(written))
-                              : ::write(fd, data, bytes);
+    const ssize_t n = ::pwrite(fd, data, bytes, end_bytes + static_cast<int64_t>(written));
     if (n < 0 && errno != EINTR)
       return errno;
     if (n == 0)
       return ENOSPC;
     written += static_cast<size_t>(std::max<ssize_t>(n, 0));
   }
-  return is_file && ::fdatasync(fd) != 0 ? errno : 0;
+  return ::fdatasync(fd) != 0 ? errno : 0;
 }
 
 void Results::Impl::write_line(const std::string& line) {
@@ -202,8 +234,9 @@ void Results::Impl::resume(const RunHeader& header) {
     fail_to_write(path, errno);
   if (found.empty)
     write_header(header);
-  else if (!finished && found.commit != commit_of(header.provenance))
-    write_line(line_of("\"resumed\":true", {{"provenance", header.provenance}}));
+  else if (!finished && found.commit != text_in(header.provenance, "commit"))
+    write_line(line_of("\"resumed\":true", {{"provenance", without_id(header.provenance)}}));
+  identity = identify(path, found.empty ? header : found.header);
 }
 
 Results::Results(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -211,25 +244,44 @@ Results::~Results() = default;
 Results::Results(Results&&) noexcept = default;
 Results& Results::operator=(Results&&) noexcept = default;
 
-Results Results::open(const fs::path& path, const RunHeader& header, bool overwrite) {
+/// Empties the file. What is no journal is not ours to overwrite, nor is another command's.
+void Results::Impl::clear(const RunHeader& header, bool of_other_runs) {
+  int64_t records = 0;
+  const JournalEnd found = read_journal(path, [&](const json&, LinePlace) { ++records; });
+  if (!found.empty)
+    of_other_runs ? check_same_schema(path, found.header, header)
+                  : check_same_run(path, found.header, header);
+  if (records > 0)
+    replaced = identify(path, found.header);
+  if (::ftruncate(fd, 0) != 0)
+    fail_to_write(path, errno);
+  std::error_code ignored;
+  fs::remove(state_path(), ignored);  // of the run that is overwritten
+}
+
+/// `existing` says what may be thrown away.
+Results Results::Impl::begin(const fs::path& path, const RunHeader& header, Existing existing) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->open_file();
   if (!impl->is_file) {
     impl->write_header(header);
+    impl->identity = identify({}, header);
     return Results(std::move(impl));
   }
   impl->lock();
-  if (overwrite) {
-    read_journal(path,
-                 [](const json&, LinePlace) {});  // what is no journal is not ours to overwrite
-    if (::ftruncate(impl->fd, 0) != 0)
-      fail_to_write(path, errno);
-    std::error_code ignored;
-    fs::remove(impl->state_path(), ignored);  // of the run that is overwritten
-  }
+  if (existing != Existing::GoesOn)
+    impl->clear(header, existing == Existing::Any);
   impl->resume(header);
   return Results(std::move(impl));
+}
+
+Results Results::open(const fs::path& path, const RunHeader& header, bool overwrite) {
+  return Impl::begin(path, header, overwrite ? Existing::Any : Existing::GoesOn);
+}
+
+Results Results::open_anew(const fs::path& path, const RunHeader& header, bool overwrite) {
+  return Impl::begin(path, header, overwrite ? Existing::Any : Existing::SameRun);
 }
 
 bool Results::done(std::string_view key) const {
@@ -277,6 +329,14 @@ void Results::finish(const json& fields) {
 
 bool Results::finished() const {
   return impl_->finished;
+}
+
+const RunIdentity& Results::identity() const {
+  return impl_->identity;
+}
+
+const std::optional<RunIdentity>& Results::replaced() const {
+  return impl_->replaced;
 }
 
 int64_t Results::size() const {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,15 @@ struct RunHeader {
                     // included
   json provenance;  // commit, command line, device, UTC start, ...
 };
+
+/// Which run a journal holds: what the files beside it are tied to.
+struct RunIdentity {
+  std::string id;         // drawn when the journal was begun; "" in journals older than that
+  std::string signature;  // SHA-256 of schema, version and config: equal for equal commands
+  std::string schema;
+  std::filesystem::path journal;  // empty if it is no file (standard output, a pipe)
+};
+RunIdentity identify(const std::filesystem::path& journal, const RunHeader& header);
 
 /// Where a whole line lies in its file, without its newline.
 struct LinePlace {
@@ -48,12 +58,20 @@ class Results {
   /// are required unless nothing was recorded or kept, and the error names the first field that
   /// differs. A torn last line is cut off; a changed commit leaves a `resumed` line. `overwrite`
   /// starts anew.
-  /// "-" is standard output, which like any pipe or device cannot be resumed. Errors  Output if the
-  /// place is not writable or another process is writing it; Input if the file there is not a
-  ///         journal (it is then left alone, even with `overwrite`); Usage if it is another run's
+  /// "-" is standard output, which like any pipe or device cannot be resumed; of a named pipe a
+  /// reader is waited for.
+  ///
+  /// Errors  Output if the place is not writable or another process is writing it; Input if the
+  ///         file there is not a journal (it is then left alone, even with `overwrite`); Usage if
+  ///         it is another run's or, with `overwrite`, another command's
   static Results open(const std::filesystem::path& path,
                       const RunHeader& header,
                       bool overwrite = false);
+  /// As open(), but what the same command recorded before is thrown away.
+  /// Errors  Usage if another run's is there, unless `overwrite` is given
+  static Results open_anew(const std::filesystem::path& path,
+                           const RunHeader& header,
+                           bool overwrite = false);
   ~Results();
   Results(Results&&) noexcept;
   Results& operator=(Results&&) noexcept;
@@ -75,6 +93,9 @@ class Results {
   /// Where a run that is stopped in the middle of a record keeps what it needs to go on:
   /// OUT.jsonl.state. Empty if the results are no file.
   std::filesystem::path state_path() const;
+  const RunIdentity& identity() const;
+  /// The run whose records were thrown away when this one began in its file, if there was one.
+  const std::optional<RunIdentity>& replaced() const;
 
  private:
   struct Impl;
