@@ -13,8 +13,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : name_(path.string())
   const auto size = static_cast<size_t>(file.size());
   check(size > 0, Error::Kind::Input, "{}: the file is empty", name_);
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor(), 0);
-  check(address != MAP_FAILED, Error::Kind::Input, "{}: cannot be mapped into memory: {}", name_,
-        std::strerror(errno));
+  check(address != MAP_FAILED, errno == ENOMEM ? Error::Kind::Memory : Error::Kind::Input,
+        "{}: cannot be mapped into memory: {}", name_, std::strerror(errno));
   bytes_ = {static_cast<const std::byte*>(address), size};
 }
 

@@ -1,9 +1,12 @@
+#include <new>
 #include <set>
+#include <system_error>
 
 #include <gtest/gtest.h>
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/core/memory.h"
 #include "stuffed/core/rng.h"
 #include "stuffed/core/version.h"
 
@@ -41,6 +44,21 @@ TEST(Error, CarriesItsExitCodeAndMessage) {
     EXPECT_EQ(error.exit_code(), 3);
     EXPECT_STREQ(error.what(), "file: has 1, expected 2");
   }
+}
+
+TEST(Memory, IsKnownToHaveRunOutByWhatTheLibrariesSay) {
+  const auto says = [](const char* text) { return is_out_of_memory(std::runtime_error(text)); };
+  EXPECT_TRUE(says("could not execute a primitive"));
+  EXPECT_TRUE(says("could not create a primitive"));
+  EXPECT_TRUE(says("could not create a memory object"));
+  EXPECT_FALSE(says("could not create a primitive descriptor for a matmul primitive"));
+  EXPECT_TRUE(says("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"));
+  EXPECT_FALSE(says("index out of range"));
+  EXPECT_TRUE(is_out_of_memory(std::bad_alloc()));
+  EXPECT_TRUE(is_out_of_memory(std::system_error(EAGAIN, std::generic_category())));
+  EXPECT_FALSE(is_out_of_memory(std::system_error(ENOENT, std::generic_category())));
+  EXPECT_TRUE(is_out_of_memory(Error(Error::Kind::Memory, "a file")));
+  EXPECT_FALSE(is_out_of_memory(Error(Error::Kind::Input, "could not execute a primitive")));
 }
 
 TEST(Version, NamesCommitAndLibTorch) {
