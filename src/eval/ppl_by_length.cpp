@@ -60,7 +60,7 @@ class PplByLength : public DocumentTask {
         tokenizer_(tokenizer),
         options_(options),
         results_(results),
-        sidecar_(options.per_token) {}
+        sidecar_(options.per_token, results) {}
 
   int64_t batch() const override { return options_.batch; }
 
@@ -107,8 +107,12 @@ class PplByLength : public DocumentTask {
       }
       measuring.advance(segment.begin + width, width * batch.rows());
       if (state.position < batch.targets())
-        measuring.reached([&](Snapshot& snapshot) { fill(snapshot, state, sums); });
+        measuring.reached([&](Snapshot& snapshot) {
+          sidecar_.sync();
+          fill(snapshot, state, sums);
+        });
     });
+    sidecar_.sync();
     return sums;
   }
 

@@ -132,7 +132,7 @@ class Retention : public DocumentTask {
         decays_(decays),
         options_(options),
         results_(results),
-        sidecar_(options.arrays) {}
+        sidecar_(options.arrays, results) {}
 
   void keep(const std::vector<int64_t>& targets, bool) override { sidecar_.keep(count(targets)); }
 

@@ -11,31 +11,34 @@ namespace stuffed::eval {
 
 namespace fs = std::filesystem;
 
-fs::path RetentionArrays::partial(int64_t document) const {
-  return fs::path(path_).concat(fmt::format(".document-{}.partial", document));
+fs::path RetentionArrays::part(int64_t document) const {
+  return sidecar_.part(fmt::format("document={}.safetensors", document));
 }
 
 void RetentionArrays::keep(int64_t documents) const {
-  if (path_.empty())
+  if (!sidecar_.exists())
     return;
-  for (int64_t i = 0; i < documents; ++i)
-    check(fs::exists(partial(i)), Error::Kind::Input,
-          "{}: is not there, but the journal holds its document; start anew with --overwrite",
-          partial(i).string());
-  remove_partial(documents);
+  for (int64_t i = 0; i < documents; ++i) {
+    // Where older versions kept it.
+    sidecar_.adopt(fs::path(sidecar_.path()).concat(fmt::format(".document-{}.partial", i)),
+                   part(i).filename().string());
+    check(fs::exists(part(i)), Error::Kind::Input,
+          "{}: is missing, but the journal holds its document; start anew with --overwrite",
+          part(i).string());
+  }
 }
 
 void RetentionArrays::save(int64_t document, Named arrays) {
-  if (path_.empty())
+  if (!sidecar_.exists())
     held_[document] = std::move(arrays);
   else
-    io::write_safetensors(partial(document), {arrays.begin(), arrays.end()});
+    io::write_safetensors(part(document), {arrays.begin(), arrays.end()});
 }
 
 RetentionArrays::Named RetentionArrays::load(int64_t document) const {
-  if (path_.empty())
+  if (!sidecar_.exists())
     return held_.at(document);
-  const io::TensorFile file = io::TensorFile::open(partial(document));
+  const io::TensorFile file = io::TensorFile::open(part(document));
   Named arrays;
   for (const auto& [name, entry] : file.entries())
     arrays[name] = file.load(name).clone();
@@ -43,7 +46,7 @@ RetentionArrays::Named RetentionArrays::load(int64_t document) const {
 }
 
 void RetentionArrays::finish(int64_t documents, const Named& together) const {
-  if (path_.empty())
+  if (!sidecar_.exists())
     return;
   std::map<std::string, std::vector<Tensor>> rows;
   for (int64_t i = 0; i < documents; ++i)
@@ -52,16 +55,8 @@ void RetentionArrays::finish(int64_t documents, const Named& together) const {
   std::vector<std::pair<std::string, Tensor>> joined(together.begin(), together.end());
   for (const auto& [name, arrays] : rows)
     joined.emplace_back(name, at::stack(arrays));
-  io::write_safetensors(path_, joined,
-                        {{"surviving_weight", "[documents,layers,heads,suffixes]"},
-                         {"half_life_tokens", "[documents,layers,heads]; NaN: censored"}});
-}
-
-void RetentionArrays::remove_partial(int64_t from) const {
-  std::error_code ignored;
-  if (!path_.empty())
-    for (int64_t i = from; fs::remove(partial(i), ignored);)
-      ++i;
+  sidecar_.write(joined, {{"surviving_weight", "[documents,layers,heads,suffixes]"},
+                          {"half_life_tokens", "[documents,layers,heads]; NaN: censored"}});
 }
 
 }  // namespace stuffed::eval

@@ -6,16 +6,19 @@
 #include <string>
 
 #include "stuffed/core/tensor.h"
+#include "stuffed/io/sidecar.h"
 
 namespace stuffed::eval {
 
-/// A document's arrays lie in PATH.document-<i>.partial until finish() joins them into PATH.
-/// Without a path they stay in memory.
+/// A document's arrays are a part of the sidecar until finish() joins them into its file. Without a
+/// path they stay in memory.
 class RetentionArrays {
  public:
   using Named = std::map<std::string, Tensor>;
 
-  explicit RetentionArrays(std::filesystem::path path) : path_(std::move(path)) {}
+  /// Errors  as Sidecar's
+  RetentionArrays(std::filesystem::path path, const io::Results& results)
+      : sidecar_(std::move(path), results) {}
 
   /// Keeps those of the first `documents`, which the journal holds.
   /// Errors  Input if one is missing
@@ -24,11 +27,11 @@ class RetentionArrays {
   Named load(int64_t document) const;
   /// Writes each array as [documents,...], and those of all documents together as they are.
   void finish(int64_t documents, const Named& together) const;
-  void remove_partial(int64_t from = 0) const;
+  void remove_partial() const { sidecar_.remove_partial(); }
 
  private:
-  std::filesystem::path partial(int64_t document) const;
-  std::filesystem::path path_;
+  std::filesystem::path part(int64_t document) const;
+  io::Sidecar sidecar_;
   std::map<int64_t, Named> held_;  // without a path
 };
 

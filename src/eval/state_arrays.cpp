@@ -11,18 +11,11 @@ namespace stuffed::eval {
 
 namespace fs = std::filesystem;
 
-fs::path StateArrays::folder() const {
-  return fs::path(path_).concat(".partial");
-}
-
 fs::path StateArrays::part(int64_t document) const {
-  return folder() / fmt::format("document={}.safetensors", document);
+  return sidecar_.part(fmt::format("document={}.safetensors", document));
 }
 
 void StateArrays::keep(int64_t documents) const {
-  std::error_code error;
-  if (documents == 0)
-    fs::remove_all(folder(), error);
   for (int64_t i = 0; i < documents; ++i)
     check(fs::exists(part(i)), Error::Kind::Input,
           "{}: is missing, but the journal holds document {}; start anew with --overwrite",
@@ -30,10 +23,6 @@ void StateArrays::keep(int64_t documents) const {
 }
 
 void StateArrays::write_document(int64_t document, const NamedTensors& arrays) const {
-  std::error_code error;
-  fs::create_directories(folder(), error);
-  check(fs::is_directory(folder()), Error::Kind::Output, "{}: cannot be made: {}",
-        folder().string(), error.message());
   io::write_safetensors(part(document), arrays);
 }
 
@@ -69,12 +58,7 @@ void StateArrays::finish(int64_t documents,
     }
     all.emplace_back(name, padded.size() == 1 ? padded[0].unsqueeze(0) : at::stack(padded));
   }
-  io::write_safetensors(path_, all, metadata);
-}
-
-void StateArrays::remove_partial() const {
-  std::error_code ignored;
-  fs::remove_all(folder(), ignored);
+  sidecar_.write(all, metadata);
 }
 
 }  // namespace stuffed::eval

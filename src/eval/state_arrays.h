@@ -4,12 +4,15 @@
 #include <filesystem>
 
 #include "state_observer.h"
+#include "stuffed/io/sidecar.h"
 
 namespace stuffed::eval {
 
 class StateArrays {
  public:
-  explicit StateArrays(std::filesystem::path path) : path_(std::move(path)) {}
+  /// Errors  as Sidecar's
+  StateArrays(std::filesystem::path path, const io::Results& results)
+      : sidecar_(std::move(path), results) {}
 
   /// Checks that the first `documents` are there, and forgets any other.
   /// Errors  Input naming the file that is missing
@@ -21,13 +24,12 @@ class StateArrays {
   void finish(int64_t documents,
               const NamedTensors& more,
               const std::map<std::string, std::string>& metadata) const;
-  void remove_partial() const;
-  const std::filesystem::path& path() const { return path_; }
+  void remove_partial() const { sidecar_.remove_partial(); }
+  const std::filesystem::path& path() const { return sidecar_.path(); }
 
  private:
-  std::filesystem::path folder() const;
   std::filesystem::path part(int64_t document) const;
-  std::filesystem::path path_;
+  io::Sidecar sidecar_;
 };
 
 }  // namespace stuffed::eval

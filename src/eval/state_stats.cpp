@@ -89,20 +89,14 @@ NamedTensors axes_of(const Task& task, int64_t longest) {
 
 class StateStats : public DocumentTask {
  public:
-  StateStats(Task task, int64_t documents)
+  StateStats(Task task, int64_t documents, const io::Results& results)
       : task_(std::move(task)),
         documents_(documents),
-        arrays_(task_.options.arrays),
+        arrays_(task_.options.arrays, results),
         observer_(task_.model, task_.options, task_.layers, task_.heads) {}
 
   StateObserver& observer() { return observer_; }
   void set_rule(std::shared_ptr<const Recurrence> rule) { rule_ = std::move(rule); }
-
-  void check_finished() const override {
-    check(std::filesystem::exists(arrays_.path()), Error::Kind::Input,
-          "{}: is missing, though the journal is finished; start anew with --overwrite",
-          arrays_.path().string());
-  }
 
   void keep(const std::vector<int64_t>& targets, bool) override {
     arrays_.keep(static_cast<int64_t>(targets.size()));
@@ -278,7 +272,7 @@ io::json run_state_stats(
   std::sort(at.begin(), at.end());
   at.erase(std::unique(at.begin(), at.end()), at.end());
   check_state_stats(options, model.config(), "", 0, 1);
-  StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}));
+  StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}), results);
   statistics.set_rule(make_rule(statistics.observer()));
   return run_documents(statistics, source, results, checkpoint, on_progress);
 }

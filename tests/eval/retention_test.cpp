@@ -8,6 +8,7 @@
 #include "src/eval/retention_summary.h"
 #include "src/eval/suffix_walk.h"
 #include "tests/support/files.h"
+#include "tests/support/journal.h"
 #include "tests/support/golden.h"
 
 namespace stuffed::eval {
@@ -205,14 +206,14 @@ TEST(Retention, DocumentsThatCannotBeMeasuredAreRefused) {
 
 TEST(RetentionArrays, AMissingPartialFileIsSaidToBeMissing) {
   TempFolder folder;
-  RetentionArrays arrays(folder / "a.safetensors");
+  RetentionArrays arrays(folder / "a.safetensors", testing::begin_journal(folder.path()));
   arrays.save(0, {{"x", at::ones({2})}});
   arrays.keep(1);
-  expect_error(Error::Kind::Input, {"document-1", "--overwrite"}, [&] { arrays.keep(2); });
+  expect_error(Error::Kind::Input, {"document=1", "--overwrite"}, [&] { arrays.keep(2); });
   arrays.save(1, {{"x", at::zeros({2})}});
   arrays.finish(2, {});
   arrays.remove_partial();
-  EXPECT_FALSE(std::filesystem::exists(folder / "a.safetensors.document-0.partial"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "a.safetensors.partial"));
   EXPECT_TRUE(at::equal(io::TensorFile::open(folder / "a.safetensors").load("x"),
                         at::tensor({1.0f, 1.0f, 0.0f, 0.0f}).view({2, 2})));
 }

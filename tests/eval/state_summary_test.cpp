@@ -32,7 +32,7 @@ const StateStatsOptions kOptions = {.stride = 10, .train_len = 20, .top = 4};
 
 TEST(StateSummary, ListsTheLargestRatiosOverAllDocuments) {
   const testing::TempFolder folder;
-  const StateArrays arrays(folder / "a.safetensors");
+  const StateArrays arrays(folder / "a.safetensors", testing::begin_journal(folder.path()));
   write(arrays, 0, {{1, 2, 4}, {2, 2, 4}, {8, 3, 2}, {6, 3, 1}});
   write(arrays, 1, {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 30, 1}});  // longer
   const StateSummary summary = summarise_states(arrays, 2, {7}, {0, 3, 5}, true, kOptions);
@@ -60,7 +60,7 @@ TEST(StateSummary, ListsTheLargestRatiosOverAllDocuments) {
 
 TEST(StateSummary, WhatIsNotFiniteComesFirstAndAnEmptyHeadNowhere) {
   const testing::TempFolder folder;
-  const StateArrays arrays(folder / "a.safetensors");
+  const StateArrays arrays(folder / "a.safetensors", testing::begin_journal(folder.path()));
   write(arrays, 0, {{1, 1, 0, 0}, {1, 1, 0, 0}, {5, 1, 0, 3}, {1, kNaN, 0, 1}});
   const StateSummary summary = summarise_states(arrays, 1, {0}, {0, 1, 2, 3}, false, kOptions);
   const io::json& table = summary.record.at("exploding");
@@ -78,7 +78,7 @@ TEST(StateSummary, WhatIsNotFiniteComesFirstAndAnEmptyHeadNowhere) {
 
 TEST(StateSummary, WithoutASampleBehindTheTrainingLengthNothingExplodes) {
   const testing::TempFolder folder;
-  const StateArrays arrays(folder / "a.safetensors");
+  const StateArrays arrays(folder / "a.safetensors", testing::begin_journal(folder.path()));
   write(arrays, 0, {{1, 2}, {2, 2}});
   const StateSummary summary = summarise_states(arrays, 1, {0}, {0, 1}, true, kOptions);
   EXPECT_TRUE(summary.record.at("exploding").empty());

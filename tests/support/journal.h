@@ -1,0 +1,17 @@
+// A journal for tests of what lies beside one.
+#pragma once
+#include <filesystem>
+
+#include "stuffed/io/results.h"
+
+namespace stuffed::testing {
+
+/// FOLDER/a.jsonl with nothing recorded yet.
+inline io::Results begin_journal(const std::filesystem::path& folder) {
+  return io::Results::open(folder / "a.jsonl", {.schema = "stuffed.test",
+                                                .version = 1,
+                                                .config = io::json::object(),
+                                                .provenance = io::json::object()});
+}
+
+}  // namespace stuffed::testing
