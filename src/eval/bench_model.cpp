@@ -10,6 +10,7 @@
 #include "kernels/common/closeness.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/core/memory.h"
 #include "stuffed/eval/decode.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/ops/linear_cross_entropy.h"
@@ -228,7 +229,9 @@ class ModelBench {
     try {
       const InF32 wide(model_);
       return hidden_at_once(tokens);
-    } catch (const c10::OutOfMemoryError&) {
+    } catch (const std::exception& error) {
+      if (!is_out_of_memory(error))
+        throw;
       return {};
     }
   }

@@ -1,12 +1,12 @@
 #include "verify_huge.h"
 
 #include <ATen/ATen.h>
-#include <c10/util/Exception.h>
 
 #include "kernels/common/closeness.h"
 #include "kernels/decay_scan/decay_scan_cuda.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/core/memory.h"
 
 namespace stuffed::eval {
 
@@ -106,7 +106,9 @@ class HugeCheck {
       const auto [actual, expected] = actual_and_expected();
       verdict.output_error = kernels::worst_output_rms(actual.y, expected.y);
       verdict.state_error = kernels::worst_relative_rms(actual.state, expected.state, {2, 3});
-    } catch (const c10::OutOfMemoryError&) {
+    } catch (const std::exception& error) {
+      if (!is_out_of_memory(error))
+        throw;
       verdict.not_run = "the memory does not suffice";
     }
     verdicts.push_back(verdict);

@@ -1,15 +1,14 @@
 // One stream through a model in every way there is.
 #include <algorithm>
-#include <new>
 #include <optional>
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <c10/util/Exception.h>
 
 #include "kernels/common/closeness.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/core/memory.h"
 #include "stuffed/eval/stream.h"
 #include "stuffed/eval/verify.h"
 #include "stuffed/ops/linear_cross_entropy.h"
@@ -78,12 +77,8 @@ void run_if_it_fits(Verdict& verdict, const Body& body) {
   constexpr const char* kReason = "the memory does not suffice";
   try {
     body();
-  } catch (const c10::OutOfMemoryError&) {
-    verdict.not_run = kReason;
-  } catch (const std::bad_alloc&) {
-    verdict.not_run = kReason;
-  } catch (const Error& error) {
-    if (error.kind() != Error::Kind::Memory)
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error))
       throw;
     verdict.not_run = kReason;
   }

@@ -5,6 +5,7 @@
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "src/eval/bench_gate.h"
+#include "src/eval/bench_record.h"
 #include "src/eval/bench_timer.h"
 #include "src/eval/work_model.h"
 #include "stuffed/core/error.h"
@@ -45,6 +46,17 @@ TEST(WorkModel, TheSlowerOfBytesAndFlopsIsTheFloor) {
   const Ceilings ceilings{.copy_bytes_per_s = 100, .matmul_flops_per_s = 1000};
   EXPECT_EQ(floor_seconds(200, 1000, ceilings), 2);
   EXPECT_EQ(floor_seconds(200, 5000, ceilings), 5);
+}
+
+TEST(WorkModel, MoreThanTheMachineAllowsMeansThatItsCeilingsWereMismeasured) {
+  const Ceilings ceilings{.copy_bytes_per_s = 100, .matmul_flops_per_s = 1000};
+  const auto mismeasured = [&](double seconds) {
+    return work_fields(200, 1000, 1, seconds, ceilings).value("ceilings_mismeasured", io::json());
+  };
+  EXPECT_EQ(mismeasured(2), false);     // at its floor
+  EXPECT_EQ(mismeasured(1.95), false);  // 103 %
+  EXPECT_EQ(mismeasured(1.89), true);   // 106 %
+  EXPECT_FALSE(work_fields(200, 1000, 1, 1, {}).contains("ceilings_mismeasured"));
 }
 
 TEST(Timing, QuantilesLieBetweenNeighbours) {
