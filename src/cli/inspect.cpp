@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "src/cli/app.h"
+#include "src/cli/print.h"
 
 namespace stuffed::cli {
 
@@ -19,6 +20,23 @@ struct InspectOptions {
 
 std::string mebibytes(const io::json& bytes) {
   return fmt::format("{:.1f} MiB", bytes.get<double>() / (1 << 20));
+}
+
+std::string describe_fits(const io::json& fits) {
+  const io::json &forget = fits["forget_training_tokens"], &recall = fits["recall_tokens"];
+  const char* const below = "below the fitted sizes";
+  return fmt::format(
+      "learns to forget: {}; recalls a passkey: {}",
+      forget.is_null() ? below
+                       : fmt::format("when trained at {:.0f} tokens or more", forget.get<double>()),
+      recall.is_null() ? below : fmt::format("up to {:.3g} tokens", recall.get<double>()));
+}
+
+std::string where_in_the_fits(const io::json& fits) {
+  if (fits["extrapolated"].get<bool>())
+    return "this state is larger: an extrapolation";
+  const bool is_below = fits["forget_training_tokens"].is_null() || fits["recall_tokens"].is_null();
+  return is_below ? "this state is smaller than those of the fits" : "this state is within";
 }
 
 std::string table(const io::json& found) {
@@ -54,13 +72,8 @@ std::string table(const io::json& found) {
   row("", fmt::format("{} elements, {} in f32: with W-1 convolution columns or shift rows",
                       state["with_columns_elements"].get<int64_t>(),
                       mebibytes(state["with_columns_bytes_f32"])));
-  row("paper's fits", fmt::format("learns to forget when trained at {:.0f} tokens or more; recalls "
-                                  "a passkey up to {:.3g} tokens",
-                                  fits["forget_training_tokens"].get<double>(),
-                                  fits["recall_tokens"].get<double>()));
-  row("", fmt::format("{} ({})", fits["caution"].get<std::string>(),
-                      fits["extrapolated"].get<bool>() ? "this state is larger: an extrapolation"
-                                                       : "this state is within"));
+  row("paper's fits", describe_fits(fits));
+  row("", fmt::format("{} ({})", fits["caution"].get<std::string>(), where_in_the_fits(fits)));
   return text;
 }
 
@@ -85,7 +98,8 @@ void add_inspect(CLI::App& root, Commands& commands) {
                 "One JSON object, every tensor's shape and dtype included");
   commands.push_back({.app = app, .run = [options](Context&) {
                         const io::json found = eval::inspect(options->model, options->tokenizer);
-                        fmt::print("{}", options->json ? found.dump(2) + "\n" : table(found));
+                        cli::print(stdout, "{}",
+                                   options->json ? found.dump(2) + "\n" : table(found));
                       }});
 }
 

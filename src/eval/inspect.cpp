@@ -1,6 +1,5 @@
 #include "stuffed/eval/inspect.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -52,12 +51,19 @@ json describe_tokenizer(const std::filesystem::path& model, const std::string& p
   }
 }
 
+json or_null(std::optional<double> tokens) {
+  return tokens ? json(*tokens) : json();
+}
+
 }  // namespace
 
 PaperFits paper_fits(int64_t state_elements) {
   const double millions = static_cast<double>(state_elements) / 1e6;
-  return {.forget_tokens = 1000 * std::max(0.0, 5.172 * millions - 4.469),
-          .recall_tokens = 1000 * std::max(0.0, 4.756 * (std::pow(1.365, millions) - 1) - 0.742),
+  const auto if_any = [](double thousands) {
+    return thousands > 0 ? std::optional(1000 * thousands) : std::nullopt;
+  };
+  return {.forget_tokens = if_any(5.172 * millions - 4.469),
+          .recall_tokens = if_any(4.756 * (std::pow(1.365, millions) - 1) - 0.742),
           .extrapolated = millions > 12.95};
 }
 
@@ -92,8 +98,8 @@ json inspect(const std::filesystem::path& path, const std::string& tokenizer) {
             {"with_columns_bytes_f32", 4 * with_columns}}},
           {"paper_fits",
            {{"source", "arXiv:2410.07145, state with W-1 convolution columns or shift rows"},
-            {"forget_training_tokens", fits.forget_tokens},
-            {"recall_tokens", fits.recall_tokens},
+            {"forget_training_tokens", or_null(fits.forget_tokens)},
+            {"recall_tokens", or_null(fits.recall_tokens)},
             {"extrapolated", fits.extrapolated},
             {"caution", "fitted to Mamba-2 models of at most 12.9 M state elements"}}}};
 }

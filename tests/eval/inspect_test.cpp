@@ -29,10 +29,21 @@ TEST(Inspect, StateSizeFollowsBothRules) {
 
 TEST(Inspect, FitsReproduceThePublishedCheckValues) {
   // arXiv:2410.07145: 370M (12.9 M elements) recalls 256K tokens.
-  EXPECT_NEAR(eval::paper_fits(12'914'688).recall_tokens / 1000, 259, 6);
-  EXPECT_NEAR(eval::paper_fits(12'914'688).forget_tokens / 1000, 62.3, 0.1);
+  EXPECT_NEAR(eval::paper_fits(12'914'688).recall_tokens.value() / 1000, 259, 6);
+  EXPECT_NEAR(eval::paper_fits(12'914'688).forget_tokens.value() / 1000, 62.3, 0.1);
   EXPECT_TRUE(eval::paper_fits(19'353'600).extrapolated);
   EXPECT_FALSE(eval::paper_fits(12'914'688).extrapolated);
+}
+
+TEST(Inspect, BelowTheFittedSizesNothingIsPredicted) {
+  // The fits cross 0 at 0.864 M (forgetting) and 0.466 M elements (recall).
+  EXPECT_FALSE(eval::paper_fits(860'000).forget_tokens.has_value());
+  EXPECT_NEAR(eval::paper_fits(870'000).forget_tokens.value(), 30.6, 0.1);
+  EXPECT_FALSE(eval::paper_fits(460'000).recall_tokens.has_value());
+  EXPECT_TRUE(eval::paper_fits(470'000).recall_tokens.has_value());
+  const io::json fits = eval::inspect(testing::golden_path("mamba2-hf"), "")["paper_fits"];
+  EXPECT_TRUE(fits["forget_training_tokens"].is_null());
+  EXPECT_TRUE(fits["recall_tokens"].is_null());
 }
 
 }  // namespace

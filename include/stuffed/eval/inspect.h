@@ -1,6 +1,7 @@
 // What a checkpoint is, without running it.
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "stuffed/io/json.h"
@@ -8,11 +9,11 @@
 namespace stuffed::eval {
 
 /// What the two fits of arXiv:2410.07145 say of a state of `elements`, both in tokens (the paper's
-/// K is 1,000).
+/// K is 1,000). A fit that reaches 0 tokens is below the sizes it was made for, and says nothing.
 struct PaperFits {
-  double forget_tokens;  // training length from which a model learns to forget; not below 0
-  double recall_tokens;  // longest context with passkey accuracy above 95 %
-  bool extrapolated;     // beyond the 12.9 M elements of the largest model the fits saw
+  std::optional<double> forget_tokens;  // training length from which a model learns to forget
+  std::optional<double> recall_tokens;  // longest context with passkey accuracy above 95 %
+  bool extrapolated;  // beyond the 12.9 M elements of the largest model the fits saw
 };
 PaperFits paper_fits(int64_t state_elements);
 
