@@ -1,26 +1,25 @@
 // Parse, run, and turn whatever went wrong into one line on stderr and an exit code.
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <new>
+#include <fcntl.h>
 #include <string_view>
+#include <unistd.h>
 
 #include <c10/util/Exception.h>
 
 #include "src/cli/app.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/memory.h"
 
 namespace {
 
 using stuffed::Error;
 
 int complain(Error::Kind kind, std::string_view message) {
-  fmt::print(stderr, "stuffed: {}\n", message);
+  stuffed::cli::print(stderr, "stuffed: {}\n", message);
   return static_cast<int>(kind);
-}
-
-/// LibTorch reports a failed allocation on the CPU as an ordinary error whose text says so.
-bool is_out_of_memory(std::string_view text) {
-  return text.find("allocate memory") != text.npos || text.find("not enough memory") != text.npos;
 }
 
 int out_of_memory(std::string_view why) {
@@ -29,12 +28,55 @@ int out_of_memory(std::string_view why) {
                               why.empty() ? "" : " (", why.empty() ? "" : fmt::format("{})", why)));
 }
 
+/// What LibTorch threw, without its backtrace.
+int complain_of(const std::exception& error) {
+  const auto* const torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string_view text = torch ? torch->what_without_backtrace() : error.what();
+  if (!stuffed::is_out_of_memory(error))
+    return complain(Error::Kind::Internal, text);
+  return out_of_memory(dynamic_cast<const std::bad_alloc*>(&error) ? "" : text);
+}
+
+/// A descriptor that was closed must not become an output's, which messages would then be written
+/// into. Reading standard input and writing the others fails as it would have.
+void fill_closed_descriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(descriptor, F_GETFD) < 0)  // the lowest that is free is this one
+        [[maybe_unused]]
+      const int filled = ::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+/// A mapped file that is cut short while it is read leaves nothing to read on from: say so, where
+/// the default action says nothing.
+void on_bus_error(int signal, siginfo_t* info, void*) {
+  if (info->si_code != BUS_ADRERR) {
+    std::signal(signal, SIG_DFL);  // and the instruction is tried once more
+    return;
+  }
+  constexpr std::string_view kMessage =
+      "stuffed: a file was cut short while it was read (a model, tokens, a state); put it back and "
+      "run the same command again\n";
+  [[maybe_unused]] const ssize_t said = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  ::_exit(static_cast<int>(Error::Kind::Input));
+}
+
+void set_signals() {
+  std::signal(SIGXFSZ, SIG_IGN);  // writing then fails, and whoever writes says what
+  std::signal(SIGPIPE, SIG_IGN);
+  struct sigaction action = {};
+  action.sa_sigaction = on_bus_error;
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGBUS, &action, nullptr);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   // LibTorch then asks for large tensors in huge pages: a pass makes and drops gigabytes of them,
   // and taking those from the system 4 KB at a time cost a twelfth of it.
   setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
+  fill_closed_descriptors();
+  set_signals();
   try {
     stuffed::cli::run(argc, argv);
     const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
@@ -42,14 +84,7 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const Error& error) {
     return complain(error.kind(), error.what());
-  } catch (const std::bad_alloc&) {
-    return out_of_memory("");
-  } catch (const c10::OutOfMemoryError& error) {
-    return out_of_memory(error.what_without_backtrace());
-  } catch (const c10::Error& error) {
-    const std::string_view text = error.what_without_backtrace();
-    return is_out_of_memory(text) ? out_of_memory(text) : complain(Error::Kind::Internal, text);
   } catch (const std::exception& error) {
-    return complain(Error::Kind::Internal, error.what());
+    return complain_of(error);
   }
 }

@@ -6,7 +6,9 @@
 
 #include "src/cli/app.h"
 #include "src/cli/options.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/results.h"
 #include "stuffed/models/shapes.h"
@@ -20,7 +22,7 @@ struct Options {
   std::string device = "auto", dtype = "auto", impl = "auto", output;
   int64_t warmup = 3, repeats = 20;
   uint64_t seed = 0;
-  bool no_ceilings = false, broken = false;
+  bool no_ceilings = false, broken = false, overwrite = false;
   std::vector<int64_t> batches = {1}, lengths = {8192};
 };
 
@@ -57,6 +59,16 @@ std::string number(const io::json& fields, const char* key, double scale, const 
              : fmt::format(fmt::runtime(format), found->get<double>() * scale);
 }
 
+/// What a row ends with, if there is anything to say.
+std::string remark(const io::json& fields) {
+  const std::string verdict = fields.at("verdict");
+  if (verdict != "timed")
+    return verdict + " " + fields.value("check", io::json()).dump();
+  return fields.value("ceilings_mismeasured", false)
+             ? "faster than its floor: the ceilings were mismeasured, run again on an idle machine"
+             : "";
+}
+
 /// The journal and the table; counts what was not timed, for the exit code.
 class Report {
  public:
@@ -68,14 +80,17 @@ class Report {
     config["repeats"] = how.repeats;
     config["warmup"] = how.warmup;
     config["seed"] = how.seed;
+    config["batches"] = options.batches;
+    config["lengths_tokens"] = options.lengths;
     if (!options.output.empty())
-      results_ = io::Results::open(options.output,
-                                   {.schema = eval::kBenchSchema,
-                                    .version = eval::kBenchVersion,
-                                    .config = config,
-                                    .provenance = io::provenance(context.command_line, how.device)},
-                                   /*overwrite=*/true);
-    fmt::print(table_, kRow, "measurement", "ns/tok/layer", "tokens/s", "spread", "of floor",
+      results_ =
+          io::Results::open_anew(options.output,
+                                 {.schema = eval::kBenchSchema,
+                                  .version = eval::kBenchVersion,
+                                  .config = config,
+                                  .provenance = io::provenance(context.command_line, how.device)},
+                                 options.overwrite);
+    cli::print(table_, kRow, "measurement", "ns/tok/layer", "tokens/s", "spread", "of floor",
                "GB/s", "TFLOP/s", "peak MiB", "");
   }
 
@@ -84,14 +99,13 @@ class Report {
     const std::string verdict = fields.at("verdict");
     refused_ += verdict == "REFUSED";
     no_memory_ += verdict == "out of memory";
-    fmt::print(table_, kRow, record.key, number(fields, "ns_per_token_per_layer", 1, "{:.2f}"),
+    cli::print(table_, kRow, record.key, number(fields, "ns_per_token_per_layer", 1, "{:.2f}"),
                number(fields, "tokens_per_s", 1, "{:.0f}"),
                number(fields, "spread", 100, "{:.1f} %"),
                number(fields, "floor_fraction", 100, "{:.1f} %"),
                number(fields, "least_bytes_per_s", 1e-9, "{:.1f}"),
                number(fields, "flops_per_s", 1e-12, "{:.2f}"),
-               number(fields, "peak_memory_bytes", 1.0 / (1 << 20), "{:.0f}"),
-               verdict == "timed" ? "" : verdict + " " + fields.value("check", io::json()).dump());
+               number(fields, "peak_memory_bytes", 1.0 / (1 << 20), "{:.0f}"), remark(fields));
     std::fflush(table_);
     if (results_)
       results_->append(record.key, fields);
@@ -126,7 +140,13 @@ void run_scan(const ScanOptions& options, Context& context) {
                          .heads = options.heads,
                          .key_width = options.key_width,
                          .value_width = options.value_width});
-  Report report(options, shared, {{"kind", "scan"}}, context);
+  Report report(options, shared,
+                {{"kind", "scan"},
+                 {"families", options.families},
+                 {"heads", options.heads},
+                 {"key_width", options.key_width},
+                 {"value_width", options.value_width}},
+                context);
   eval::bench_scan(cases, shared, [&](const eval::BenchRecord& record) { report.add(record); });
   report.finish();
 }
@@ -134,6 +154,9 @@ void run_scan(const ScanOptions& options, Context& context) {
 void run_model(const ModelBenchOptions& options, Context& context) {
   check(options.model.empty() != options.shape.empty(), Error::Kind::Usage,
         "give either --model or --shape");
+  io::OutputGuard guard;
+  guard.reads_model("--model", options.model);
+  guard.writes("-o", options.output);
   const eval::BenchOptions shared = how(options);
   std::vector<eval::ModelCase> cases;
   for (const std::string& phase : options.phases)
@@ -147,7 +170,12 @@ void run_model(const ModelBenchOptions& options, Context& context) {
                                ? std::filesystem::path(options.model).filename().string()
                                : options.shape;
   Report report(options, shared,
-                {{"kind", "model"}, {"model", name}, {"sha256", model->config().hash}}, context);
+                {{"kind", "model"},
+                 {"model", name},
+                 {"sha256", model->config().hash},
+                 {"phases", options.phases},
+                 {"decode_steps", options.decode_steps}},
+                context);
   eval::bench_model(*model, name, cases, options.decode_steps, shared,
                     [&](const eval::BenchRecord& record) { report.add(record); });
   report.finish();
@@ -177,8 +205,10 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
       ->type_name("N")
       ->capture_default_str()
       ->group(group);
-  app.add_option("-o,--output", options.output, "JSON Lines, written anew; - is standard output")
-      ->type_name("OUT.jsonl")
+  add_results(app, "-o,--output", options.output,
+              "JSON Lines, written anew each time; - is standard output")
+      ->group(group);
+  app.add_flag("--overwrite", options.overwrite, "Replace the results of other measurements, too")
       ->group(group);
   app.add_flag("--break", options.broken,
                "For tests: makes the recurrence 1 % wrong, which must be refused with exit code 1")

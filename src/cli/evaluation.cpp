@@ -2,18 +2,20 @@
 
 #include <cstdio>
 
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"
+#include "stuffed/io/sidecar.h"
 
 namespace stuffed::cli {
 
 namespace fs = std::filesystem;
 
 void add_output_option(CLI::App& app, EvaluationOptions& options) {
-  app.add_option("-o,--output", options.output,
-                 "Results, JSON Lines; - is standard output, which cannot be resumed")
+  add_results(app, "-o,--output", options.output,
+              "Results, JSON Lines; - is standard output, which cannot be resumed")
       ->required()
-      ->type_name("OUT.jsonl")
       ->group("Output");
 }
 
@@ -47,12 +49,12 @@ Evaluation open_evaluation(const EvaluationOptions& options, Context& context, O
 io::Results open_results(const EvaluationOptions& options,
                          const Context& context,
                          const Evaluation& evaluation,
-                         std::string_view schema,
-                         int version) {
+                         const JournalKind& kind) {
+  io::check_sidecar(kind.sidecar, options.output);
   return io::Results::open(
       options.output,
-      {.schema = std::string(schema),
-       .version = version,
+      {.schema = std::string(kind.schema),
+       .version = kind.version,
        .config = evaluation.config,
        .provenance = io::provenance(context.command_line, evaluation.model->device())},
       options.overwrite);
@@ -62,28 +64,45 @@ void finish(const EvaluationOptions& options,
             const io::json& summary,
             const std::string& table,
             std::string_view what) {
-  fmt::print(options.output == "-" ? stderr : stdout, "{}", table);
+  cli::print(options.output == "-" ? stderr : stdout, "{}", table);
   check(!options.fail_nonfinite || summary.at("finite") == true, Error::Kind::NonFinite,
         "{}: {} (--fail-nonfinite)", options.output, what);
 }
 
-void check_not_results(const EvaluationOptions& options,
-                       std::string_view flag,
-                       const std::string& file) {
+void check_outputs(const EvaluationOptions& options,
+                   std::string_view flag,
+                   const fs::path& sidecar) {
+  io::OutputGuard guard = guard_inputs(options.model);
+  for (const fs::path& text : options.data.source.text)
+    guard.reads("--text", text);
+  guard.reads("--jsonl", options.data.source.jsonl);
+  guard.reads("--tokens", options.data.source.tokens);
+  guard.writes("-o", options.output);
+  guard.writes(flag, sidecar);
+  const std::string state = options.output + ".state";
   std::error_code ignored;
-  const auto place = [&](const std::string& name) {
-    return fs::weakly_canonical(fs::absolute(name, ignored), ignored);
-  };
-  check(file.empty() || options.output == "-" || place(file) != place(options.output),
-        Error::Kind::Usage, "{} {}: is the file of -o; the results would be lost, name another",
-        flag, file);
+  if (options.output != "-")
+    guard.writes("-o", state);
+  check(!options.overwrite || !fs::exists(state, ignored) || io::has_metadata(state, io::kStateKey),
+        Error::Kind::Input,
+        "{}: is where a stopped run keeps its state, and holds something else; name another -o",
+        state);
 }
 
 fs::path arrays_beside(const std::string& output) {
-  const fs::path beside = fs::path(output).replace_extension(".safetensors");
-  check(beside != output, Error::Kind::Usage,
-        "-o {}: the arrays would take this name; end it in .jsonl, or give --arrays", output);
-  return beside;
+  const fs::path beside = io::sidecar_beside(output),
+                 older = fs::path(output).replace_extension(".safetensors");
+  check(older != output, Error::Kind::Usage,
+        "-o {}: is the name of arrays; end it in .jsonl, or give --arrays", output);
+  std::error_code ignored;
+  if (older == beside || !fs::is_regular_file(output, ignored))
+    return beside;
+  // Older versions replaced whatever follows the last dot: 2b in mamba2-1.2b.
+  const io::json config =
+      io::read_journal(output, [](const io::json&, io::LinePlace) {}).header.config;
+  const bool is_older = config.is_object() && config.contains("arrays") &&
+                        config.at("arrays") == name_in_journal(older, output);
+  return is_older ? older : beside;
 }
 
 io::json name_in_journal(const fs::path& arrays, const std::string& output) {

@@ -42,13 +42,20 @@ Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,
                            Observer* observer = nullptr);
 
-/// Begins or resumes the journal. `evaluation.config` must be complete.
-/// Errors  as Results::open
+/// What open_results() needs to know besides.
+struct JournalKind {
+  std::string_view schema;
+  int version = 1;
+  std::filesystem::path sidecar;  // "" if there is none
+};
+
+/// Begins or resumes the journal, once it is known that its sidecar is no one else's.
+/// `evaluation.config` must be complete.
+/// Errors  as Results::open and io::check_sidecar
 io::Results open_results(const EvaluationOptions& options,
                          const Context& context,
                          const Evaluation& evaluation,
-                         std::string_view schema,
-                         int version);
+                         const JournalKind& kind);
 
 /// Prints `table` where it does not mix with the results. Errors  NonFinite saying `what` ("the
 /// loss is not finite"), if so by the summary and asked for
@@ -57,12 +64,14 @@ void finish(const EvaluationOptions& options,
             const std::string& table,
             std::string_view what);
 
-/// Errors  Usage if `file`, given by `flag`, is the journal itself, which would be lost
-void check_not_results(const EvaluationOptions& options,
-                       std::string_view flag,
-                       const std::string& file);
+/// The journal and its sidecar (given by `flag`, or "") take the place of nothing that the run
+/// reads, nor of each other. Errors  as OutputGuard::writes
+void check_outputs(const EvaluationOptions& options,
+                   std::string_view flag,
+                   const std::filesystem::path& sidecar);
 
-/// OUT.safetensors beside OUT.jsonl. Errors  Usage if these are the same
+/// The arrays' file beside the results, as a journal that is there already has named it.
+/// Errors  Usage if the results have the name of arrays themselves
 std::filesystem::path arrays_beside(const std::string& output);
 
 /// As the journal names its arrays: relative to its own folder, so that both can be moved together.

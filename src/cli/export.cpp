@@ -10,6 +10,7 @@ namespace stuffed::cli {
 void add_export(CLI::App& root, Commands& commands) {
   struct Options {
     std::string format = "paper", results, output;
+    bool overwrite = false;
   };
   CLI::App* app = add_subcommand(
       root, "export", "Writes results in the file formats of other programs",
@@ -24,8 +25,9 @@ void add_export(CLI::App& root, Commands& commands) {
   app->add_option("-o,--output", options->output, "Folder to write to")
       ->required()
       ->type_name("DIR");
+  app->add_flag("--overwrite", options->overwrite, "Replace files of other contents");
   commands.push_back({.app = app, .run = [options](Context&) {
-                        eval::export_paper(options->results, options->output);
+                        eval::export_paper(options->results, options->output, options->overwrite);
                       }});
 }
 

@@ -11,6 +11,7 @@
 
 #include "src/cli/app.h"
 #include "src/cli/options.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/tensor_file.h"
 
@@ -131,7 +132,7 @@ size_t feed(const Options& options,
     const std::vector<int32_t> prompt = read_prompt(options, tokenizer);
     eval::feed_prompt(model, rule, prompt, options.model.segment, saved, [&](int64_t fed) {
       if (static_cast<int64_t>(prompt.size()) > options.model.segment)
-        fmt::print(stderr, "prompt: {} of {} tokens\n", fed, prompt.size());
+        cli::print(stderr, "prompt: {} of {} tokens\n", fed, prompt.size());
     });
     return prompt.size();
   } catch (const Error& error) {
@@ -141,7 +142,19 @@ size_t feed(const Options& options,
   }
 }
 
+/// Errors  Usage, Input or Output if the state would take the place of something else
+void check_save_state(const Options& options) {
+  io::OutputGuard guard = guard_inputs(options.model);
+  guard.reads("--prompt-file", options.prompt_file);
+  guard.reads("--tokens", options.tokens);
+  guard.reads("--load-state", options.load_state);
+  guard.writes("--save-state", options.save_state);
+  check_state_place(options.save_state);
+}
+
 void run(Options options, Context& context) {
+  if (!options.save_state.empty())
+    check_save_state(options);
   const auto tokenizer = find_tokenizer(options);
   const auto model = context.models.open(options.model);
   const auto rule = open_rule(options.model, *model);
@@ -174,17 +187,18 @@ void run(Options options, Context& context) {
     if (tokenizer)
       text.add(bytes);
     else
-      fmt::print("{}\n", id);
+      cli::print(stdout, "{}\n", id);
   };
   const eval::Generated generated =
       eval::generate(*model, *rule, tokenizer.get(), options.how, saved, show);
   text.end();
   if (options.json)
-    fmt::print("{}\n", as_json(options, *model, tokenizer.get(), prompt_tokens, generated,
-                               saved.state.position)
-                           .dump());
+    cli::print(
+        stdout, "{}\n",
+        as_json(options, *model, tokenizer.get(), prompt_tokens, generated, saved.state.position)
+            .dump());
   else if (tokenizer)
-    fmt::print("\n");
+    cli::print(stdout, "\n");
   if (!options.save_state.empty())
     save_state(options.save_state, saved, tag);
 }

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 
 namespace stuffed::cli {
 
@@ -144,6 +145,18 @@ CLI::Option* add_choice(CLI::App& app,
       ->check(CLI::IsMember(choices))
       ->type_name(fmt::format("{}", fmt::join(choices, "|")))
       ->capture_default_str();
+}
+
+CLI::Option* add_results(CLI::App& app,
+                         const std::string& flag,
+                         std::string& home,
+                         const std::string& description) {
+  const auto set = [&home, name = flag_name(flag)](const std::string& text) {
+    check(!text.empty(), Error::Kind::Usage, "{}: a name is expected, or - for standard output",
+          name);
+    home = io::output_name(text);
+  };
+  return app.add_option_function<std::string>(flag, set, description)->type_name("OUT.jsonl");
 }
 
 CLI::App* add_subcommand(CLI::App& root,

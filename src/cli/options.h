@@ -63,6 +63,12 @@ CLI::Option* add_choice(CLI::App& app,
                         const std::vector<std::string>& choices,
                         const std::string& description);
 
+/// -o of results: /dev/stdout becomes "-". The caller adds what else the option needs.
+CLI::Option* add_results(CLI::App& app,
+                         const std::string& flag,
+                         std::string& home,
+                         const std::string& description);
+
 /// A subcommand with the look they all share: groups, --config, examples and exit codes in its
 /// help.
 CLI::App* add_subcommand(CLI::App& root,

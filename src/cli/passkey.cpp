@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "src/cli/evaluation.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/models/registry.h"
@@ -70,7 +71,7 @@ void dry_run(const Options& options, const eval::PasskeyOptions& task_options) {
                             {"state_bytes", state_bytes},
                             {"batches", plan.steps.size()},
                             {"nodes", task.tree.nodes().size()}};
-  fmt::print("{}\n", figures.dump());
+  cli::print(stdout, "{}\n", figures.dump());
 }
 
 io::json describe_task(const Options& options, const eval::PasskeyOptions& task) {
@@ -94,6 +95,7 @@ void run(const Options& options, Context& context) {
     return dry_run(options, task_options);
   check(!options.model.model.empty(), Error::Kind::Usage, "passkey: --model is required");
   check(!options.output.empty(), Error::Kind::Usage, "passkey: -o OUT.jsonl is required");
+  guard_inputs(options.model).writes("-o", options.output);
   const auto tokenizer = open_tokenizer(options.model);
   const auto model = context.models.open(options.model);
   check_vocabulary(*tokenizer, *model);
@@ -117,15 +119,15 @@ void run(const Options& options, Context& context) {
       eval::run_passkey(*model, *rule, *tokenizer, task, task_options, limits_of(options, *model),
                         results, checkpoint, [&](int64_t done) {
                           if (line)
-                            fmt::print(stderr, "\r{}/{} prompts", done, task.trials.size());
+                            cli::print(stderr, "\r{}/{} prompts", done, task.trials.size());
                         });
   if (line)
-    fmt::print(stderr, "\n");
+    cli::print(stderr, "\n");
   results.finish({{"tokens_fed", count.tokens_fed},
                   {"peak_states", count.peak_states},
                   {"forward_calls", count.forward_calls}});
   checkpoint.remove();
-  fmt::print(options.output == "-" ? stderr : stdout, "{}",
+  cli::print(options.output == "-" ? stderr : stdout, "{}",
              eval::passkey_heat_map(task_options, results));
 }
 
@@ -181,8 +183,7 @@ void add_passkey(CLI::App& root, Commands& commands) {
       ->group("Evaluation");
   add_size(*app, "--batch-size", options->batch_size, "Sequences fed at a time, at most")
       ->group("Evaluation");
-  app->add_option("-o,--output", options->output, "Results, JSON Lines")
-      ->type_name("OUT.jsonl")
+  add_results(*app, "-o,--output", options->output, "Results, JSON Lines; - is standard output")
       ->group("Output");
   app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
       ->group("Output");

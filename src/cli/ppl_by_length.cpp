@@ -17,7 +17,7 @@ struct Options : EvaluationOptions {
 };
 
 void run(const Options& options, Context& context) {
-  check_not_results(options, "--per-token", options.per_token);
+  check_outputs(options, "--per-token", options.per_token);
   Evaluation it = open_evaluation(options, context);
   it.config["bucket_tokens"] = options.bucket;
   it.config["batch_size"] = options.batch_size;
@@ -30,8 +30,10 @@ void run(const Options& options, Context& context) {
       .train_len = options.train_len > 0 ? std::optional(options.train_len) : std::nullopt,
       .per_token = options.per_token,
       .run = it.every_record};
-  io::Results results =
-      open_results(options, context, it, eval::kPplByLengthSchema, eval::kPplByLengthVersion);
+  io::Results results = open_results(options, context, it,
+                                     {.schema = eval::kPplByLengthSchema,
+                                      .version = eval::kPplByLengthVersion,
+                                      .sidecar = options.per_token});
   eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;
   const io::json summary = eval::run_ppl_by_length(

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "src/cli/print.h"
+
 namespace stuffed::cli {
 
 ProgressLine::ProgressLine(std::string unit)
@@ -23,7 +25,7 @@ void ProgressLine::show(const eval::Progress& progress) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double speed = static_cast<double>(progress.done_by_process) / std::max(seconds, 1e-9);
   const double left = static_cast<double>(progress.total - progress.done) / std::max(speed, 1e-9);
-  fmt::print(stderr, "{}document {}: {} of {} {}, {:.0f} tokens/s, {:.0f} s left in it{}",
+  cli::print(stderr, "{}document {}: {} of {} {}, {:.0f} tokens/s, {:.0f} s left in it{}",
              terminal_ ? "\r" : "", progress.document, progress.done, progress.total, unit_, speed,
              left, terminal_ ? "   " : "\n");
   std::fflush(stderr);
@@ -31,7 +33,7 @@ void ProgressLine::show(const eval::Progress& progress) {
 
 void ProgressLine::end() const {
   if (terminal_ && shown_)
-    fmt::print(stderr, "\n");
+    cli::print(stderr, "\n");
 }
 
 }  // namespace stuffed::cli

@@ -19,7 +19,7 @@ struct Options : EvaluationOptions {
   std::string arrays;
 };
 
-/// --arrays, or the results' name with .safetensors; none if the results are no file.
+/// --arrays, or the file beside the results; none if the results are no file.
 fs::path arrays_path(const Options& options) {
   const fs::path output(options.output);
   if (!options.arrays.empty())
@@ -42,9 +42,9 @@ io::json describe_task(const Options& options, const fs::path& arrays) {
 
 void run(const Options& options, Context& context) {
   eval::DecayIntervals decays;
-  Evaluation it = open_evaluation(options, context, &decays);
-  check_not_results(options, "--arrays", options.arrays);
   const fs::path arrays = arrays_path(options);
+  check_outputs(options, "--arrays", arrays);
+  Evaluation it = open_evaluation(options, context, &decays);
   it.config.update(describe_task(options, arrays));
   const eval::RetentionOptions how{.segment = options.model.segment,
                                    .read_tokens = options.read_tokens,
@@ -53,8 +53,9 @@ void run(const Options& options, Context& context) {
                                    .half_life_starts = options.half_life_starts,
                                    .arrays = arrays,
                                    .run = it.every_record};
-  io::Results results =
-      open_results(options, context, it, eval::kRetentionSchema, eval::kRetentionVersion);
+  io::Results results = open_results(
+      options, context, it,
+      {.schema = eval::kRetentionSchema, .version = eval::kRetentionVersion, .sidecar = arrays});
   eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line("tokens (suffixes counted)");
   const io::json summary =
@@ -118,17 +119,17 @@ void add_retention(CLI::App& root, Commands& commands) {
       "surviving_weight/most.read=T [documents, layers,\n"
       "heads, suffixes]; half_life_tokens [documents, layers, heads] and half_life_tokens/median "
       "[layers, heads], NaN: censored.\n"
-      "They wait in OUT.safetensors.document-<i>.partial: killed at any moment, the same command "
-      "goes on and ends with the same\n"
-      "records and arrays.\n");
+      "They gather in OUT.safetensors.partial/: killed at any moment, the same command goes on and "
+      "ends with the same records\n"
+      "and arrays.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
   add_task_options(*app, *options);
   add_output_option(*app, *options);
   app->add_option("--arrays", options->arrays,
-                  "Weights and half-lives of every head; default: the results' name with "
-                  ".safetensors, none for -")
+                  "Weights and half-lives of every head; default: OUT.safetensors beside the "
+                  "results, none for -")
       ->type_name("OUT.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a prediction or a decay");

@@ -50,8 +50,8 @@ io::json describe_task(const eval::StateStatsOptions& task,
 
 void run(const Options& options, Context& context) {
   eval::StateStatsOptions task = options.task;
-  check_not_results(options, "--arrays", options.arrays);
   task.arrays = arrays_path(options);
+  check_outputs(options, "--arrays", task.arrays);
   task.segment = options.model.segment;
   task.rank = !options.no_rank;
   if (options.train_len > 0)
@@ -68,8 +68,10 @@ void run(const Options& options, Context& context) {
                    {"stride_tokens", std::to_string(task.stride)},
                    {"names", eval::kStateStatsArrays}};
   task.run = it.every_record;
-  io::Results results =
-      open_results(options, context, it, eval::kStateStatsSchema, eval::kStateStatsVersion);
+  io::Results results = open_results(options, context, it,
+                                     {.schema = eval::kStateStatsSchema,
+                                      .version = eval::kStateStatsVersion,
+                                      .sidecar = task.arrays});
   eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;
   const io::json summary = eval::run_state_stats(
@@ -132,7 +134,7 @@ void add_state_stats(CLI::App& root, Commands& commands) {
   add_data_options(*app, options->data);
   add_statistics_options(*app, *options);
   add_output_option(*app, *options);
-  app->add_option("--arrays", options->arrays, "Default: OUT.safetensors")
+  app->add_option("--arrays", options->arrays, "Default: OUT.safetensors beside OUT.jsonl")
       ->type_name("FILE.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a loss or a state");

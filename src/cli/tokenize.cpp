@@ -8,7 +8,9 @@
 
 #include "src/cli/app.h"
 #include "src/cli/options.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/io/tokenizer.h"
 
@@ -53,7 +55,7 @@ std::vector<int32_t> encode(const io::Tokenizer& tokenizer, const std::string& p
   }
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
   if (time)
-    fmt::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, text.size(), ids.size(),
+    cli::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, text.size(), ids.size(),
                taken.count());
   return ids;
 }
@@ -95,7 +97,21 @@ void print_text(const io::Tokenizer& tokenizer, const std::string& path) {
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
+/// Errors  Usage, Input or Output if the tokens would take the place of something else
+void check_output(const TokenizeOptions& options) {
+  io::OutputGuard guard;
+  if (options.tokenizer != "bytes")
+    guard.reads("--tokenizer", options.tokenizer);
+  for (const std::string& file : options.files)
+    guard.reads("FILE", file);
+  guard.writes("-o", options.output);
+  io::check_place(options.output, [](const io::TensorFile& file) {
+    return file.has("tokens") && file.metadata().contains("tokenizer_sha256");
+  });
+}
+
 void run_tokenize(const TokenizeOptions& options) {
+  check_output(options);
   const auto tokenizer = io::load_tokenizer(
       options.tokenizer, {.add_bos = !options.no_bos, .parse_special = !options.literal_special});
   std::vector<std::vector<int32_t>> documents;

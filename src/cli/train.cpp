@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "src/cli/app.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/train/trainer.h"
@@ -49,7 +50,7 @@ class Report {
     const double seconds = Seconds(now - since_).count();
     const auto steps = static_cast<double>(progress.step - step_);
     const auto left = static_cast<double>(progress.steps - progress.step);
-    fmt::print(
+    cli::print(
         stderr,
         "step {}/{}  loss {:.4f} nats  rate {:.2e}  gradient {:.2f}  {:.0f} tokens/s  {:.0f} "
         "s left\n",
@@ -69,6 +70,8 @@ class Report {
 void run_train(const TrainOptions& options, const Context& context) {
   train::TrainConfig config = options.config;
   config.model = parse_model_config(options.model_config);
+  if (!options.model_config.starts_with('{'))
+    config.model_file = options.model_config;
   config.data.text.assign(options.text.begin(), options.text.end());
   config.data.held_out.assign(options.held_out.begin(), options.held_out.end());
   if (!options.mix.empty())

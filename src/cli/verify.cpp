@@ -10,6 +10,7 @@
 
 #include "src/cli/app.h"
 #include "src/cli/options.h"
+#include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/results.h"
@@ -26,7 +27,7 @@ struct Options {
   std::string text, dtype = "both", family = "all", output, broken = "none";
   int64_t length = 256, piece = 8192;
   std::vector<int64_t> segments = {1, 37, 512}, long_lengths;
-  bool no_long = false;
+  bool no_long = false, overwrite = false;
 };
 
 std::vector<at::Device> devices_of(const std::string& name) {
@@ -62,7 +63,7 @@ constexpr const char* kRow =
     "{:<34} {:<5} {:<5} {:<10} {:<20} {:>9} {:>10} {:>10} {:>10} {:>10}  {}\n";
 
 void print_head(std::FILE* out) {
-  fmt::print(out, kRow, "subject", "on", "dtype", "impl", "fed", "tokens", "output", "bound",
+  cli::print(out, kRow, "subject", "on", "dtype", "impl", "fed", "tokens", "output", "bound",
              "state", "bound", "verdict");
 }
 
@@ -75,7 +76,7 @@ void print_row(std::FILE* out, const eval::Verdict& v) {
     verdict += " with " + v.against;
   else
     verdict += fmt::format(" with {} ({} cases; worst: {})", v.against, v.cases, v.worst);
-  fmt::print(out, kRow, v.subject, v.device, v.dtype, v.impl, v.path, v.tokens,
+  cli::print(out, kRow, v.subject, v.device, v.dtype, v.impl, v.path, v.tokens,
              number(v.output_error), number(v.output_bound), number(v.state_error),
              number(v.state_bound), verdict);
   std::fflush(out);
@@ -89,7 +90,7 @@ struct Report {
 
   void operator()(const eval::Verdict& v, bool done) {
     if (!done) {
-      fmt::print(stderr, "verify: {}, {} {} {}, {} ...\n", v.subject, v.device, v.dtype, v.impl,
+      cli::print(stderr, "verify: {}, {} {} {}, {} ...\n", v.subject, v.device, v.dtype, v.impl,
                  v.path);
       return;
     }
@@ -145,6 +146,7 @@ void run_model(const Options& options, const RecurrentLM& skeleton, Report& repo
 io::json config_of(const Options& options, const RecurrentLM* skeleton) {
   io::json config = {{"devices", names_of(devices_of(options.model.device))},
                      {"broken", options.broken},
+                     {"no_long", options.no_long},
                      {"seed", options.model.seed}};
   if (skeleton == nullptr) {
     config["subject"] = "kernels";
@@ -166,6 +168,9 @@ io::json config_of(const Options& options, const RecurrentLM* skeleton) {
 void run(const Options& options, Context& context) {
   check(options.kernels != !options.model.model.empty(), Error::Kind::Usage,
         "give either a MODEL or --kernels");
+  io::OutputGuard guard = guard_inputs(options.model);
+  guard.reads("--text", options.text);
+  guard.writes("-o", options.output);
   std::unique_ptr<RecurrentLM> skeleton;
   if (!options.kernels)
     skeleton = open_skeleton(options.model.model).model;
@@ -173,13 +178,13 @@ void run(const Options& options, Context& context) {
   report.table = options.output == "-" ? stderr : stdout;
   if (!options.output.empty())
     report.results =
-        io::Results::open(options.output,
-                          {.schema = eval::kVerifySchema,
-                           .version = eval::kVerifyVersion,
-                           .config = config_of(options, skeleton.get()),
-                           .provenance = io::provenance(context.command_line,
-                                                        devices_of(options.model.device).back())},
-                          /*overwrite=*/true);
+        io::Results::open_anew(options.output,
+                               {.schema = eval::kVerifySchema,
+                                .version = eval::kVerifyVersion,
+                                .config = config_of(options, skeleton.get()),
+                                .provenance = io::provenance(
+                                    context.command_line, devices_of(options.model.device).back())},
+                               options.overwrite);
   print_head(report.table);
   if (options.kernels) {
     eval::verify_kernels({.devices = devices_of(options.model.device),
@@ -194,7 +199,7 @@ void run(const Options& options, Context& context) {
   if (report.results)
     report.results->finish(
         {{"agree", report.agree}, {"disagree", report.disagree}, {"not_run", report.not_run}});
-  fmt::print(report.table, "{} agree, {} disagree, {} not run\n", report.agree, report.disagree,
+  cli::print(report.table, "{} agree, {} disagree, {} not run\n", report.agree, report.disagree,
              report.not_run);
   check(report.disagree == 0, Error::Kind::Disagreement,
         "{} of {} comparisons disagree: results of this machine or build are not to be trusted",
@@ -241,9 +246,9 @@ void add_options(CLI::App& app, Options& options) {
       ->group(stream);
   app.add_flag("--no-long", options.no_long,
                "No long streams, and with --kernels nothing of a million tokens or 2^31 elements");
-  app.add_option("-o,--output,--json", options.output,
-                 "Verdicts, JSON Lines, written anew; - is standard output")
-      ->type_name("OUT.jsonl");
+  add_results(app, "-o,--output,--json", options.output,
+              "Verdicts, JSON Lines, written anew each time; - is standard output");
+  app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
   add_choice(app, "--break", options.broken, {"none", "reference", "chunked", "cuda"},
              "For tests: makes every insertion of this implementation 1 % too large, which must "
              "end in exit code 1");

@@ -32,13 +32,19 @@ Tensor read_limits(const std::string& path, const RecurrentLM& model) {
   return limits.clone();  // the file may go
 }
 
-/// Hashes of the files that mitigations read, by the name they were given.
-io::json mitigation_files(const std::vector<std::string>& mitigations) {
-  io::json files = io::json::object();
-  build_recurrence({.mitigations = mitigations, .read_limits = [&files](const std::string& file) {
-                      files[file] = sha256_file(file);
+/// Calls `on_file` with every file that mitigations read, by the name it was given.
+void visit_files(const std::vector<std::string>& mitigations,
+                 const std::function<void(const std::string& file)>& on_file) {
+  build_recurrence({.mitigations = mitigations, .read_limits = [&](const std::string& file) {
+                      on_file(file);
                       return at::zeros({1, 1});
                     }});
+}
+
+/// Hashes of those files.
+io::json mitigation_files(const std::vector<std::string>& mitigations) {
+  io::json files = io::json::object();
+  visit_files(mitigations, [&](const std::string& file) { files[file] = sha256_file(file); });
   return files;
 }
 
@@ -135,6 +141,16 @@ void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) 
         "{}: makes ids up to {}, but the model has {} embeddings; it belongs to another model (see "
         "--tokenizer)",
         tokenizer.source(), tokenizer.vocab_size() - 1, model.config().padded_vocab);
+}
+
+io::OutputGuard guard_inputs(const ModelOptions& options) {
+  io::OutputGuard guard;
+  guard.reads_model("--model", options.model);
+  if (options.tokenizer != "bytes")
+    guard.reads("--tokenizer", options.tokenizer);
+  visit_files(options.mitigations,
+              [&](const std::string& file) { guard.reads("--mitigation", file); });
+  return guard;
 }
 
 io::json describe(const ModelOptions& options, const RecurrentLM& model) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "src/cli/options.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/tokenizer.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -48,6 +49,10 @@ std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model
 
 /// Throws Input if the tokenizer can make ids the model does not know.
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model);
+
+/// Guards the files these options read: model, tokenizer, and those of mitigations.
+/// Errors  Usage for a mitigation that is not understood
+io::OutputGuard guard_inputs(const ModelOptions& options);
 
 /// What decides a run's numbers, for the header of its results: model (hash, family, layout),
 /// device kind, dtypes, implementation, segment, mitigations and the hashes of their files, seed.

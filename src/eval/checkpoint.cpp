@@ -6,6 +6,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::eval {
@@ -75,7 +76,7 @@ std::optional<Snapshot> Checkpoint::load() const {
     return std::nullopt;
   const io::TensorFile file = io::TensorFile::open(path_);
   const std::string where = path_.string();
-  check(field(file, "stuffed.checkpoint") == kVersion, Error::Kind::Input,
+  check(field(file, io::kStateKey) == kVersion, Error::Kind::Input,
         "{}: has another version than this build reads ({}); remove it to begin its document again",
         where, kVersion);
   const io::json fields = io::parse_json(field(file, "fields"), where);
@@ -136,7 +137,7 @@ void Checkpoint::forget() {
 
 void Checkpoint::remove() const {
   std::error_code ignored;
-  if (!path_.empty())
+  if (io::has_metadata(path_, io::kStateKey))
     fs::remove(path_, ignored);
 }
 
@@ -146,7 +147,7 @@ void Checkpoint::write() {
     return;
   const io::json fields = {{"records", results_.size()}, {"task", last_->fields}};
   io::write_safetensors(path_, {last_->tensors.begin(), last_->tensors.end()},
-                        {{"stuffed.checkpoint", kVersion},
+                        {{io::kStateKey, kVersion},
                          {"journal", results_.header_hash()},
                          {"place", last_->place},
                          {"fields", fields.dump()}});

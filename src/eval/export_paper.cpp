@@ -1,10 +1,11 @@
 #include "stuffed/eval/export_paper.h"
 
-#include <fstream>
 #include <limits>
 #include <map>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/atomic_file.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/results.h"
 
 namespace stuffed::eval {
@@ -12,13 +13,6 @@ namespace stuffed::eval {
 namespace {
 
 namespace fs = std::filesystem;
-
-void write_file(const fs::path& path, const std::string& text) {
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  out.close();
-  check(out.good(), Error::Kind::Output, "{}: could not be written", path.string());
-}
 
 using Place = std::pair<int64_t, int64_t>;  // depth index, trial
 
@@ -54,7 +48,7 @@ io::json args_of(const io::json& config) {
 
 }  // namespace
 
-void export_paper(const fs::path& journal, const fs::path& folder) {
+void export_paper(const fs::path& journal, const fs::path& folder, bool overwrite) {
   std::map<int64_t, std::map<Place, io::json>> lengths;
   const io::JournalEnd end = io::read_journal(journal, [&](const io::json& record, io::LinePlace) {
     if (record.contains("passkey"))
@@ -68,9 +62,18 @@ void export_paper(const fs::path& journal, const fs::path& folder) {
   fs::create_directories(folder / "passkey", error);
   check(!error, Error::Kind::Output, "{}: cannot be created: {}", (folder / "passkey").string(),
         error.message());
-  write_file(folder / "args.json", args_of(end.header.config).dump(4) + "\n");
+  std::map<fs::path, std::string> files;
+  files[folder / "args.json"] = args_of(end.header.config).dump(4) + "\n";
   for (const auto& [length, trials] : lengths)
-    write_file(folder / "passkey" / fmt::format("preds_{}.jsonl", length), lines_of(trials));
+    files[folder / "passkey" / fmt::format("preds_{}.jsonl", length)] = lines_of(trials);
+  io::OutputGuard guard;
+  guard.reads("RESULTS", journal);
+  for (const auto& [path, text] : files) {
+    guard.writes("-o", path);
+    io::check_text_place(path, text, overwrite);
+  }
+  for (const auto& [path, text] : files)
+    io::write_text(path, text);
 }
 
 }  // namespace stuffed::eval

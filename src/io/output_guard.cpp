@@ -160,6 +160,17 @@ void check_place(const fs::path& path, const std::function<bool(const TensorFile
         path.string());
 }
 
+bool has_metadata(const fs::path& path, const std::string& key) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error))
+    return false;
+  try {
+    return TensorFile::open(path).metadata().contains(key);
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 std::string output_name(const std::string& path) {
   const std::optional<int> descriptor = descriptor_of(path);
   check(descriptor != STDERR_FILENO, Error::Kind::Usage,

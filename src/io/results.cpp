@@ -14,6 +14,7 @@
 #include "pipe_output.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/output_guard.h"
 
 namespace stuffed::io {
 
@@ -256,7 +257,8 @@ void Results::Impl::clear(const RunHeader& header, bool of_other_runs) {
   if (::ftruncate(fd, 0) != 0)
     fail_to_write(path, errno);
   std::error_code ignored;
-  fs::remove(state_path(), ignored);  // of the run that is overwritten
+  if (has_metadata(state_path(), kStateKey))
+    fs::remove(state_path(), ignored);  // of the run that is overwritten
 }
 
 /// `existing` says what may be thrown away.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 
 #include <ATen/ATen.h>
 
@@ -10,6 +9,7 @@
 #include "imagined.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/atomic_file.h"
 
 namespace stuffed {
 
@@ -243,11 +243,7 @@ void save_model(RecurrentLM& model, const std::filesystem::path& folder) {
     tensors.emplace_back(item.name, item.home->detach().to(at::kCPU));
   }
   io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
-  const auto path = folder / "config.json";
-  std::ofstream out(path);
-  out << config.dump(2) << '\n';
-  out.close();
-  check(out.good(), Error::Kind::Output, "{}: could not be written", path.string());
+  io::write_text(folder / "config.json", config.dump(2) + "\n");
 }
 
 }  // namespace stuffed

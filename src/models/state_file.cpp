@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed {
@@ -73,6 +74,11 @@ int64_t read_position(const io::TensorFile& file) {
 
 }  // namespace
 
+void check_state_place(const std::filesystem::path& path) {
+  io::check_place(
+      path, [](const io::TensorFile& file) { return file.metadata().contains("stuffed.state"); });
+}
+
 void put_state(TensorsByName& tensors, const std::string& prefix, const State& state) {
   const auto put = [&](const std::string& name, const Tensor& tensor) {
     if (tensor.defined())
@@ -115,6 +121,7 @@ State take_state(const TensorsByName& tensors,
 }
 
 void save_state(const std::filesystem::path& path, const SavedState& saved, const StateTag& tag) {
+  check_state_place(path);
   TensorsByName tensors;
   put_state(tensors, "", saved.state);
   if (saved.last_hidden.defined())

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::train {
@@ -15,6 +16,10 @@ void save_checkpoint(const std::filesystem::path& path,
   for (const auto& [name, tensor] : tensors)
     on_cpu.emplace_back(name, tensor.detach().to(at::kCPU));
   io::write_safetensors(path, on_cpu, {{"step", std::to_string(step)}, {"config", config.dump()}});
+}
+
+bool is_checkpoint(const std::filesystem::path& path) {
+  return io::has_metadata(path, "step") && io::has_metadata(path, "config");
 }
 
 int64_t load_checkpoint(const std::filesystem::path& path,

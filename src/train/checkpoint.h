@@ -21,6 +21,9 @@ void save_checkpoint(const std::filesystem::path& path,
                      int64_t step,
                      const io::json& config);
 
+/// Does a training run's checkpoint lie there?
+bool is_checkpoint(const std::filesystem::path& path);
+
 /// Fills the tensors; returns the step, 0 if there is no such file.
 /// Errors  Usage if it is another configuration's; Input if it is damaged
 int64_t load_checkpoint(const std::filesystem::path& path,

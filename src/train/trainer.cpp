@@ -1,7 +1,7 @@
 #include "stuffed/train/trainer.h"
 
+#include <array>
 #include <chrono>
-#include <fstream>
 
 #include <ATen/ATen.h>
 
@@ -9,6 +9,8 @@
 #include "src/train/checkpoint.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/io/atomic_file.h"
+#include "stuffed/io/output_guard.h"
 #include "stuffed/io/results.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/ops/linear_cross_entropy.h"
@@ -22,6 +24,42 @@ namespace {
 constexpr int64_t kVocabulary = 256;  // bytes
 constexpr int64_t kValidationStep =
     1024;  // tokens fed at a time; bounds memory, changes rounding only
+
+constexpr const char* kJournalFile = "train.jsonl";
+constexpr const char* kCheckpointFile = "checkpoint.safetensors";
+constexpr const char* kTokenizerFile = "stuffed_tokenizer.json";
+/// What a run writes besides its journal.
+constexpr std::array<const char*, 4> kModelFiles = {kCheckpointFile, "model.safetensors",
+                                                    "config.json", kTokenizerFile};
+
+std::string step_key(int64_t step) {
+  return fmt::format("step={}", step);
+}
+
+/// A folder with a model but without its journal is not ours to train into; a checkpoint without
+/// one would go on from steps that are recorded nowhere.
+/// Errors  Usage for a text in the folder; Input
+void check_folder(const TrainConfig& config, const fs::path& folder, bool overwrite) {
+  io::OutputGuard guard;
+  for (const fs::path& text : config.data.text)
+    guard.reads("--text", text);
+  for (const fs::path& text : config.data.held_out)
+    guard.reads("--held-out", text);
+  guard.reads("--model-config", config.model_file);
+  guard.writes("-o", folder / kJournalFile);
+  for (const char* name : kModelFiles)
+    guard.writes("-o", folder / name);
+  std::error_code error;
+  const bool has_journal =
+      fs::exists(folder / kJournalFile, error) && !fs::is_empty(folder / kJournalFile, error);
+  const bool has_checkpoint = is_checkpoint(folder / kCheckpointFile);
+  if (has_journal || (overwrite && has_checkpoint))
+    return;
+  for (const char* name : kModelFiles)
+    check(!fs::exists(folder / name, error), Error::Kind::Input,
+          "{}: is there, but its journal {} is not; {}", (folder / name).string(), kJournalFile,
+          has_checkpoint ? "put it back, or start anew with --overwrite" : "name another folder");
+}
 
 void check_config(const TrainConfig& config) {
   const auto usage = Error::Kind::Usage;
@@ -91,7 +129,7 @@ class Run {
                           .inference = false})),
         rule_(build_recurrence({.mitigations = {}, .impl = Impl::Chunked})),
         loss_sum_(at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble))),
-        journal_(io::Results::open(folder / "train.jsonl",
+        journal_(io::Results::open(folder / kJournalFile,
                                    {.schema = "stuffed.train",
                                     .version = 1,
                                     .config = described_,
@@ -108,8 +146,10 @@ class Run {
                                                          .eps = 1e-8,
                                                          .clip = config.clip});
     if (overwrite)
-      fs::remove(checkpoint_path());
-    step_ = load_checkpoint(checkpoint_path(), remembered(), described_);
+      for (const char* name : kModelFiles)
+        fs::remove(folder / name);
+    step_ = load_checkpoint(folder_ / kCheckpointFile, remembered(), described_);
+    check_complete();
   }
 
   void run(const std::function<void(const Progress&)>& on_progress) {
@@ -149,7 +189,7 @@ class Run {
   bool is_due(int64_t every) const { return step_ % every == 0 || step_ == config_.schedule.steps; }
 
   void save_progress() {
-    save_checkpoint(checkpoint_path(), remembered(), step_, described_);
+    save_checkpoint(folder_ / kCheckpointFile, remembered(), step_, described_);
     saved_at_ = Clock::now();
   }
 
@@ -159,10 +199,23 @@ class Run {
     fail(Error::Kind::Interrupted,
          "stopped by {} after step {} of {}, which is saved in {}: run the same command again to "
          "go on",
-         signal_name(), step_, config_.schedule.steps, checkpoint_path().string());
+         signal_name(), step_, config_.schedule.steps, (folder_ / kCheckpointFile).string());
   }
 
-  fs::path checkpoint_path() const { return folder_ / "checkpoint.safetensors"; }
+  /// What the journal says was done must be there, and the other way round.
+  void check_complete() const {
+    for (int64_t step = config_.log_every; step <= step_; step += config_.log_every)
+      check(journal_.done(step_key(step)), Error::Kind::Input,
+            "{}: goes up to step {}, but the journal {} lacks step {}; put the right journal back, "
+            "or start anew with --overwrite",
+            (folder_ / kCheckpointFile).string(), step_, kJournalFile, step);
+    if (!journal_.finished())
+      return;
+    for (const char* name : kModelFiles)  // whoever has the model may do without the checkpoint
+      check(name == kCheckpointFile || fs::exists(folder_ / name), Error::Kind::Input,
+            "{}: is missing, though {} is finished; --overwrite trains anew",
+            (folder_ / name).string(), kJournalFile);
+  }
 
   NamedTensors remembered() const {
     NamedTensors tensors = optimiser_->tensors();
@@ -194,7 +247,7 @@ class Run {
                                .learning_rate = rate,
                                .gradient_norm = norm.item<double>()};
     loss_sum_.zero_();
-    append(fmt::format("step={}", step_),
+    append(step_key(step_),
            {{"step", step_},
             {"tokens", step_ * config_.batch * config_.length},
             {"loss_nats", progress.loss_nats},
@@ -255,11 +308,7 @@ class Run {
 
   void save() {
     save_model(*model_, folder_);
-    const fs::path path = folder_ / "stuffed_tokenizer.json";
-    std::ofstream out(path);
-    out << io::json{{"tokenizer", "bytes"}}.dump() << '\n';
-    out.close();
-    check(out.good(), Error::Kind::Output, "{}: could not be written", path.string());
+    io::write_text(folder_ / kTokenizerFile, io::json{{"tokenizer", "bytes"}}.dump() + "\n");
   }
 
   TrainConfig config_;
@@ -285,6 +334,7 @@ void train(const TrainConfig& config,
            bool overwrite,
            const std::function<void(const Progress&)>& on_progress) {
   check_config(config);
+  check_folder(config, folder, overwrite);
   TrainConfig filled = config;
   filled.data.seed = config.seed;
   if (!filled.model.contains("vocab_size"))

@@ -8,8 +8,8 @@
 #include "src/eval/retention_summary.h"
 #include "src/eval/suffix_walk.h"
 #include "tests/support/files.h"
-#include "tests/support/journal.h"
 #include "tests/support/golden.h"
+#include "tests/support/journal.h"
 
 namespace stuffed::eval {
 namespace {

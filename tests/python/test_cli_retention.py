@@ -138,7 +138,7 @@ def test_a_lost_partial_file_is_exit_code_3(tokens, tmp_path):
     assert run(*command(tokens, out)).returncode == 0
     out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:2]))
     done = run(*command(tokens, out))
-    assert done.returncode == 3 and "document-0.partial" in done.stderr and "--overwrite" in done.stderr
+    assert done.returncode == 3 and "document=0.safetensors" in done.stderr and "--overwrite" in done.stderr
     assert run(*command(tokens, out, "--overwrite")).returncode == 0
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +82,28 @@ def test_plots_are_drawn_and_no_data_is_no_zero(run: pathlib.Path, tmp_path: pat
     plot_passkey.draw_curves(results, tmp_path / "acc_curve.pdf")
     assert (tmp_path / "heat_map.pdf").stat().st_size > 1000
     assert (tmp_path / "acc_curve.pdf").stat().st_size > 1000
+
+
+def test_a_picture_is_a_picture_and_not_a_folder(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for output in ("x.png", "folder"):
+        plot = [sys.executable, ROOT / "scripts" / "plot_passkey.py", run, "-o", tmp_path / output]
+        done = subprocess.run(plot, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["acc_curve.pdf", "heat_map.pdf"]
+
+
+def test_an_export_replaces_nothing_of_other_contents(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "args.json").write_text("{}")
+    done = stuffed("export", run, "-o", out)
+    assert done.returncode == 7 and "args.json" in done.stderr and "--overwrite" in done.stderr
+    assert (out / "args.json").read_text() == "{}" and not list((out / "passkey").iterdir())
+    assert stuffed("export", run, "-o", out, "--overwrite").returncode == 0
+    assert stuffed("export", run, "-o", out).returncode == 0  # the same again
+    (out / "args.json").unlink()
+    (out / "args.json").hardlink_to(run)
+    whole = run.read_bytes()
+    done = stuffed("export", run, "-o", out, "--overwrite")
+    assert done.returncode == 2 and run.read_bytes() == whole, done.stderr

@@ -50,4 +50,7 @@ std::string output_name(const std::string& path);
 void check_place(const std::filesystem::path& path,
                  const std::function<bool(const TensorFile&)>& is_ours);
 
+/// Is a safetensors file there whose metadata has `key`?
+bool has_metadata(const std::filesystem::path& path, const std::string& key);
+
 }  // namespace stuffed::io

@@ -52,6 +52,9 @@ struct JournalEnd {
 JournalEnd read_journal(const std::filesystem::path& path,
                         const std::function<void(const json& record, LinePlace place)>& on_record);
 
+/// In the metadata of a file at Results::state_path(): what has it not is no one's to remove.
+inline constexpr const char* kStateKey = "stuffed.checkpoint";
+
 class Results {
  public:
   /// Creates the file (and the folders above it), or resumes it: equal schema, version and config

@@ -22,6 +22,10 @@ struct SavedState {
   Tensor last_hidden;  // [B,D]: the row that predicts the next token
 };
 
+/// May a state be saved there? Only where there is nothing, or a saved state.
+/// Errors  as io::check_place
+void check_state_place(const std::filesystem::path& path);
+
 /// The tensors of a state, by the names they have in a file: `<prefix>layers.<i>.recurrent`,
 /// `.conv`,
 /// `.shift`, `.extra.<slot>`. The position is not among them.
@@ -38,7 +42,8 @@ State take_state(const TensorsByName& tensors,
                  const std::string& where);
 
 /// Safetensors: `layers.<i>.recurrent`, `.conv`, `.shift`, `.extra.<slot>`, `last_hidden`; the tag,
-/// the position and the format's version are metadata. Errors  Output
+/// the position and the format's version are metadata.
+/// Errors  Output; as check_state_place()
 void save_state(const std::filesystem::path& path, const SavedState& saved, const StateTag& tag);
 
 /// Errors  Input if the file is damaged, is no saved state, or its tag, version or shapes differ

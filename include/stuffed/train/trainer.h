@@ -13,10 +13,11 @@ namespace stuffed::train {
 
 struct TrainConfig {
   std::string family = "mamba2";
-  io::json model;        // config.json of the model to be made; its vocabulary is 256
-  DataConfig data;       // its seed is set from `seed`
-  int64_t length = 128;  // tokens in a sequence; each starts from an empty state
-  int64_t batch = 32;    // sequences in a step; batch x length is a multiple of the window
+  io::json model;                    // config.json of the model to be made; its vocabulary is 256
+  std::filesystem::path model_file;  // which that was read from, if it was a file
+  DataConfig data;                   // its seed is set from `seed`
+  int64_t length = 128;              // tokens in a sequence; each starts from an empty state
+  int64_t batch = 32;  // sequences in a step; batch x length is a multiple of the window
   Schedule schedule;
   double weight_decay = 0.1, beta2 = 0.95, clip = 1;
   uint64_t seed = 0;
@@ -37,7 +38,8 @@ struct Progress {
 /// in `folder`: model.safetensors and config.json (the family's published layout),
 /// stuffed_tokenizer.json, train.jsonl (the journal: losses, learning rates, validation) and
 /// checkpoint.safetensors. A finished folder is left as it is.
-/// Errors  Usage if a value is out of range or the folder holds another configuration's run;
+/// Errors  Usage if a value is out of range or the folder holds another configuration's run; Input
+///         if the folder holds a model without its journal, or a finished run without its model;
 ///         Interrupted after a signal, once the checkpoint is written
 void train(const TrainConfig& config,
            at::Device device,
