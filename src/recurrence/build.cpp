@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "stuffed/core/error.h"
+#include "stuffed/recurrence/window.h"
 #include "wrappers.h"
 
 namespace stuffed {
@@ -10,7 +11,7 @@ namespace stuffed {
 namespace recurrence {
 
 #define MITIGATION(name) \
-  Inner make_##name(Arguments arguments, Inner inner, const RecurrenceOptions& options);
+  Inner make_##name(Arguments arguments, Inner inner, const Building& building);
 #include "mitigations.inc"
 #undef MITIGATION
 
@@ -18,7 +19,7 @@ namespace {
 
 struct Mitigation {
   std::string_view name;
-  Inner (*make)(Arguments, Inner, const RecurrenceOptions&);
+  Inner (*make)(Arguments, Inner, const Building&);
 };
 
 std::vector<Mitigation> mitigations() {
@@ -29,12 +30,12 @@ std::vector<Mitigation> mitigations() {
   };
 }
 
-Inner wrap(const std::string& text, Inner inner, const RecurrenceOptions& options) {
+Inner wrap(const std::string& text, Inner inner, const Building& building) {
   Arguments arguments(text);
   std::vector<std::string_view> known;
   for (const Mitigation& mitigation : mitigations()) {
     if (mitigation.name == arguments.name())
-      return mitigation.make(std::move(arguments), std::move(inner), options);
+      return mitigation.make(std::move(arguments), std::move(inner), building);
     known.push_back(mitigation.name);
   }
   fail(Error::Kind::Usage, "'{}' is not a mitigation; known are {}", arguments.name(),
@@ -65,13 +66,30 @@ void check_order(const std::vector<std::string>& mitigations) {
 }  // namespace
 }  // namespace recurrence
 
-std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options) {
+std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options,
+                                                   InnerObserver* inner_observer) {
   recurrence::check_order(options.mitigations);
   recurrence::Inner rule = recurrence::make_plain_scan(options.impl, options.state_dtype);
+  // A window takes the stream in scans of its own, which are no updates to be seen: it is seen from
+  // outside. As the last mitigation it changes no input that another one would.
+  const bool has_window = window_tokens(options.mitigations) > 0;
+  const auto observe = [&] {
+    if (inner_observer != nullptr)
+      rule = recurrence::make_observed(rule, inner_observer);
+  };
+  if (!has_window)
+    observe();
   // The first mitigation named is the first to see the inputs, hence the outermost.
-  for (auto text = options.mitigations.rbegin(); text != options.mitigations.rend(); ++text)
-    rule = recurrence::wrap(*text, rule, options);
+  for (auto text = options.mitigations.rbegin(); text != options.mitigations.rend(); ++text) {
+    rule = recurrence::wrap(*text, rule, {options, inner_observer});
+    if (has_window && text == options.mitigations.rbegin())
+      observe();
+  }
   return options.observer ? recurrence::make_observed(rule, options.observer) : rule;
+}
+
+std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options) {
+  return build_recurrence(options, nullptr);
 }
 
 }  // namespace stuffed

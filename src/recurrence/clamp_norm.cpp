@@ -19,8 +19,8 @@ constexpr int64_t kMostSingleSteps = 65536;
 /// What lies between is the inner recurrence: outputs there read the state as it grows.
 class ClampNorm : public Recurrence {
  public:
-  ClampNorm(Inner inner, Tensor limits, int64_t every)
-      : inner_(std::move(inner)), limits_(std::move(limits)), every_(every) {}
+  ClampNorm(Inner inner, Tensor limits, int64_t every, InnerObserver* observer)
+      : inner_(std::move(inner)), limits_(std::move(limits)), every_(every), observer_(observer) {}
 
   Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const override {
     const Tensor limit = limit_of(where.layer, layer.recurrent);
@@ -34,7 +34,7 @@ class ClampNorm : public Recurrence {
           inner_->advance({where.layer, position}, slice_tokens(in, begin, length), layer));
       begin += length;
       if (length > 0 && (position + length) % every_ == 0)
-        clamp(layer.recurrent, limit);
+        clamp({where.layer, position + length}, layer.recurrent, limit);
     } while (begin < T);
     return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   }
@@ -53,16 +53,20 @@ class ClampNorm : public Recurrence {
     return limits_.select(0, layer).view({-1, 1, 1}).to(state.device());
   }
 
-  static void clamp(Tensor& state, const Tensor& limit) {
+  void clamp(Where where, Tensor& state, const Tensor& limit) const {
     const Tensor norm = at::linalg_vector_norm(state, 2, {-2, -1}, true, at::kDouble);
     const Tensor factor = (limit / norm).clamp_max(1);
     // 0 / 0: an empty state within a limit of 0. A NaN that comes from the state stays one.
-    state = state * at::where(norm == 0, 1.0, factor).to(state.scalar_type());
+    const Tensor kept = at::where(norm == 0, 1.0, factor);  // [B,H,1,1]
+    state = state * kept.to(state.scalar_type());
+    if (observer_ != nullptr)
+      observer_->on_rescale(where, kept.flatten(1));
   }
 
   Inner inner_;
   Tensor limits_;  // [L,H] f64, the multiplier included
   int64_t every_;
+  InnerObserver* observer_;  // not owned; may be null
 };
 
 /// The last clamp_norm's interval, or 0 if there is none.
@@ -73,7 +77,7 @@ int64_t interval(const std::string& mitigation) {
 
 }  // namespace
 
-Inner make_clamp_norm(Arguments arguments, Inner inner, const RecurrenceOptions& options) {
+Inner make_clamp_norm(Arguments arguments, Inner inner, const Building& building) {
   const auto file = arguments.text("limits");
   check(file.has_value(), Error::Kind::Usage,
         "mitigation clamp_norm: needs limits=FILE, a file that state-stats wrote");
@@ -81,14 +85,15 @@ Inner make_clamp_norm(Arguments arguments, Inner inner, const RecurrenceOptions&
       arguments.number("multiplier", 1, 0, std::numeric_limits<double>::infinity());
   const int64_t every = arguments.integer("every", kEvery, 1);
   arguments.finish();
-  check(options.read_limits != nullptr, Error::Kind::Internal,
+  check(building.options.read_limits != nullptr, Error::Kind::Internal,
         "clamp_norm was asked for, and nothing reads its limits");
-  const Tensor limits = options.read_limits(*file).to(at::kCPU, at::kDouble);
+  const Tensor limits = building.options.read_limits(*file).to(at::kCPU, at::kDouble);
   check(limits.dim() == 2 && limits.ge(0).all().item<bool>(), Error::Kind::Input,
         "{}: the limits are not a matrix [layers, heads] of numbers >= 0", *file);
   if (std::isinf(multiplier))  // nothing is ever clamped, so the stream need not be cut
     return inner;
-  return std::make_shared<ClampNorm>(std::move(inner), limits * multiplier, every);
+  return std::make_shared<ClampNorm>(std::move(inner), limits * multiplier, every,
+                                     building.inner_observer);
 }
 
 }  // namespace stuffed::recurrence

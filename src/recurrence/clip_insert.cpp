@@ -35,7 +35,7 @@ class ClipInsert : public Recurrence {
 
 }  // namespace
 
-Inner make_clip_insert(Arguments arguments, Inner inner, const RecurrenceOptions&) {
+Inner make_clip_insert(Arguments arguments, Inner inner, const Building&) {
   check(arguments.has("max"), Error::Kind::Usage,
         "mitigation clip_insert: needs max=NUMBER, such as clip_insert:max=4");
   const double max = arguments.number("max", 0, 0, std::numeric_limits<double>::infinity());

@@ -92,16 +92,16 @@ Inner make(Arguments arguments, Inner inner, Scales scales) {
 
 }  // namespace
 
-Inner make_scale_gates(Arguments arguments, Inner inner, const RecurrenceOptions&) {
+Inner make_scale_gates(Arguments arguments, Inner inner, const Building&) {
   const auto name = arguments.text("preset");
   return make(std::move(arguments), std::move(inner), name ? preset(*name) : Scales());
 }
 
-Inner make_rri(Arguments arguments, Inner inner, const RecurrenceOptions&) {
+Inner make_rri(Arguments arguments, Inner inner, const Building&) {
   return make(std::move(arguments), std::move(inner), preset("rri"));
 }
 
-Inner make_longmamba(Arguments arguments, Inner inner, const RecurrenceOptions&) {
+Inner make_longmamba(Arguments arguments, Inner inner, const Building&) {
   return make(std::move(arguments), std::move(inner), preset("longmamba"));
 }
 

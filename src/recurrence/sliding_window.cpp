@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "inputs.h"
 #include "stuffed/core/error.h"
+#include "stuffed/recurrence/window.h"
 #include "wrappers.h"
 
 namespace stuffed::recurrence {
@@ -198,10 +199,34 @@ class SlidingWindow : public Recurrence {
 
 }  // namespace
 
-Inner make_sliding_window(Arguments arguments, Inner inner, const RecurrenceOptions&) {
+Inner make_sliding_window(Arguments arguments, Inner inner, const Building&) {
   const int64_t tokens = arguments.integer("tokens", std::nullopt, 1);
   arguments.finish();
   return std::make_shared<SlidingWindow>(std::move(inner), tokens);
 }
 
 }  // namespace stuffed::recurrence
+
+namespace stuffed {
+
+int64_t window_tokens(const std::vector<std::string>& mitigations) {
+  for (const std::string& mitigation : mitigations) {
+    recurrence::Arguments arguments(mitigation);
+    if (arguments.name() == "sliding_window")
+      return arguments.integer("tokens", std::nullopt, 1);
+  }
+  return 0;
+}
+
+int64_t extra_bytes(const LayerState& first, int64_t window, int64_t tokens) {
+  int64_t bytes = 0;
+  for (const auto& [slot, x] : first.extra)
+    if (slot != recurrence::kOlder)
+      bytes += static_cast<int64_t>(x.nbytes()) *
+               (slot.starts_with("window.") ? std::min(window, tokens) : 1);
+  if (window > 0 && tokens >= window)  // from then on there is an older state, too
+    bytes += static_cast<int64_t>(first.recurrent.nbytes());
+  return bytes;
+}
+
+}  // namespace stuffed
