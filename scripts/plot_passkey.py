@@ -4,8 +4,9 @@
     scripts/plot_passkey.py passkey.jsonl -o figures
     scripts/plot_passkey.py passkey.jsonl -o passkey.png
 
-Writes heat_map.pdf and acc_curve.pdf into a folder, or both side by side into one picture. Cells without a trial are
-grey, so that they are not taken for zero.
+Writes heat_map.pdf and acc_curve.pdf into a folder, or both side by side into one picture. A cell is drawn where its
+needles are, which is not quite the depth asked for: a needle replaces a whole block of filler. Cells without a trial
+are grey, so that they are not taken for zero.
 """
 
 from __future__ import annotations
@@ -39,17 +40,43 @@ def accuracy_grid(run: stuffed_results.Run) -> tuple[list[int], np.ndarray]:
     return lengths, np.ma.masked_invalid(grid)
 
 
+def real_depths(run: stuffed_results.Run) -> np.ndarray:
+    """Where the needles of each cell are, 0 to 1: [depths, lengths], from the trials' blocks, which journals of every
+    age hold; NaN where there is no trial."""
+    lengths = run.records["summary"]["lengths_tokens"]
+    places = [[[] for _ in lengths] for _ in range(run.config["depths"])]
+    for record in run.records.values():
+        if "position_blocks" in record:
+            place = record["position_blocks"] / max(1, record["blocks"] - 1)
+            places[record["depth_index"]][lengths.index(record["length_tokens"])].append(place)
+    return np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in places])
+
+
+def column(depths: np.ndarray, accuracies: np.ma.MaskedArray) -> tuple[np.ndarray, np.ma.MaskedArray]:
+    """Edges and values of a length's cells from the top: each reaches half-way to its neighbours, the outermost to 0
+    and 1. Cells whose needles are at one place (there are fewer blocks than depths) are one, their mean."""
+    there = ~np.isnan(depths)
+    places, which = np.unique(depths[there], return_inverse=True)
+    known = np.ma.filled(accuracies.astype(float), np.nan)[there]
+    together = [known[(which == i) & ~np.isnan(known)] for i in range(len(places))]
+    values = [cell.mean() if len(cell) else np.nan for cell in together]
+    edges = np.concatenate([[0.0], (places[1:] + places[:-1]) / 2, [1.0]])
+    return edges, np.ma.masked_invalid(values)
+
+
 def heat_map(axes, run: stuffed_results.Run) -> None:
     lengths, grid = accuracy_grid(run)
+    depths = real_depths(run)
     colours = matplotlib.colormaps["RdYlGn"].with_extremes(bad=NO_DATA)
-    axes.imshow(grid, cmap=colours, vmin=-0.2, vmax=1.2, aspect="auto", interpolation="nearest")
+    for i in range(len(lengths)):
+        edges, values = column(depths[:, i], grid[:, i])
+        axes.pcolormesh([i - 0.5, i + 0.5], edges, values[:, None], cmap=colours, vmin=-0.2, vmax=1.2)
+    axes.set_ylim(1, 0)
     longest = max(lengths)
     ticks = [i for i, n in enumerate(lengths) if n == longest or (n & (n - 1)) == 0]
     ticks = ticks[-8:] if len(ticks) > 8 else ticks
     axes.set_xticks(ticks, [label(lengths[i]) for i in ticks], rotation=45, fontsize=6)
-    rows = grid.shape[0]
-    marks = sorted({0, rows // 2, rows})
-    axes.set_yticks([m - 0.5 for m in marks], [f"{100 * m // rows}" for m in marks], fontsize=6)
+    axes.set_yticks([0, 0.5, 1], ["0", "50", "100"], fontsize=6)
     axes.set_xlabel("Context Len.", fontsize=7)
     axes.set_ylabel("Ans. Depth (%)", fontsize=7)
 

@@ -2,14 +2,17 @@
 #include "stuffed/eval/passkey.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
-#include <unistd.h>
 
 #include "src/cli/evaluation.h"
 #include "src/cli/print.h"
+#include "src/cli/progress_line.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/state_bytes.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/models/registry.h"
+#include "stuffed/recurrence/window.h"
 
 namespace stuffed::cli {
 
@@ -45,28 +48,63 @@ eval::PasskeyOptions task_of(const Options& options) {
   return task;
 }
 
-eval::TreeLimits limits_of(const Options& options, const RecurrentLM& model) {
-  return {.states = options.state_memory_bytes / model.initial_state(1).bytes(),
+eval::TreeLimits limits_of(const Options& options, int64_t state_bytes) {
+  return {.states = options.state_memory_bytes / state_bytes,
           .batch = options.batch_size,
           .segment_tokens = options.model.segment};
 }
 
+/// Tokens the longest prompt has with its answer.
+int64_t longest_stream(const eval::PasskeyTask& task, const eval::PasskeyOptions& options) {
+  int64_t longest = 0;
+  for (const eval::PasskeyTrial& trial : task.trials)
+    longest = std::max(
+        longest, trial.prompt_tokens +
+                     std::max(options.max_new_tokens, static_cast<int64_t>(trial.answer.size())));
+  return longest;
+}
+
+/// Says so where answers cannot be found because too few tokens are decoded.
+void warn_of_cut_answers(const eval::PasskeyTask& task, int64_t max_new_tokens) {
+  const int64_t cut = task.answers_cut(max_new_tokens);
+  size_t longest = 0;
+  for (const eval::PasskeyTrial& trial : task.trials)
+    longest = std::max(longest, trial.answer.size());
+  if (cut > 0)
+    fmt::print(
+        stderr,
+        "passkey: {} of {} answers have up to {} tokens with this tokenizer, and only {} are "
+        "decoded: they count in no accuracy; give --max-new-tokens {}\n",
+        cut, task.trials.size(), longest, max_new_tokens, longest);
+}
+
+/// Bytes of a state, by the skeleton where that says all: what a window remembers of a token only
+/// the model tells.
+int64_t planned_state_bytes(const Options& options, int64_t tokens, Context& context) {
+  if (window_tokens(options.model.mitigations) == 0)
+    return open_skeleton(options.model.model).model->initial_state(1).bytes();
+  const auto model = context.models.open(options.model);
+  return eval::state_bytes(*model, *open_rule(options.model, *model),
+                           window_tokens(options.model.mitigations), tokens);
+}
+
 /// Prints what a run would take. Without a model the memory of a state is unknown, and no limit
 /// holds.
-void dry_run(const Options& options, const eval::PasskeyOptions& task_options) {
+void dry_run(const Options& options, const eval::PasskeyOptions& task_options, Context& context) {
   const auto tokenizer = open_tokenizer(options.model);
   const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
+  warn_of_cut_answers(task, task_options.max_new_tokens);
   eval::TreeLimits limits{.batch = options.batch_size, .segment_tokens = options.model.segment};
   io::json state_bytes;
   if (!options.model.model.empty()) {
-    const Skeleton skeleton = open_skeleton(options.model.model);
-    limits = limits_of(options, *skeleton.model);
-    state_bytes = skeleton.model->initial_state(1).bytes();
+    state_bytes = planned_state_bytes(options, longest_stream(task, task_options), context);
+    limits = limits_of(options, state_bytes);
   }
   const eval::TreePlan plan = eval::plan_tree(task.tree, limits);
   const io::json figures = {{"prompts", task.trials.size()},
                             {"prompt_tokens", task.tree.prompt_tokens()},
                             {"tokens_to_feed", task.tokens_to_feed(task_options.max_new_tokens)},
+                            {"answers_cut", task.answers_cut(task_options.max_new_tokens)},
                             {"peak_states", plan.peak_states},
                             {"state_bytes", state_bytes},
                             {"batches", plan.steps.size()},
@@ -74,25 +112,43 @@ void dry_run(const Options& options, const eval::PasskeyOptions& task_options) {
   cli::print(stdout, "{}\n", figures.dump());
 }
 
+/// How the journal that is resumed has placed its needles: one that holds records and does not say
+/// was made before this was recorded.
+eval::PasskeyPlacement placement_of(const Options& options) {
+  std::error_code ignored;
+  if (options.overwrite || !std::filesystem::is_regular_file(options.output, ignored))
+    return eval::PasskeyPlacement::Nearest;
+  int64_t records = 0;
+  const io::JournalEnd end =
+      io::read_journal(options.output, [&](const io::json&, io::LinePlace) { ++records; });
+  return records > 0 && end.header.schema == "stuffed.passkey" &&
+                 !end.header.config.contains("placement")
+             ? eval::PasskeyPlacement::Floored
+             : eval::PasskeyPlacement::Nearest;
+}
+
 io::json describe_task(const Options& options, const eval::PasskeyOptions& task) {
-  return {{"lengths_tokens", task.lengths_tokens},
-          {"depths", task.depths},
-          {"trials", task.trials},
-          {"protocol", options.protocol},
-          {"grid", task.grid == eval::PasskeyGrid::Shared ? "shared" : "per-length"},
-          {"use_bos", task.use_bos},
-          {"add_prefix", task.add_prefix},
-          {"digits", task.digits},
-          {"max_new_tokens", task.max_new_tokens},
-          {"batch_size", options.batch_size},
-          {"state_memory_bytes", options.state_memory_bytes},
-          {"train_len_tokens", size_or_null(options.train_len)}};
+  io::json described = {{"lengths_tokens", task.lengths_tokens},
+                        {"depths", task.depths},
+                        {"trials", task.trials},
+                        {"protocol", options.protocol},
+                        {"grid", task.grid == eval::PasskeyGrid::Shared ? "shared" : "per-length"},
+                        {"use_bos", task.use_bos},
+                        {"add_prefix", task.add_prefix},
+                        {"digits", task.digits},
+                        {"max_new_tokens", task.max_new_tokens},
+                        {"batch_size", options.batch_size},
+                        {"state_memory_bytes", options.state_memory_bytes},
+                        {"train_len_tokens", size_or_null(options.train_len)}};
+  if (task.placement == eval::PasskeyPlacement::Nearest)
+    described["placement"] = "nearest";
+  return described;
 }
 
 void run(const Options& options, Context& context) {
-  const eval::PasskeyOptions task_options = task_of(options);
+  eval::PasskeyOptions task_options = task_of(options);
   if (options.dry_run)
-    return dry_run(options, task_options);
+    return dry_run(options, task_options, context);
   check(!options.model.model.empty(), Error::Kind::Usage, "passkey: --model is required");
   check(!options.output.empty(), Error::Kind::Usage, "passkey: -o OUT.jsonl is required");
   guard_inputs(options.model).writes("-o", options.output);
@@ -101,7 +157,11 @@ void run(const Options& options, Context& context) {
   check_vocabulary(*tokenizer, *model);
   check_stream_length(options.model, *std::ranges::max_element(task_options.lengths_tokens));
   const auto rule = open_rule(options.model, *model);
+  task_options.placement = placement_of(options);
   const eval::PasskeyTask task = eval::make_passkey(*tokenizer, task_options);
+  warn_of_cut_answers(task, task_options.max_new_tokens);
+  const int64_t state_bytes = eval::state_bytes(
+      *model, *rule, window_tokens(options.model.mitigations), longest_stream(task, task_options));
 
   io::json config = describe(options.model, *model);
   config["tokenizer"] = {{"kind", tokenizer->kind()}, {"sha256", tokenizer->hash()}};
@@ -114,15 +174,14 @@ void run(const Options& options, Context& context) {
                          .provenance = io::provenance(context.command_line, model->device())},
                         options.overwrite);
   eval::Checkpoint checkpoint(results, options.save_every);
-  const bool line = isatty(STDERR_FILENO) != 0;
-  const eval::TreeCount count =
-      eval::run_passkey(*model, *rule, *tokenizer, task, task_options, limits_of(options, *model),
-                        results, checkpoint, [&](int64_t done) {
-                          if (line)
-                            cli::print(stderr, "\r{}/{} prompts", done, task.trials.size());
-                        });
-  if (line)
-    cli::print(stderr, "\n");
+  ProgressLine line;
+  const eval::TreeCount count = eval::run_passkey(
+      *model, *rule, *tokenizer, task, task_options, limits_of(options, state_bytes), results,
+      checkpoint, [&](const eval::PasskeyProgress& progress) {
+        line.show(fmt::format("{} of {} prompts", progress.prompts_done, progress.prompts),
+                  progress.tokens_done, progress.tokens, progress.tokens_done);
+      });
+  line.end();
   results.finish({{"tokens_fed", count.tokens_fed},
                   {"peak_states", count.peak_states},
                   {"forward_calls", count.forward_calls}});
@@ -178,7 +237,7 @@ void add_passkey(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model, false);
   add_task_options(*app, *options);
   add_size(*app, "--state-memory", options->state_memory_bytes,
-           "Bytes of recurrent states alive at a time; more gives wider batches")
+           "Bytes of states alive at a time, with what mitigations keep; more gives wider batches")
       ->default_str("4G")
       ->group("Evaluation");
   add_size(*app, "--batch-size", options->batch_size, "Sequences fed at a time, at most")
@@ -189,7 +248,8 @@ void add_passkey(CLI::App& root, Commands& commands) {
       ->group("Output");
   add_save_every(*app, options->save_every, "Output");
   app->add_flag("--dry-run", options->dry_run,
-                "Print prompts, their tokens, and tokens to feed as JSON; load no weights")
+                "Print prompts, their tokens, and tokens to feed as JSON; loads no weights but for "
+                "sliding_window")
       ->group("Output");
   commands.push_back({.app = app,
                       .run = [options](Context& context) { run(*options, context); },

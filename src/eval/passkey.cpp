@@ -2,6 +2,7 @@
 #include "stuffed/eval/passkey.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "stuffed/core/error.h"
@@ -38,9 +39,9 @@ class Maker {
         options_(options),
         wording_(wording_of(options.protocol)),
         assembler_(tokenizer, blocks_),
-        prefix_tokens_(count(wording_.prefix)),
-        block_tokens_(count(wording_.filler)),
-        question_(tokenizer.encode(wording_.question)) {}
+        question_(tokenizer.encode(wording_.question)),
+        alone_(counted_alone()),
+        inside_(options.placement == PasskeyPlacement::Floored ? alone_ : counted_inside()) {}
 
   PasskeyTask make() {
     for (const int64_t length :
@@ -50,27 +51,66 @@ class Maker {
   }
 
  private:
+  /// Tokens of a prompt's parts; what is put in front of it does not count.
+  struct Counts {
+    int64_t prefix = 0, block = 0, question = 0;
+    int64_t blocks_within(int64_t length) const { return (length - prefix - question) / block; }
+  };
+
   int64_t count(const std::string& text) const { return int64_t(tokenizer_.encode(text).size()); }
 
+  /// Each text encoded by itself, as the published code counts.
+  Counts counted_alone() const {
+    return {.prefix = count(wording_.prefix),
+            .block = count(wording_.filler),
+            .question = int64_t(question_.size())};
+  }
+
+  /// As they are in a whole text, where tokens join across the seams.
+  Counts counted_inside() {
+    constexpr int64_t kBlocks = 8;
+    const auto with = [&](int64_t blocks) {
+      return assembler_.assemble(pieces({{wording_.filler, blocks}}));
+    };
+    const auto some = with(kBlocks), more = with(kBlocks + 1);
+    const int64_t tokens = token_count(blocks_, some.prompt);
+    Counts counts{.prefix = some.begins[3] - some.begins[2],
+                  .block = token_count(blocks_, more.prompt) - tokens};
+    counts.question = tokens - some.begins[3] - kBlocks * counts.block;
+    return counts;
+  }
+
+  /// A prompt's text around `middle`.
+  std::vector<Piece> pieces(const std::vector<Piece>& middle) const {
+    std::vector<Piece> all{
+        {"<|endoftext|>", options_.use_bos ? 1 : 0},
+        {std::string(io::passkey::kFiller), options_.add_prefix ? kPrefixSentences : 0},
+        {wording_.prefix}};
+    all.insert(all.end(), middle.begin(), middle.end());
+    all.push_back({wording_.question});
+    return all;
+  }
+
   void add_length(int64_t length) {
-    // The published code's count of blocks, from texts encoded one by one.
-    const int64_t room = length - prefix_tokens_ - int64_t(question_.size());
+    const bool published = options_.protocol == PasskeyProtocol::PaperCode;
     const size_t first = trials_.size();
-    for (int64_t blocks = room / block_tokens_;; --blocks) {
-      check(room > 0 && blocks > 0, Error::Kind::Usage,
+    int64_t blocks = (published ? alone_ : inside_).blocks_within(length);
+    for (int64_t excess = 1; excess > 0;) {
+      check(blocks > 0, Error::Kind::Usage,
             "--lengths: a prompt of {} tokens has no room for the passkey; with this tokenizer the "
             "shortest has {}",
-            length, prefix_tokens_ + int64_t(question_.size()) + 2 * block_tokens_);
+            length, inside_.prefix + inside_.question + 2 * inside_.block);
       trials_.resize(first);
       prompts_.resize(first);
-      if (place(length, blocks))
-        return;
+      excess = place(length, blocks);
+      blocks -= (excess + inside_.block - 1) / inside_.block;
     }
   }
 
-  /// Adds a length's trials; false if one does not leave room for the answer.
-  bool place(int64_t length, int64_t blocks) {
-    const std::vector<int64_t> shared = shared_positions(blocks, options_.depths);
+  /// Adds a length's trials, up to the first that is too long; returns by how many tokens.
+  int64_t place(int64_t length, int64_t blocks) {
+    const std::vector<int64_t> shared =
+        shared_positions(blocks, options_.depths, options_.placement);
     std::map<int64_t, int64_t> repetitions;
     for (int64_t depth = 0; depth < options_.depths; ++depth)
       for (int64_t trial = 0; trial < options_.trials; ++trial) {
@@ -80,10 +120,10 @@ class Maker {
           place_shared(one, shared[size_t(depth)], repetitions);
         else
           place_alone(one);
-        if (!write(one))
-          return false;
+        if (const int64_t excess = write(one); excess > 0)
+          return excess;
       }
-    return true;
+    return 0;
   }
 
   void place_shared(PasskeyTrial& one, int64_t position, std::map<int64_t, int64_t>& repetitions) {
@@ -98,8 +138,11 @@ class Maker {
     one.repetition = one.depth_index * options_.trials + one.trial;
     if (options_.protocol == PasskeyProtocol::PaperText) {  // before token length * i/n - 1
       one.depth = double(one.repetition) / samples;
-      const double token = double(one.length_tokens) * one.depth - 1 - double(prefix_tokens_);
-      one.position_blocks = std::clamp<int64_t>(int64_t(token) / block_tokens_, 0, one.blocks - 1);
+      const double token = double(one.length_tokens) * one.depth - 1 - double(inside_.prefix);
+      const int64_t block = options_.placement == PasskeyPlacement::Floored
+                                ? int64_t(token) / inside_.block
+                                : std::llround(token / double(inside_.block));
+      one.position_blocks = std::clamp<int64_t>(block, 0, one.blocks - 1);
     } else {
       one.depth = (double(one.repetition) + 0.5) / samples;
       one.position_blocks = int64_t(one.depth * double(one.blocks - 1));
@@ -115,24 +158,22 @@ class Maker {
     return digits;
   }
 
-  bool write(PasskeyTrial& one) {
-    const std::vector<Piece> pieces{
-        {"<|endoftext|>", options_.use_bos ? 1 : 0},
-        {std::string(io::passkey::kFiller), options_.add_prefix ? kPrefixSentences : 0},
-        {wording_.prefix},
-        {wording_.filler, one.position_blocks},
-        {io::passkey::needle(one.passkey) + wording_.needle_end},
-        {wording_.filler, one.blocks - one.position_blocks - 1},
-        {wording_.question}};
-    PromptAssembler::Assembled text = assembler_.assemble(pieces);
+  /// Adds the trial; returns by how many tokens it is too long.
+  int64_t write(PasskeyTrial& one) {
+    PromptAssembler::Assembled text =
+        assembler_.assemble(pieces({{wording_.filler, one.position_blocks},
+                                    {io::passkey::needle(one.passkey) + wording_.needle_end},
+                                    {wording_.filler, one.blocks - one.position_blocks - 1}}));
     one.prompt_tokens = token_count(blocks_, text.prompt);
     one.needle_token = text.begins[4];
     one.answer = answer(" " + one.passkey);
     const int64_t own = one.prompt_tokens - text.begins[2];  // what was put in front does not count
     prompts_.push_back(std::move(text.prompt));
     trials_.push_back(one);
-    return options_.protocol != PasskeyProtocol::Ours ||
-           own + options_.max_new_tokens <= one.length_tokens;
+    const bool ours = options_.protocol == PasskeyProtocol::Ours;
+    if (!ours && options_.placement == PasskeyPlacement::Floored)
+      return 0;
+    return std::max<int64_t>(0, own + (ours ? options_.max_new_tokens : 0) - one.length_tokens);
   }
 
   /// The answer's tokens, as they continue the question's.
@@ -151,8 +192,8 @@ class Maker {
   const Wording wording_;
   TokenBlocks blocks_;
   PromptAssembler assembler_;
-  const int64_t prefix_tokens_, block_tokens_;
   const std::vector<int32_t> question_;
+  const Counts alone_, inside_;
   std::vector<PasskeyTrial> trials_;
   std::vector<Prompt> prompts_;
 };
@@ -163,14 +204,23 @@ std::string PasskeyTrial::key() const {
   return fmt::format("len={}/depth={}/trial={}", length_tokens, depth_index, trial);
 }
 
-std::vector<int64_t> shared_positions(int64_t blocks, int64_t depths) {
+double PasskeyTrial::real_depth() const {
+  return double(position_blocks) / double(std::max<int64_t>(1, blocks - 1));
+}
+
+std::vector<int64_t> shared_positions(int64_t blocks, int64_t depths, PasskeyPlacement placement) {
   int64_t grid = 1;
   while (2 * grid * depths <= blocks)
     grid *= 2;
   const int64_t candidates = (blocks + grid - 1) / grid;
   std::vector<int64_t> positions;
-  for (int64_t depth = 0; depth < depths; ++depth)
-    positions.push_back((2 * depth + 1) * candidates / (2 * depths) * grid);
+  for (int64_t depth = 0; depth < depths; ++depth) {
+    const int64_t halves = 2 * depth + 1;  // of a depth's share
+    const int64_t multiple = placement == PasskeyPlacement::Floored
+                                 ? halves * candidates / (2 * depths)
+                                 : (halves * (blocks - 1) + depths * grid) / (2 * depths * grid);
+    positions.push_back(multiple * grid);
+  }
   return positions;
 }
 
@@ -182,6 +232,11 @@ int64_t PasskeyTask::tokens_to_feed(int64_t max_new_tokens) const {
   for (const auto& [node, tokens] : answers)
     sum += tokens;
   return sum;
+}
+
+int64_t PasskeyTask::answers_cut(int64_t max_new_tokens) const {
+  return std::ranges::count_if(
+      trials, [&](const PasskeyTrial& trial) { return trial.is_cut(max_new_tokens); });
 }
 
 PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& options) {

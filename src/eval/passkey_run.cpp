@@ -144,6 +144,7 @@ io::json record_of(const PasskeyTrial& trial, const Answer& answer, const std::s
                      {"total_tokens", trial.prompt_tokens + int64_t(answer.new_tokens.size())},
                      {"depth_index", trial.depth_index},
                      {"depth", trial.depth},
+                     {"real_depth", trial.real_depth()},
                      {"trial", trial.trial},
                      {"blocks", trial.blocks},
                      {"position_blocks", trial.position_blocks},
@@ -156,6 +157,8 @@ io::json record_of(const PasskeyTrial& trial, const Answer& answer, const std::s
                      {"answer_nll_nats", answer.nll_nats},
                      {"answer_tokens", trial.answer.size()},
                      {"answer_tokens_right", answer.tokens_right}};
+  if (trial.is_cut(int64_t(answer.new_tokens.size())))
+    record["answer_cut"] = true;
   if (!std::isfinite(answer.nll_nats))
     record["finite"] = false;
   return record;
@@ -171,12 +174,14 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const TreeLimits& limits,
                       io::Results& results,
                       Checkpoint& checkpoint,
-                      const std::function<void(int64_t)>& on_progress) {
+                      const OnPasskeyProgress& on_progress) {
   const TreePlan plan = plan_tree(task.tree, limits);
   const std::optional<Snapshot> from = checkpoint.load();
   Asker asker(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
   int64_t asked = from ? from->integer("answer_tokens_fed", 0, kMostTokens) : 0;
-  int64_t done = 0;
+  const auto is_done = [&](const PasskeyTrial& trial) { return results.done(trial.key()); };
+  PasskeyProgress progress{.prompts = int64_t(task.trials.size())};
+  progress.prompts_done = std::ranges::count_if(task.trials, is_done);
   const auto on_leaves = [&](const Leaves& leaves) {
     std::vector<std::vector<int32_t>> truths;
     for (const auto& prompts : leaves.prompts)
@@ -186,12 +191,13 @@ TreeCount run_passkey(const RecurrentLM& model,
       const std::string prediction = tokenizer.decode(answers[row].new_tokens);
       for (const int32_t prompt : leaves.prompts[row]) {
         const PasskeyTrial& trial = task.trials[size_t(prompt)];
-        if (!results.done(trial.key()))
-          results.append(trial.key(), record_of(trial, answers[row], prediction));
-        ++done;
+        if (is_done(trial))
+          continue;
+        results.append(trial.key(), record_of(trial, answers[row], prediction));
+        ++progress.prompts_done;
       }
     }
-    on_progress(done);
+    on_progress(progress);
   };
   const auto on_reached = [&](const std::function<void(Snapshot&)>& fill) {
     checkpoint.reached([&] {
@@ -201,12 +207,17 @@ TreeCount run_passkey(const RecurrentLM& model,
       return snapshot;
     });
   };
+  const auto on_fed = [&](int64_t fed, int64_t total) {
+    progress.tokens_done = fed;  // answers are a few tokens a prompt, and left out
+    progress.tokens = total;
+    on_progress(progress);
+  };
   TreeCount count;
   try {
-    count =
-        feed_tree(model, rule, task.tree, plan, limits.segment_tokens,
-                  [&](int32_t prompt) { return !results.done(task.trials[size_t(prompt)].key()); },
-                  on_leaves, {.on_reached = on_reached, .from = from ? &*from : nullptr});
+    count = feed_tree(
+        model, rule, task.tree, plan, limits.segment_tokens,
+        [&](int32_t prompt) { return !is_done(task.trials[size_t(prompt)]); }, on_leaves,
+        {.on_reached = on_reached, .on_fed = on_fed, .from = from ? &*from : nullptr});
   } catch (const Error& error) {
     if (error.kind() == Error::Kind::Interrupted)
       checkpoint.stop();

@@ -11,19 +11,35 @@ constexpr double kEffective = 0.95;  // accuracy above which a length counts as 
 
 struct Score {
   int64_t trials = 0, correct = 0, exact = 0;
-  double nll_nats = 0;  // sum over the trials
-  int64_t finite = 0;   // trials whose nll is finite; the sum is theirs
+  int64_t cut = 0;        // trials left out: their answers have more tokens than were decoded
+  double real_depth = 0;  // sum over all trials, those left out as well
+  double nll_nats = 0;    // sum over all trials with a finite one
+  int64_t finite = 0;
 
-  void add(const io::json& record) {
-    ++trials;
-    correct += record.at("correct").get<bool>() ? 1 : 0;
-    exact += record.at("exact").get<bool>() ? 1 : 0;
+  void add(const PasskeyTrial& trial, const io::json& record, int64_t max_new_tokens) {
+    const bool is_cut = trial.is_cut(max_new_tokens);
+    cut += is_cut ? 1 : 0;
+    trials += is_cut ? 0 : 1;
+    correct += !is_cut && record.at("correct").get<bool>() ? 1 : 0;
+    exact += !is_cut && record.at("exact").get<bool>() ? 1 : 0;
+    real_depth += trial.real_depth();
     if (record.at("answer_nll_nats").is_number()) {
       nll_nats += record.at("answer_nll_nats").get<double>();
       ++finite;
     }
   }
-  double accuracy() const { return double(correct) / double(trials); }
+  void add(const Score& other) {
+    trials += other.trials;
+    correct += other.correct;
+    exact += other.exact;
+    cut += other.cut;
+    real_depth += other.real_depth;
+    nll_nats += other.nll_nats;
+    finite += other.finite;
+  }
+  io::json share(int64_t count) const {  // null: of nothing
+    return trials == 0 ? io::json() : io::json(double(count) / double(trials));
+  }
 };
 
 /// null: no trial, hence no accuracy.
@@ -33,25 +49,31 @@ io::json describe(const Score& score) {
   const Interval interval = wilson(score.correct, score.trials);
   return {{"trials", score.trials},
           {"correct", score.correct},
-          {"accuracy", score.accuracy()},
+          {"accuracy", score.share(score.correct)},
           {"low", interval.low},
           {"high", interval.high}};
+}
+
+io::json describe_cell(const Score& score) {
+  io::json cell = describe(score);
+  if (!cell.is_null())
+    cell["real_depth"] = score.real_depth / double(score.trials + score.cut);
+  return cell;
 }
 
 io::json summary_of_length(int64_t length, const std::vector<Score>& depths) {
   Score all;
   io::json cells = io::json::array();
-  for (size_t i = 0; i < depths.size(); ++i) {
-    all.trials += depths[i].trials;
-    all.correct += depths[i].correct;
-    all.exact += depths[i].exact;
-    all.nll_nats += depths[i].nll_nats;
-    all.finite += depths[i].finite;
-    cells.push_back(describe(depths[i]));
+  for (const Score& depth : depths) {
+    all.add(depth);
+    cells.push_back(describe_cell(depth));
   }
   io::json summary = describe(all);
+  if (summary.is_null())
+    summary = {{"trials", 0}, {"correct", 0}, {"accuracy", nullptr}, {"low", 0.0}, {"high", 1.0}};
+  summary["answers_cut"] = all.cut;
   summary["length_tokens"] = length;
-  summary["exact_accuracy"] = double(all.exact) / double(all.trials);
+  summary["exact_accuracy"] = all.share(all.exact);
   summary["finite_trials"] = all.finite;
   if (all.finite > 0)
     summary["mean_answer_nll_nats"] = all.nll_nats / double(all.finite);
@@ -63,16 +85,24 @@ std::string key_of(int64_t length) {
   return fmt::format("summary/len={}", length);
 }
 
-/// The longest length whose accuracy, or an end of its interval, is above the bound; 0 if none.
+/// The longest length that passes, 0 if none: whose accuracy, or an end of its interval, is above
+/// the bound; with all shorter ones, and whatever they do ("longest").
 io::json effective_length(const std::set<int64_t>& lengths, const io::Results& results) {
-  io::json found = {
-      {"threshold", kEffective}, {"tokens", 0}, {"low_tokens", 0}, {"high_tokens", 0}};
-  for (const int64_t length : lengths) {
-    const io::json summary = results.record(key_of(length));
-    for (const auto& [field, number] :
-         {std::pair{"tokens", "accuracy"}, {"low_tokens", "low"}, {"high_tokens", "high"}})
-      if (summary.at(number).get<double>() > kEffective)
-        found[field] = length;
+  io::json found = {{"threshold", kEffective}};
+  for (const auto& [field, number] :
+       {std::pair{"tokens", "accuracy"}, {"low_tokens", "low"}, {"high_tokens", "high"}}) {
+    int64_t unbroken = 0, longest = 0;
+    bool is_unbroken = true;
+    for (const int64_t length : lengths) {
+      const io::json summary = results.record(key_of(length));
+      const bool passes =
+          !summary.at("accuracy").is_null() && summary.at(number).get<double>() > kEffective;
+      is_unbroken = is_unbroken && passes;
+      unbroken = is_unbroken ? length : unbroken;
+      longest = passes ? length : longest;
+    }
+    found[field] = unbroken;
+    found[std::string("longest_") + field] = longest;
   }
   return found;
 }
@@ -81,6 +111,7 @@ io::json effective_length(const std::set<int64_t>& lengths, const io::Results& r
 /// of the longest length; null where a length has no such sample, or is shorter than l.
 io::json last_tokens_curves(const std::vector<PasskeyTrial>& trials,
                             const std::set<int64_t>& lengths,
+                            const PasskeyOptions& options,
                             const io::Results& results) {
   std::map<int64_t, std::map<int64_t, Score>> scores;  // by l, by length
   for (const PasskeyTrial& trial : trials) {
@@ -88,7 +119,7 @@ io::json last_tokens_curves(const std::vector<PasskeyTrial>& trials,
     const int64_t distance = trial.prompt_tokens - trial.needle_token;
     for (int64_t last = 1; last <= *lengths.rbegin() / 2; last *= 2)
       if (16 * last >= *lengths.rbegin() && last <= trial.length_tokens && distance <= last)
-        scores[last][trial.length_tokens].add(record);
+        scores[last][trial.length_tokens].add(trial, record, options.max_new_tokens);
   }
   io::json curves = io::json::array();
   for (auto& [last, by_length] : scores) {
@@ -121,16 +152,22 @@ void append_passkey_summaries(const std::vector<PasskeyTrial>& trials,
   for (const PasskeyTrial& trial : trials) {
     auto& depths = scores[trial.length_tokens];
     depths.resize(size_t(options.depths));
-    depths[size_t(trial.depth_index)].add(results.record(trial.key()));
+    depths[size_t(trial.depth_index)].add(trial, results.record(trial.key()),
+                                          options.max_new_tokens);
     lengths.insert(trial.length_tokens);
   }
-  for (const auto& [length, depths] : scores)
+  int64_t cut = 0;
+  for (const auto& [length, depths] : scores) {
     if (!results.done(key_of(length)))
       results.append(key_of(length), summary_of_length(length, depths));
+    cut += results.record(key_of(length)).value("answers_cut", int64_t{0});
+  }
   if (!results.done("summary"))
-    results.append("summary", {{"lengths_tokens", lengths},
-                               {"effective_length", effective_length(lengths, results)},
-                               {"last_tokens", last_tokens_curves(trials, lengths, results)}});
+    results.append("summary",
+                   {{"lengths_tokens", lengths},
+                    {"answers_cut", cut},
+                    {"effective_length", effective_length(lengths, results)},
+                    {"last_tokens", last_tokens_curves(trials, lengths, options, results)}});
 }
 
 std::string passkey_heat_map(const PasskeyOptions& options, const io::Results& results) {

@@ -103,8 +103,10 @@ class Feeder {
         return pending_[size_t(id)] > 0 || std::ranges::any_of(prompts_[size_t(id)], wanted);
       });
       if (needed[i])
-        for (const int32_t id : step)
+        for (const int32_t id : step) {
           ++pending_[size_t(node(id).parent)];
+          tokens_to_feed_ += node(id).end - node(id).begin;
+        }
     }
     return needed;
   }
@@ -145,6 +147,7 @@ class Feeder {
   const TreePlan& plan_;
   const int64_t segment_tokens_;
   const TreeWatch& watch_;
+  int64_t tokens_to_feed_ = 0, fed_here_ = 0;  // by this process
   std::vector<int64_t> pending_;               // children still to be fed, per node
   std::vector<BatchPointer> home_;             // where a node's state is, while it is held
   std::vector<std::vector<int32_t>> prompts_;  // that end at a node
@@ -251,6 +254,9 @@ void Feeder::advance(Current& current) {
     current.fed += count;
     ++count_.forward_calls;
     count_.tokens_fed += int64_t(step.size()) * count;
+    fed_here_ += int64_t(step.size()) * count;
+    if (watch_.on_fed)
+      watch_.on_fed(fed_here_, tokens_to_feed_);
     reached(current);
   }
 }
@@ -369,6 +375,7 @@ void Feeder::load(const Snapshot& from, bool needed, Current& current) {
   for (const int32_t id : current.nodes)
     --pending_[size_t(node(id).parent)];
   live_ += rows;
+  tokens_to_feed_ -= current.fed * rows;
 }
 
 }  // namespace

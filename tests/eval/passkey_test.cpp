@@ -1,10 +1,13 @@
 #include "stuffed/eval/passkey.h"
 
+#include <cmath>
 #include <set>
 
 #include <gtest/gtest.h>
 
+#include "src/eval/passkey_summary.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/state_bytes.h"
 #include "stuffed/io/passkey_text.h"
 #include "tests/io/tokenizer_support.h"
 #include "tests/support/files.h"
@@ -18,6 +21,17 @@ std::vector<int64_t> tokens_of(const PasskeyTask& task, size_t trial) {
   std::vector<int64_t> tokens(size_t(token_count(task.tree.blocks(), prompt)));
   write_tokens(task.tree.blocks(), prompt, 0, int64_t(tokens.size()), tokens.data());
   return tokens;
+}
+
+/// The prompt printed in the paper.
+std::string paper_text_of(const PasskeyTrial& trial) {
+  namespace text = io::passkey;
+  const std::string filler = std::string(text::kFiller) + "\n";
+  return "There is important info hidden inside a lot of irrelevant text. Find it and memorize "
+         "it.\n\n" +
+         testing::repeat(filler, int(trial.position_blocks)) + text::needle(trial.passkey) + "\n" +
+         testing::repeat(filler, int(trial.blocks - trial.position_blocks - 1)) +
+         "What is the passkey? The passkey is";
 }
 
 std::string text_of(const PasskeyTrial& trial) {
@@ -50,11 +64,18 @@ TEST(PasskeyGrid, HasExactlyTheDepthsSpreadEvenly) {
       EXPECT_EQ(std::set(positions.begin(), positions.end()).size(), size_t(depths));
       for (int64_t i = 0; i < depths; ++i) {
         EXPECT_EQ(positions[size_t(i)] % grid, 0);
-        EXPECT_NEAR(double(positions[size_t(i)]),
-                    (double(i) + 0.5) * double(blocks) / double(depths), 2.0 * double(grid));
+        EXPECT_LE(std::abs(double(positions[size_t(i)]) -
+                           (double(i) + 0.5) * double(blocks - 1) / double(depths)),
+                  double(grid) / 2);
         EXPECT_LT(positions[size_t(i)], blocks);
       }
     }
+}
+
+TEST(PasskeyGrid, PlacesNeedlesAsOlderJournalsDoWhereAsked) {
+  EXPECT_EQ(shared_positions(44, 10, PasskeyPlacement::Floored),
+            (std::vector<int64_t>{0, 4, 8, 12, 16, 24, 28, 32, 36, 40}));
+  EXPECT_EQ(shared_positions(44, 10), (std::vector<int64_t>{4, 8, 12, 16, 20, 24, 28, 32, 36, 40}));
 }
 
 TEST(PasskeyGrid, FewBlocksGetMoreRepetitions) {
@@ -119,6 +140,41 @@ TEST(PasskeyPrompts, AssembledTokensAreThoseOfTheWholeText) {
   }
 }
 
+TEST(PasskeyPrompts, HoldTheirLengthsUnderEveryProtocolAndTokenizer) {
+  for (const std::string& path : published_tokenizers()) {
+    const auto tokenizer = io::load_tokenizer(path);
+    for (const PasskeyProtocol protocol :
+         {PasskeyProtocol::Ours, PasskeyProtocol::PaperCode, PasskeyProtocol::PaperText})
+      for (const PasskeyGrid grid : {PasskeyGrid::Shared, PasskeyGrid::PerLength}) {
+        const PasskeyOptions options{.lengths_tokens = {600, 1024, 3000, 16384, 1 << 20},
+                                     .depths = 5,
+                                     .trials = 2,
+                                     .protocol = protocol,
+                                     .grid = grid};
+        const PasskeyTask task = make_passkey(*tokenizer, options);
+        const bool ours = protocol == PasskeyProtocol::Ours;
+        // One more block would not have fitted, were it not for a needle shorter than a block.
+        const int64_t block = int64_t(tokenizer->encode(std::string(io::passkey::kFiller)).size());
+        const int64_t slack = 2 * block + (ours ? options.max_new_tokens : 0);
+        for (size_t i = 0; i < task.trials.size(); ++i) {
+          const PasskeyTrial& trial = task.trials[i];
+          const int64_t answer = ours ? options.max_new_tokens : 0;
+          EXPECT_LE(trial.prompt_tokens + answer, trial.length_tokens) << path;
+          const bool as_published = protocol == PasskeyProtocol::PaperCode;
+          if (!as_published || tokenizer->kind() != "sentencepiece-bpe")
+            EXPECT_GT(trial.prompt_tokens + slack, trial.length_tokens) << path;
+          if (protocol != PasskeyProtocol::PaperText || trial.length_tokens > 3000)
+            continue;
+          const auto whole = tokenizer->encode(paper_text_of(trial));
+          ASSERT_EQ(tokens_of(task, i), std::vector<int64_t>(whole.begin(), whole.end())) << path;
+          const double wanted = double(trial.length_tokens) * trial.depth - 1;
+          if (grid == PasskeyGrid::PerLength && trial.position_blocks > 0)
+            EXPECT_LE(std::abs(double(trial.needle_token) - wanted), double(block) / 2 + 2) << path;
+        }
+      }
+  }
+}
+
 TEST(PasskeyPrompts, HaveTheCountsOfThePublishedProtocol) {
   struct Expected {
     std::string path;
@@ -138,6 +194,9 @@ TEST(PasskeyPrompts, HaveTheCountsOfThePublishedProtocol) {
       continue;
     const auto tokenizer = io::load_tokenizer(expected.path);
     for (const PasskeyProtocol protocol : {PasskeyProtocol::Ours, PasskeyProtocol::PaperCode}) {
+      // The published code counts every text's beginning-of-text token; ours fills the length.
+      if (protocol == PasskeyProtocol::Ours && tokenizer->bos())
+        continue;
       const PasskeyTask task =
           make_passkey(*tokenizer, {.lengths_tokens = {1024, 2048, 4096, 8192, 65536},
                                     .depths = 1,
@@ -193,7 +252,7 @@ class PasskeyRun : public ::testing::TestWithParam<std::string> {
                           {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
     Checkpoint checkpoint(results);
     const TreeCount count = run_passkey(*model_, plain_scan(), *tokenizer_, task, options, limits,
-                                        results, checkpoint, [](int64_t) {});
+                                        results, checkpoint, [](const PasskeyProgress&) {});
     EXPECT_EQ(count.tokens_fed, task.tokens_to_feed(options.max_new_tokens));
     EXPECT_LE(count.peak_states, limits.states);
     EXPECT_EQ(count.peak_states, plan_tree(task.tree, limits).peak_states);
@@ -236,6 +295,69 @@ TEST_P(PasskeyRun, AnswersAreThoseOfEachPromptFedAlone) {
       EXPECT_EQ(record.at("prompt_tokens"), prompt);
     }
   }
+}
+
+/// A trial of a length, and what its record would say.
+void add_trial(std::vector<PasskeyTrial>& trials, int64_t length, int64_t trial, int64_t answer) {
+  trials.push_back({.length_tokens = length, .trial = trial, .blocks = 10, .position_blocks = 3});
+  trials.back().answer.resize(size_t(answer));
+}
+
+/// The summaries of 20 trials at each length; `correct` says how many are.
+std::map<std::string, io::json> summaries_of(
+    const std::vector<std::pair<int64_t, int64_t>>& correct,
+    int64_t answer_tokens,
+    int64_t cut_trials = 0) {
+  testing::TempFolder folder;
+  std::vector<PasskeyTrial> trials;
+  io::Results results = io::Results::open(
+      folder / "a.jsonl", {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
+  for (const auto& [length, right] : correct)
+    for (int64_t i = 0; i < 20; ++i) {
+      add_trial(trials, length, i, i < cut_trials ? 9 : answer_tokens);
+      results.append(
+          trials.back().key(),
+          {{"correct", i >= 20 - right}, {"exact", i >= 20 - right}, {"answer_nll_nats", 1.0}});
+    }
+  append_passkey_summaries(trials, {.depths = 1, .trials = 20, .max_new_tokens = 5}, results);
+  return records_of(folder / "a.jsonl");
+}
+
+TEST(PasskeySummary, TheEffectiveLengthAsksAllShorterOnesToPass) {
+  const auto records = summaries_of({{1024, 20}, {2048, 20}, {3072, 10}, {4096, 20}}, 5);
+  const io::json& found = records.at("summary").at("effective_length");
+  EXPECT_EQ(found.at("tokens"), 2048);
+  EXPECT_EQ(found.at("longest_tokens"), 4096);
+  EXPECT_EQ(found.at("high_tokens"), 2048);
+  EXPECT_EQ(found.at("longest_high_tokens"), 4096);
+  EXPECT_EQ(found.at("low_tokens"), 0);  // 20 of 20 prove 0.84
+}
+
+TEST(PasskeySummary, AnswersThatCannotBeFoundCountInNoAccuracy) {
+  const auto some = summaries_of({{1024, 12}}, 5, 4);
+  EXPECT_EQ(some.at("summary").at("answers_cut"), 4);
+  EXPECT_EQ(some.at("summary/len=1024").at("answers_cut"), 4);
+  EXPECT_EQ(some.at("summary/len=1024").at("trials"), 16);
+  EXPECT_EQ(some.at("summary/len=1024").at("accuracy"), 12.0 / 16);
+  EXPECT_NEAR(some.at("summary/len=1024").at("depths")[0].at("real_depth").get<double>(), 3.0 / 9,
+              1e-12);
+  const auto all = summaries_of({{1024, 0}}, 6);
+  EXPECT_EQ(all.at("summary").at("answers_cut"), 20);
+  EXPECT_TRUE(all.at("summary/len=1024").at("accuracy").is_null());
+  EXPECT_TRUE(all.at("summary/len=1024").at("depths")[0].is_null());
+  EXPECT_EQ(all.at("summary").at("effective_length").at("longest_tokens"), 0);
+}
+
+TEST_P(PasskeyRun, AStateTakesTheBytesItIsSaidTo) {
+  if (GetParam().starts_with("rwkv7"))
+    GTEST_SKIP() << "sliding_window does not take the delta rule";
+  const auto rule = build_recurrence({.mitigations = {"sliding_window:tokens=20"}});
+  State state = model_->initial_state(1);
+  for (int64_t read = 5; read <= 60; read += 5) {
+    model_->forward(at::ones({1, 5}, at::kLong), state, *rule);
+    EXPECT_EQ(state_bytes(*model_, *rule, 20, read), state.bytes()) << read;
+  }
+  EXPECT_EQ(state_bytes(*model_, plain_scan(), 0, 100), model_->initial_state(1).bytes());
 }
 
 TEST_P(PasskeyRun, SummariesCountTheRecords) {

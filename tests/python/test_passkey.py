@@ -68,6 +68,98 @@ def test_export_writes_the_published_layout(run: pathlib.Path, tmp_path: pathlib
             assert 0 <= sample["relative_postion"] <= 1
 
 
+def test_needles_are_exported_and_drawn_where_they_are(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    import numpy as np
+    import plot_passkey
+    import stuffed_results
+
+    results = stuffed_results.read(run, "stuffed.passkey")
+    trials = [record for record in results.records.values() if "passkey" in record]
+    assert any(abs(trial["real_depth"] - trial["depth"]) > 1e-3 for trial in trials)
+    for trial in trials:
+        assert trial["real_depth"] == trial["position_blocks"] / (trial["blocks"] - 1)
+        assert abs(trial["real_depth"] - trial["depth"]) * 3 <= 0.55
+    done = stuffed("export", "--format", "paper", run, "-o", tmp_path / "out")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    lines = (tmp_path / "out" / "passkey" / "preds_512.jsonl").read_text().splitlines()
+    exported = [json.loads(line)["relative_postion"] for line in lines]
+    assert sorted(exported) == sorted(trial["real_depth"] for trial in trials if trial["length_tokens"] == 512)
+    depths = plot_passkey.real_depths(results)
+    cells = [results.records[f"summary/len={n}"]["depths"] for n in (512, 1024)]
+    np.testing.assert_allclose(depths.T, [[cell["real_depth"] for cell in column] for column in cells])
+    edges, values = plot_passkey.column(np.array([0.1, 0.5, 0.5]), np.ma.array([1.0, 0.0, 1.0]))
+    assert edges.tolist() == [0, 0.3, 1] and values.tolist() == [1, 0.5]
+
+
+def test_a_journal_cut_in_the_middle_is_exported_with_a_warning(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    lines = run.read_text().splitlines(keepends=True)
+    for kept in (len(lines) // 2, len(lines) - 1):
+        cut = tmp_path / "cut.jsonl"
+        cut.write_text("".join(lines[:kept]))
+        done = stuffed("export", "--format", "paper", cut, "-o", tmp_path / "out")
+        assert done.returncode == 0 and "is not finished" in done.stderr and "of 12 trials" in done.stderr
+
+
+def test_an_answer_longer_than_what_is_decoded_is_said_and_counted(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "a.jsonl"
+    arguments = [*TINY, "--protocol", "paper-code"]
+    plan = stuffed("passkey", "--dry-run", *arguments)
+    assert json.loads(plan.stdout)["answers_cut"] == 12 and "--max-new-tokens 6" in plan.stderr
+    done = stuffed("passkey", "--model", GOLDEN / "mamba2-hf", *arguments, "-o", out)
+    assert done.returncode == 0 and "12 of 12 answers" in done.stderr, done.stderr
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    summary = next(r for r in records if r.get("key") == "summary")
+    assert summary["answers_cut"] == 12 and summary["effective_length"]["longest_tokens"] == 0
+    one = next(r for r in records if r.get("key") == "summary/len=512")
+    assert one["accuracy"] is None and one["depths"] == [None] * 3 and one["answers_cut"] == 6
+    import plot_passkey
+    import stuffed_results
+
+    plot_passkey.draw_heat_map(stuffed_results.read(out), tmp_path / "a.pdf")
+    enough = stuffed("passkey", "--dry-run", *arguments, "--max-new-tokens", "6")
+    assert json.loads(enough.stdout)["answers_cut"] == 0 and not enough.stderr
+
+
+def test_a_window_takes_its_share_of_the_memory_of_states() -> None:
+    def planned(*more: object) -> dict:
+        return json.loads(stuffed("passkey", "--dry-run", "--model", GOLDEN / "mamba2-hf", *TINY, *more).stdout)
+
+    window = ["--mitigation", "sliding_window:tokens=100"]
+    plain, slid = planned(), planned(*window)
+    # Per token, layer: k 16, v 8 x 16, decay and step 8 each, f32; then an older state.
+    assert slid["state_bytes"] - plain["state_bytes"] == 3 * 4 * (100 * (16 + 8 * 16 + 8 + 8) + 8 * 16 * 16)
+    few = planned(*window, "--state-memory", str(12 * slid["state_bytes"]))
+    assert few["peak_states"] <= 12 < planned("--state-memory", str(12 * slid["state_bytes"]))["peak_states"]
+
+
+def test_a_journal_that_does_not_say_how_needles_are_placed_goes_on_as_it_began(tmp_path: pathlib.Path) -> None:
+    import plot_passkey
+    import stuffed_results
+
+    sample = GOLDEN / "results" / "passkey.v1.jsonl"
+    lines = sample.read_text().splitlines(keepends=True)
+    old = tmp_path / "old.jsonl"
+    old.write_text("".join(lines[:5]))
+    done = stuffed("passkey", "--model", GOLDEN / "mamba2-hf", *TINY, "--train-len", "512", "-o", old)
+    assert done.returncode == 0, done.stderr
+    before, after = (stuffed_results.read(path, "stuffed.passkey") for path in (sample, old))
+    assert before.records.keys() == after.records.keys() and "placement" not in after.config
+    for key, record in before.records.items():
+        if "passkey" in record:
+            for field in ("blocks", "position_blocks", "passkey", "prediction", "prompt_tokens", "depth"):
+                assert after.records[key][field] == record[field]
+    for run in (before, after):
+        plot_passkey.draw_heat_map(run, tmp_path / "a.pdf")
+        plot_passkey.draw_curves(run, tmp_path / "b.pdf")
+    done = stuffed("passkey", "--model", GOLDEN / "mamba2-hf", *TINY, "--train-len", "512", "-o", old)
+    assert done.returncode == 0, done.stderr  # finished: shown once more
+    done = stuffed("export", sample, "-o", tmp_path / "out")
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    first = json.loads((tmp_path / "out" / "passkey" / "preds_512.jsonl").read_text().splitlines()[0])
+    trial = before.records["len=512/depth=0/trial=0"]
+    assert first["relative_postion"] == trial["position_blocks"] / (trial["blocks"] - 1)
+
+
 def test_plots_are_drawn_and_no_data_is_no_zero(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     import plot_passkey
     import stuffed_results

@@ -85,6 +85,8 @@ struct TreeCount {
 struct TreeWatch {
   /// Feeding could go on from here; `fill` fills in what that takes.
   std::function<void(const std::function<void(Snapshot&)>& fill)> on_reached = {};
+  /// After every forward call: of the `total` tokens this process is to feed, how many it has.
+  std::function<void(int64_t fed, int64_t total)> on_fed = {};
   const Snapshot* from = nullptr;  // where the feeding of the same plan stopped
 };
 
