@@ -101,7 +101,8 @@ def test_a_recipe_runs_end_to_end(recipe, tmp_path):
     if command == "passkey":
         trials = [record["length_tokens"] for record in records if "passkey" in record]
         assert sorted(trials) == [512, 512, 1024, 1024]
-        assert config["protocol"] == ("paper-text" if "appendix_b" in recipe.stem else "ours")
+        assert config["protocol"] == ("paper-text" if "appendix_b" in recipe.stem else "paper-code")
+        assert config["protocol"] in recipe.read_text() and config["grid"] == "per-length"
     else:
         assert records[-1]["key"] == "summary" and records[-1]["finite"]
     if "mitigation" in recipe.stem:
