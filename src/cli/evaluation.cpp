@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include "src/cli/inner_rule.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"
@@ -27,10 +28,13 @@ void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::str
       ->group("Output");
 }
 
-Evaluation open_evaluation(const EvaluationOptions& options, Context& context, Observer* observer) {
+Evaluation open_evaluation(const EvaluationOptions& options,
+                           Context& context,
+                           Observer* observer,
+                           InnerObserver* inner_observer) {
   const auto tokenizer = tokenizer_for(options.data, options.model);
   const auto model = context.models.open(options.model);
-  const auto rule = open_rule(options.model, *model, observer);
+  const auto rule = open_rule(options.model, *model, observer, inner_observer);
   check_stream_length(options.model, options.data.source.length);
   Evaluation out{.tokenizer = tokenizer,
                  .model = model,
@@ -51,13 +55,15 @@ io::Results open_results(const EvaluationOptions& options,
                          const Evaluation& evaluation,
                          const JournalKind& kind) {
   io::check_sidecar(kind.sidecar, options.output);
-  return io::Results::open(
-      options.output,
-      {.schema = std::string(kind.schema),
-       .version = kind.version,
-       .config = evaluation.config,
-       .provenance = io::provenance(context.command_line, evaluation.model->device())},
-      options.overwrite);
+  io::json provenance = io::provenance(context.command_line, evaluation.model->device());
+  provenance["model"] = options.model.model;
+  provenance.update(evaluation.provenance);
+  return io::Results::open(options.output,
+                           {.schema = std::string(kind.schema),
+                            .version = kind.version,
+                            .config = evaluation.config,
+                            .provenance = provenance},
+                           options.overwrite);
 }
 
 void finish(const EvaluationOptions& options,
@@ -87,6 +93,13 @@ void check_outputs(const EvaluationOptions& options,
         Error::Kind::Input,
         "{}: is where a stopped run keeps its state, and holds something else; name another -o",
         state);
+}
+
+fs::path beside(const std::string& output, std::string_view end) {
+  std::string name = output;
+  if (name.ends_with(".jsonl"))
+    name.resize(name.size() - std::string_view(".jsonl").size());
+  return name.append(end);
 }
 
 fs::path arrays_beside(const std::string& output) {

@@ -9,6 +9,7 @@
 #include "src/cli/app.h"
 #include "src/cli/data_options.h"
 #include "stuffed/io/results.h"
+#include "stuffed/recurrence/inner_observer.h"
 
 namespace stuffed::cli {
 
@@ -33,14 +34,17 @@ struct Evaluation {
   io::TokenSource source;
   io::json config;        // for the header: describe() and the data; the command adds its own
   io::json every_record;  // impl, dtype, state_dtype, segment_tokens
+  io::json provenance = io::json::object();  // what the header says beyond io::provenance()
 };
 
-/// `observer`, if there is one, is told of every update of the rule; it is not owned.
-/// Errors  Usage for options that exclude each other or a stream too long for its mitigations;
+/// `observer`, if there is one, is told of every update of the rule, and `inner_observer` of what
+/// its mitigations make of it; they are not owned. Errors  Usage for options that exclude each
+/// other or a stream too long for its mitigations;
 ///         Input; Unsupported: see the functions of wiring.h and data_options.h
 Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,
-                           Observer* observer = nullptr);
+                           Observer* observer = nullptr,
+                           InnerObserver* inner_observer = nullptr);
 
 /// What open_results() needs to know besides.
 struct JournalKind {
@@ -69,6 +73,9 @@ void finish(const EvaluationOptions& options,
 void check_outputs(const EvaluationOptions& options,
                    std::string_view flag,
                    const std::filesystem::path& sidecar);
+
+/// The results' name with another end: a final .jsonl is replaced, to anything else it is appended.
+std::filesystem::path beside(const std::string& output, std::string_view end);
 
 /// The arrays' file beside the results, as a journal that is there already has named it.
 /// Errors  Usage if the results have the name of arrays themselves

@@ -23,6 +23,8 @@ void run(const Options& options, Context& context) {
   it.config["batch_size"] = options.batch_size;
   it.config["train_len_tokens"] = size_or_null(options.train_len);
   it.config["per_token"] = !options.per_token.empty();
+  if (!options.per_token.empty())
+    it.provenance["per_token"] = name_in_journal(options.per_token, options.output);
   const eval::PplByLengthOptions how{
       .segment = options.model.segment,
       .bucket = options.bucket,
@@ -71,7 +73,8 @@ void add_ppl_by_length(CLI::App& root, Commands& commands) {
            "Training length of the model: the collapse onset is looked for beyond it")
       ->group("Evaluation");
   add_output_option(*app, *options);
-  app->add_option("--per-token", options->per_token, "Every loss: nll [documents, N] f32, in nats")
+  app->add_option("--per-token", options->per_token,
+                  "Every loss: nll [documents, N] f32, in nats; column j scores token j+1")
       ->type_name("OUT.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a loss");

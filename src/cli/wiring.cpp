@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 
+#include "src/cli/inner_rule.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/tensor_file.h"
@@ -96,13 +97,21 @@ std::string dtype_name(at::ScalarType dtype) {
 
 std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
                                             const RecurrentLM& model,
-                                            Observer* observer) {
+                                            Observer* observer,
+                                            InnerObserver* inner_observer) {
   return build_recurrence(
       {.mitigations = options.mitigations,
        .impl = parse_impl(options.impl),
        .state_dtype = parse_dtype(options.state_dtype),
        .observer = observer,
-       .read_limits = [&model](const std::string& file) { return read_limits(file, model); }});
+       .read_limits = [&model](const std::string& file) { return read_limits(file, model); }},
+      inner_observer);
+}
+
+std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
+                                            const RecurrentLM& model,
+                                            Observer* observer) {
+  return open_rule(options, model, observer, nullptr);
 }
 
 void check_stream_length(const ModelOptions& options, int64_t tokens) {

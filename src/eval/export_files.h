@@ -1,0 +1,30 @@
+// What the parts of export_paper() share.
+#pragma once
+#include "stuffed/eval/export_paper.h"
+#include "stuffed/io/results.h"
+
+namespace stuffed::eval {
+
+/// A journal as it is: the records by key, in the journal's order of keys.
+struct ReadJournal {
+  std::filesystem::path path;
+  io::JournalEnd end;
+  std::map<std::string, io::json> records;
+};
+
+/// Writes a text where it replaces neither the journal nor, without `overwrite`, another text.
+void write_export(const ReadJournal& journal,
+                  const std::filesystem::path& path,
+                  const std::string& text,
+                  const PaperOptions& options,
+                  PaperFiles& files);
+
+void make_folder(const std::filesystem::path& folder);
+
+/// The per-token losses and their args.json; see export_paper().
+void export_losses(const ReadJournal& journal,
+                   const std::filesystem::path& folder,
+                   const PaperOptions& options,
+                   PaperFiles& files);
+
+}  // namespace stuffed::eval
