@@ -4,10 +4,11 @@
     plot_retention.py war.jsonl -o figure.png
     plot_retention.py war.jsonl -o figure.pdf --at 8192 --document 0
 
-Left: surviving weight by distance, a curve per layer (mean over heads). Middle: the half-life of every head, layers by
-heads; red ones outlived the measurement. Right: effective remembrance (EffRem) of the last n tokens; the training
-length is a dashed red line. Shows the mean over documents (of half-lives the median), or one document. Computes no
-metric: every number comes from the run's records and arrays.
+Left: surviving weight by distance, a curve per layer (mean over heads), dashed as a mitigation has it. Middle: the
+half-life of every head (the mitigated one, if there is a mitigation), layers by heads; red ones outlived the
+measurement. Right: effective remembrance (EffRem) of the last n tokens; the training length is a dashed red line.
+Shows the mean over documents (of half-lives the median), or one document. Computes no metric: every number comes from
+the run's records and arrays.
 """
 
 import argparse
@@ -51,12 +52,17 @@ def draw_weights(figure, axes, point: dict, transition: str) -> None:
     for layer, colour in zip(layers, colours, strict=True):
         weights = numbers(layer)
         axes.plot([distance[i] for i in shown], weights[shown], color=colour, linewidth=1.2)
+    mitigated = point.get("mitigated_surviving_weight_by_layer", [])
+    for layer, colour in zip(mitigated, colours, strict=False):
+        weights = numbers(layer)
+        axes.plot([distance[i] for i in shown], weights[shown], color=colour, linewidth=1.2, linestyle="--")
     tokens_axis(axes, "distance (tokens)")
     axes.set_yscale("log")
     axes.set_ylim(bottom=max(1e-6, axes.get_ylim()[0]), top=1.3)
     axes.set_ylabel("surviving weight, mean over heads")
     title = f"after {size_text(point['read_tokens'])} tokens"
-    axes.set_title(title + (" (diagonal part)" if transition != "diagonal" else ""), fontsize=9)
+    title += " (diagonal part)" if transition != "diagonal" else ""
+    axes.set_title(title + ("; dashed: mitigated" if mitigated else ""), fontsize=9)
     scale = matplotlib.cm.ScalarMappable(
         matplotlib.colors.BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers)),
         matplotlib.colors.ListedColormap(colours),
@@ -65,7 +71,7 @@ def draw_weights(figure, axes, point: dict, transition: str) -> None:
     figure.colorbar(scale, ax=axes, label="layer", ticks=ticks, pad=0.02).ax.minorticks_off()
 
 
-def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, transition: str) -> None:
+def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, title: str) -> None:
     colours = plt.get_cmap("cividis").copy()
     colours.set_bad("#e58b7f")  # far from every colour of the map
     norm = matplotlib.colors.LogNorm(1, max(2, followed))
@@ -74,7 +80,6 @@ def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, transiti
         axis.set_major_locator(matplotlib.ticker.MaxNLocator(min(6, max(1, count - 1)), integer=True))
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    title = "half-life of each head" + (" (diagonal part)" if transition != "diagonal" else "")
     if np.isnan(half_life).any():
         title += f"\nred: {size_text(followed)} or more"
     axes.set_title(title, fontsize=9)
@@ -109,6 +114,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
     parser.add_argument("--at", type=int, help="of the left panel; default: the most tokens read")
     parser.add_argument("--document", type=int, help="index; default: all of them together")
+    parser.add_argument("--own", action="store_true", help="half-lives of the model's own decays, not the mitigated")
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_retention", arguments.results, arguments.output):
         run = stuffed_results.read(arguments.results, "stuffed.retention")
@@ -126,8 +132,12 @@ def main() -> int:
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
         draw_weights(figure, axes[0], points[at], record["transition"])
         every = arguments.document is None
-        half_life = arrays["half_life_tokens/median"] if every else arrays["half_life_tokens"][arguments.document]
-        draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], record["transition"])
+        name = "half_life_tokens"
+        title = "half-life of each head" + (" (diagonal part)" if record["transition"] != "diagonal" else "")
+        if not arguments.own and f"mitigated/{name}" in arrays:
+            name, title = f"mitigated/{name}", "mitigated " + title
+        half_life = arrays[f"{name}/median"] if every else arrays[name][arguments.document]
+        draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], title)
         draw_effrem(axes[2], record["points"], run.config["train_len_tokens"])
         figure.savefig(arguments.output, dpi=160)
     return 0

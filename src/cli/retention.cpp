@@ -6,6 +6,7 @@
 #include "src/cli/evaluation.h"
 #include "src/cli/progress_line.h"
 #include "src/cli/retention_report.h"
+#include "stuffed/recurrence/window.h"
 
 namespace stuffed::cli {
 
@@ -41,10 +42,11 @@ io::json describe_task(const Options& options, const fs::path& arrays) {
 }
 
 void run(const Options& options, Context& context) {
-  eval::DecayIntervals decays;
+  eval::DecayIntervals decays, mitigated;
+  const bool mitigates = !options.model.mitigations.empty();
   const fs::path arrays = arrays_path(options);
   check_outputs(options, "--arrays", arrays);
-  Evaluation it = open_evaluation(options, context, &decays);
+  Evaluation it = open_evaluation(options, context, &decays, mitigates ? &mitigated : nullptr);
   it.config.update(describe_task(options, arrays));
   const eval::RetentionOptions how{.segment = options.model.segment,
                                    .read_tokens = options.read_tokens,
@@ -52,6 +54,8 @@ void run(const Options& options, Context& context) {
                                    .points = options.points,
                                    .half_life_starts = options.half_life_starts,
                                    .arrays = arrays,
+                                   .mitigated = mitigates ? &mitigated : nullptr,
+                                   .window = window_tokens(options.model.mitigations),
                                    .run = it.every_record};
   io::Results results = open_results(
       options, context, it,
@@ -106,9 +110,17 @@ void add_retention(CLI::App& root, Commands& commands) {
       "--half-life-starts positions, each followed for as long as the last one can be (half the "
       "stream). A median that does\n"
       "not end by then is censored: \">= N\" here, null in the results.\n"
-      "Decays are the model's own, before any --mitigation. RWKV-7's transition is not diagonal "
-      "(its erase term): its\n"
-      "weights and half-lives are those of the diagonal part alone, and labelled so.\n"
+      "Decays are the model's own, before any --mitigation; with one, the same is recorded once "
+      "more "
+      "as the mitigation has it\n"
+      "(\"mitigated_\" before the names): its decays, what clamp_norm rescales the state by, and "
+      "nothing of tokens that have left\n"
+      "a sliding window. RWKV-7's transition is not diagonal (its erase term): its weights and "
+      "half-lives are those of the\n"
+      "diagonal part alone, and labelled so.\n"
+      "Alpha, the decay per token over all tokens read: its mean, and exp of the mean of its "
+      "logarithm (geometric), by layer\n"
+      "and head; clamp_norm's factors are no part of it.\n"
       "EffRem of n after T tokens (arXiv:2507.02782): total variation, 0 to 1, between the "
       "predictions from all T tokens and\n"
       "from the last n alone, read from the empty state. 0: what came before them does not matter. "
@@ -118,7 +130,10 @@ void add_retention(CLI::App& root, Commands& commands) {
       "Arrays, f32: surviving_weight.read=T, surviving_weight/least.read=T, "
       "surviving_weight/most.read=T [documents, layers,\n"
       "heads, suffixes]; half_life_tokens [documents, layers, heads] and half_life_tokens/median "
-      "[layers, heads], NaN: censored.\n"
+      "[layers, heads], NaN: censored; alpha.mean, alpha.geometric [documents, layers, heads], "
+      "f64; "
+      "with --mitigation the same\n"
+      "names behind mitigated/.\n"
       "They gather in OUT.safetensors.partial/: killed at any moment, the same command goes on and "
       "ends with the same records\n"
       "and arrays.\n");

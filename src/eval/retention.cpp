@@ -38,14 +38,14 @@ struct Plan {
   std::vector<SuffixPoint> points;
   HalfLifePlan half_life;
 
-  void watch(DecayIntervals& decays, int64_t layers) const {
+  void watch(DecayIntervals& decays, int64_t layers, int64_t window = 0) const {
     std::vector<Interval> sums, lives;
     for (const SuffixPoint& point : points)
       for (const int64_t n : point.suffix_tokens)
         sums.push_back({point.read - n + 1, point.read});
     for (const int64_t start : half_life.starts)
       lives.push_back({start + 1, start + 1 + half_life.followed_tokens});
-    decays.watch(layers, sums, lives);
+    decays.watch(layers, sums, lives, window);
   }
 };
 
@@ -63,14 +63,19 @@ Plan plan_of(const io::Document& document, const RetentionOptions& options) {
   return plan;
 }
 
-RetentionArrays::Named arrays_of(const Plan& plan, const DecayIntervals& decays) {
+constexpr char kMitigated[] = "mitigated/";  // in front of an array's name
+
+/// Of one observer; `prefix` begins every name.
+void add_arrays(const Plan& plan,
+                const DecayIntervals& decays,
+                const std::string& prefix,
+                RetentionArrays::Named& arrays) {
   const DecayIntervals::Weights weights = decays.weights();
-  RetentionArrays::Named arrays;
   int64_t begin = 0;
   for (const SuffixPoint& point : plan.points) {
     const auto count = static_cast<int64_t>(point.suffix_tokens.size());
     const auto put = [&](const char* which, const Tensor& all) {
-      arrays[fmt::format("surviving_weight{}.read={}", which, point.read)] =
+      arrays[fmt::format("{}surviving_weight{}.read={}", prefix, which, point.read)] =
           all.narrow(2, begin, count).to(at::kFloat).contiguous();
     };
     put("", weights.mean);
@@ -78,32 +83,54 @@ RetentionArrays::Named arrays_of(const Plan& plan, const DecayIntervals& decays)
     put("/most", weights.most);
     begin += count;
   }
-  arrays["half_life_tokens"] = half_lives(decays.lived(), plan.half_life.followed_tokens);
-  return arrays;
+  arrays[prefix + "half_life_tokens"] = half_lives(decays.lived(), plan.half_life.followed_tokens);
+  const DecayIntervals::Alpha alpha = decays.alpha();
+  arrays[prefix + "alpha.mean"] = alpha.mean;
+  arrays[prefix + "alpha.geometric"] = alpha.geometric;
+}
+
+/// What an observer says goes into `record`, its names behind `prefix`; false if it is not finite.
+bool add_decays(const Plan& plan,
+                const DecayIntervals& decays,
+                const RetentionArrays::Named& arrays,
+                bool is_mitigated,
+                io::json& record) {
+  const std::string field = is_mitigated ? "mitigated_" : "",
+                    array = is_mitigated ? kMitigated : "";
+  const Tensor by_layer = decays.weights().mean.mean(1);  // [L,sums]
+  int64_t begin = 0;
+  for (size_t i = 0; i < plan.points.size(); ++i) {
+    const auto count = static_cast<int64_t>(plan.points[i].suffix_tokens.size());
+    record["points"][i][field + "surviving_weight_by_layer"] =
+        numbers(by_layer.narrow(1, begin, count));
+    begin += count;
+  }
+  record[field + "half_life"] = half_life_json(arrays.at(array + "half_life_tokens"),
+                                               static_cast<int64_t>(plan.half_life.starts.size()),
+                                               plan.half_life.followed_tokens);
+  record[field + "alpha"] = {
+      {"mean_by_layer", numbers(arrays.at(array + "alpha.mean").mean(1))},
+      {"geometric_by_layer", numbers(arrays.at(array + "alpha.geometric").mean(1))}};
+  return by_layer.isfinite().all().item<bool>() && decays.lived().ge(0).all().item<bool>();
 }
 
 io::json record_of(const Plan& plan,
                    const std::vector<Tensor>& effrem,
                    const DecayIntervals& decays,
-                   const RetentionArrays::Named& arrays) {
-  const Tensor by_layer = decays.weights().mean.mean(1);  // [L,sums]
-  bool finite = by_layer.isfinite().all().item<bool>() && decays.lived().ge(0).all().item<bool>();
+                   const RetentionArrays::Named& arrays,
+                   const RetentionOptions& options) {
   io::json record;
-  int64_t begin = 0;
+  bool finite = true;
   for (size_t i = 0; i < plan.points.size(); ++i) {
     const SuffixPoint& point = plan.points[i];
-    const auto count = static_cast<int64_t>(point.suffix_tokens.size());
     finite = finite && effrem[i].isfinite().all().item<bool>();
-    record["points"].push_back(
-        {{"read_tokens", point.read},
-         {"suffix_tokens", point.suffix_tokens},
-         {"effrem", numbers(effrem[i])},
-         {"surviving_weight_by_layer", numbers(by_layer.narrow(1, begin, count))}});
-    begin += count;
+    record["points"].push_back({{"read_tokens", point.read},
+                                {"suffix_tokens", point.suffix_tokens},
+                                {"effrem", numbers(effrem[i])}});
   }
-  record["half_life"] = half_life_json(arrays.at("half_life_tokens"),
-                                       static_cast<int64_t>(plan.half_life.starts.size()),
-                                       plan.half_life.followed_tokens);
+  finite = add_decays(plan, decays, arrays, false, record) && finite;
+  if (options.mitigated != nullptr)
+    finite = add_decays(plan, *options.mitigated, arrays, true, record) && finite;
   record["transition"] = decays.erases() ? "diagonal part" : "diagonal";
   record["finite"] = finite;
   return record;
@@ -141,22 +168,25 @@ class Retention : public DocumentTask {
     const Plan plan = plan_of(document, options_);
     check_same_reads(results_, document, plan);
     plan.watch(decays_, model_.config().layers);
+    if (options_.mitigated != nullptr)
+      plan.watch(*options_.mitigated, model_.config().layers, options_.window);
     const std::vector<Tensor> effrem = walk(batch, plan, measuring);
-    const RetentionArrays::Named arrays = arrays_of(plan, decays_);
+    RetentionArrays::Named arrays;
+    add_arrays(plan, decays_, "", arrays);
+    if (options_.mitigated != nullptr)
+      add_arrays(plan, *options_.mitigated, kMitigated, arrays);
     io::json record = options_.run;
-    record.update(record_of(plan, effrem, decays_, arrays));
+    record.update(record_of(plan, effrem, decays_, arrays, options_));
     sidecar_.save(batch.first, arrays);
     return {record};
   }
 
   io::json summarise(const std::vector<int64_t>& targets) override {
-    return summarise_retention(results_, median_half_life(sidecar_, count(targets)), count(targets),
-                               options_);
+    return summarise_retention(results_, medians(targets), count(targets), options_);
   }
 
   void conclude(const std::vector<int64_t>& targets) override {
-    sidecar_.finish(count(targets),
-                    {{"half_life_tokens/median", median_half_life(sidecar_, count(targets))}});
+    sidecar_.finish(count(targets), medians(targets));
   }
 
   void remove_partial() const override { sidecar_.remove_partial(); }
@@ -164,11 +194,21 @@ class Retention : public DocumentTask {
  private:
   static int64_t count(const std::vector<int64_t>& targets) { return std::ssize(targets); }
 
+  RetentionArrays::Named medians(const std::vector<int64_t>& targets) const {
+    RetentionArrays::Named found;
+    for (const std::string name : {"half_life_tokens", "mitigated/half_life_tokens"})
+      if (const Tensor median = median_half_life(sidecar_, count(targets), name); median.defined())
+        found[name + "/median"] = median;
+    return found;
+  }
+
   std::vector<Tensor> walk(const Batch& batch, const Plan& plan, Measuring& measuring) {
     const Snapshot* const from = measuring.resumed();
     int64_t fed_before = 0;
     if (from) {
       decays_.load(*from, model_.device());
+      if (options_.mitigated != nullptr)
+        options_.mitigated->load(*from, model_.device(), "mitigated");
       fed_before = from->integer("fed", 1, tokens_to_feed(plan.points));
     }
     measuring.begin(tokens_to_feed(plan.points), fed_before);
@@ -180,6 +220,8 @@ class Retention : public DocumentTask {
       measuring.reached([&](Snapshot& snapshot) {
         fill(snapshot);
         decays_.save(snapshot);
+        if (options_.mitigated != nullptr)
+          options_.mitigated->save(snapshot, "mitigated");
       });
     };
     return effective_remembrance(

@@ -53,10 +53,14 @@ void RetentionArrays::finish(int64_t documents, const Named& together) const {
     for (const auto& [name, array] : load(i))
       rows[name].push_back(array);
   std::vector<std::pair<std::string, Tensor>> joined(together.begin(), together.end());
-  for (const auto& [name, arrays] : rows)
-    joined.emplace_back(name, at::stack(arrays));
+  for (const auto& [name, arrays] : rows)  // a document of an older run may lack one
+    if (static_cast<int64_t>(arrays.size()) == documents)
+      joined.emplace_back(name, at::stack(arrays));
   sidecar_.write(joined, {{"surviving_weight", "[documents,layers,heads,suffixes]"},
-                          {"half_life_tokens", "[documents,layers,heads]; NaN: censored"}});
+                          {"half_life_tokens", "[documents,layers,heads]; NaN: censored"},
+                          {"alpha",
+                           "[documents,layers,heads]; mean over tokens, and exp of the mean "
+                           "logarithm (geometric)"}});
 }
 
 }  // namespace stuffed::eval

@@ -1,5 +1,6 @@
 #include "retention_summary.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -72,8 +73,27 @@ io::json summarise_point(const std::vector<io::json>& records, size_t index) {
   };
   point["effrem"] = combine(gather("effrem"), mean);
   point["effrem_standard_error"] = combine(gather("effrem"), standard_error);
-  point["surviving_weight_by_layer"] = combine(gather("surviving_weight_by_layer"), mean);
+  for (const char* field : {"surviving_weight_by_layer", "mitigated_surviving_weight_by_layer"})
+    if (std::ranges::all_of(records, [&](const io::json& record) {
+          return record.at("points").at(index).contains(field);
+        }))
+      point[field] = combine(gather(field), mean);
   return point;
+}
+
+/// Means over the documents of {"mean_by_layer","geometric_by_layer"}; null if one has none.
+io::json summarise_alpha(const std::vector<io::json>& records, const std::string& field) {
+  io::json alpha;
+  for (const char* which : {"mean_by_layer", "geometric_by_layer"}) {
+    std::vector<io::json> values;
+    for (const io::json& record : records) {
+      if (!record.contains(field))
+        return nullptr;
+      values.push_back(record.at(field).at(which));
+    }
+    alpha[which] = combine(values, mean);
+  }
+  return alpha;
 }
 
 }  // namespace
@@ -111,16 +131,20 @@ io::json numbers(const Tensor& tensor) {
   return values;
 }
 
-Tensor median_half_life(const RetentionArrays& arrays, int64_t documents) {
+Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const std::string& name) {
   std::vector<Tensor> half_life;
-  for (int64_t i = 0; i < documents; ++i)
-    half_life.push_back(arrays.load(i).at("half_life_tokens").nan_to_num(kInfinity));
+  for (int64_t i = 0; i < documents; ++i) {
+    const RetentionArrays::Named of_document = arrays.load(i);
+    if (!of_document.contains(name))
+      return {};
+    half_life.push_back(of_document.at(name).nan_to_num(kInfinity));
+  }
   const Tensor median = upper_median(at::stack(half_life, -1));
   return median.where(median.isfinite(), at::full({}, kNaN, at::kFloat));
 }
 
 io::json summarise_retention(const io::Results& results,
-                             const Tensor& half_life,
+                             const RetentionArrays::Named& medians,
                              int64_t documents,
                              const RetentionOptions& options) {
   std::vector<io::json> records;
@@ -135,8 +159,14 @@ io::json summarise_retention(const io::Results& results,
   summary["transition"] = first.at("transition");
   for (size_t i = 0; i < first.at("points").size(); ++i)
     summary["points"].push_back(summarise_point(records, i));
-  summary["half_life"] = half_life_json(half_life, first.at("half_life").at("starts"),
-                                        first.at("half_life").at("followed_tokens"));
+  for (const auto& [field, array] : {std::pair{"half_life", "half_life_tokens/median"},
+                                     {"mitigated_half_life", "mitigated/half_life_tokens/median"}})
+    if (const auto median = medians.find(array); median != medians.end())
+      summary[field] = half_life_json(median->second, first.at("half_life").at("starts"),
+                                      first.at("half_life").at("followed_tokens"));
+  for (const char* field : {"alpha", "mitigated_alpha"})
+    if (io::json alpha = summarise_alpha(records, field); !alpha.is_null())
+      summary[field] = std::move(alpha);
   return summary;
 }
 

@@ -16,13 +16,14 @@ io::json half_life_json(const Tensor& half_life, int64_t starts, int64_t followe
 /// Numbers of a tensor [..] or [..][..] as nested arrays; null where not finite.
 io::json numbers(const Tensor& tensor);
 
-/// [L,H] f32: the upper median over documents, censored ones counting as longest; NaN: censored.
-Tensor median_half_life(const RetentionArrays& arrays, int64_t documents);
+/// Of the array `name`, [L,H] f32: the upper median over documents, censored ones counting as
+/// longest; NaN: censored. Undefined if a document lacks it.
+Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const std::string& name);
 
-/// Over documents: mean and standard error of effrem, mean weights; of `half_life` [L,H], what
-/// half_life_json says.
+/// Over documents: mean and standard error of effrem, mean weights and alphas; of the half-lives
+/// [L,H] among `medians`, what half_life_json says.
 io::json summarise_retention(const io::Results& results,
-                             const Tensor& half_life,
+                             const RetentionArrays::Named& medians,
                              int64_t documents,
                              const RetentionOptions& options);
 

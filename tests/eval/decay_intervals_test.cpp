@@ -13,6 +13,8 @@ namespace {
 
 using testing::close;
 
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
 /// [2,T,H,K|1] of negative numbers from e^-11 to e^1: row 0 is the stream, row 1 must not matter.
 Tensor random_decay(int64_t tokens, int64_t heads, int64_t channels, uint64_t seed) {
   at::Generator generator = at::globalContext().defaultGenerator(at::kCPU).clone();
@@ -154,6 +156,131 @@ TEST(DecayIntervals, SumsAreF64) {  // 2^24 f32 steps of 1e-8 would not move an 
   feed(decays, inputs_of(decay), {4096});
   const double expected = std::exp(-1 - double(1e-8f) * double(tokens - 1));
   EXPECT_NEAR(decays.weights().mean.item<double>() / expected, 1, 1e-12);
+}
+
+// ---- behind mitigations ----
+
+/// Feeds as clamp_norm does: pieces that end at multiples of `every`, then a factor.
+void feed_and_rescale(DecayIntervals& decays,
+                      const ScanInputs& in,
+                      int64_t every,
+                      const Tensor& factors) {  // [T/every,H] f64
+  for (int64_t i = 0; i < factors.size(0); ++i) {
+    ScanInputs piece = in;
+    piece.k = in.k.narrow(1, i * every, every);
+    piece.log_decay = in.log_decay.narrow(1, i * every, every);
+    decays.on_update({0, i * every}, piece, {});
+    decays.on_rescale({0, (i + 1) * every}, at::stack({factors[i], factors[i] * kNaN}));
+  }
+}
+
+TEST(DecayIntervals, WhatRescalesTheStateCountsAfterItsToken) {
+  constexpr int64_t kEvery = 25;
+  for (const int64_t channels : {1, 3}) {
+    const Tensor decay = random_decay(400, 4, channels, 11) * 0.1;
+    const Tensor factors =
+        at::linspace(0.6, 1, 16 * 4, at::kDouble).view({16, 4}).flip(0).contiguous();
+    DecayIntervals decays;
+    decays.watch(1, kIntervals, kIntervals);
+    feed_and_rescale(decays, inputs_of(decay), kEvery, factors);
+    // The factor after token p-1 acts on tokens before p, as a decay of token p-1 would on those
+    // before p-1: the last token itself is the one that only the factor meets.
+    Tensor all = decay[0].to(at::kDouble).clone();
+    for (int64_t i = 0; i < 16; ++i)
+      all[(i + 1) * kEvery - 1] += factors[i].log().unsqueeze(-1);
+    const BruteForce expected(all, kIntervals);
+    const Tensor mean = decays.weights().mean;
+    for (size_t i = 0; i < kIntervals.size(); ++i) {
+      const Interval interval = kIntervals[i];
+      const auto at = int64_t(i);
+      const bool begins_at_factor = interval.begin > 0 && interval.begin % kEvery == 0;
+      const Tensor extra =
+          begins_at_factor ? factors[interval.begin / kEvery - 1] : at::ones({4}, at::kDouble);
+      EXPECT_TRUE(close(mean[0].select(1, at), expected.mean[0].select(1, at) * extra, 1e-12))
+          << interval.begin << " to " << interval.end;
+      EXPECT_TRUE(at::equal(decays.lived()[0].select(1, at), expected.lived[0].select(1, at)))
+          << interval.begin << " to " << interval.end;
+    }
+    EXPECT_GT(expected.lived.select(2, 0).max().item<int64_t>(), kEvery);
+  }
+}
+
+TEST(DecayIntervals, AFactoredDecaysOffsetIsInNats) {
+  const Tensor step = random_decay(400, 4, 1, 3).neg().squeeze(-1) * 0.1;
+  const Tensor rate = -at::arange(1, 13, at::kFloat).view({4, 3}).exp() / 500;
+  ScanInputs in = inputs_of(at::zeros({2, 400, 4, 3}));
+  in.log_decay = Tensor();
+  in.factored_decay = FactoredDecay{step, rate, std::log(0.995)};
+  DecayIntervals decays;
+  decays.watch(1, kIntervals, kIntervals);
+  feed(decays, in, {100, 3});
+  const Tensor log_decay =
+      step[0].to(at::kDouble).unsqueeze(-1) * rate.to(at::kDouble) + std::log(0.995);
+  expect_brute_force(decays, BruteForce(log_decay, kIntervals));
+  EXPECT_TRUE(close(decays.alpha().mean[0], log_decay.exp().mean({0, 2}), 1e-12));
+  EXPECT_TRUE(close(decays.alpha().geometric[0], log_decay.mean({0, 2}).exp(), 1e-12));
+}
+
+TEST(DecayIntervals, NothingSurvivesThatHasLeftTheWindow) {
+  const Tensor decay = random_decay(400, 4, 3, 11) * 0.01;
+  DecayIntervals plain, window;
+  plain.watch(1, kIntervals, kIntervals);
+  window.watch(1, kIntervals, kIntervals, 64);
+  for (DecayIntervals* decays : {&plain, &window})
+    feed(*decays, inputs_of(decay), {64});
+  for (size_t i = 0; i < kIntervals.size(); ++i) {
+    const auto at = int64_t(i);
+    // A token and the 63 behind it are a window of 64.
+    const bool left = kIntervals[i].end - kIntervals[i].begin >= 64;
+    const Tensor weight = window.weights().mean.select(2, at);
+    EXPECT_TRUE(
+        at::equal(weight, left ? at::zeros_like(weight) : plain.weights().mean.select(2, at)));
+    EXPECT_TRUE(at::equal(window.lived().select(2, at), plain.lived().select(2, at).clamp_max(63)));
+  }
+  EXPECT_GT(plain.lived().max().item<int64_t>(), 64);
+}
+
+TEST(DecayIntervals, MeanAlphaIsNotTheGeometricMean) {
+  for (const int64_t channels : {1, 3}) {
+    const Tensor decay = random_decay(400, 4, channels, 7);
+    DecayIntervals decays;
+    decays.watch(1, {{0, 400}}, {});
+    feed(decays, inputs_of(decay), {7, 130});
+    const Tensor wide = decay[0].to(at::kDouble);
+    EXPECT_TRUE(close(decays.alpha().mean[0], wide.exp().mean({0, 2}), 1e-12));
+    EXPECT_TRUE(close(decays.alpha().geometric[0], wide.mean({0, 2}).exp(), 1e-12));
+    EXPECT_GT((decays.alpha().mean - decays.alpha().geometric).min().item<double>(), 1e-4);
+  }
+}
+
+/// A model under mitigations: the inner observer's decays are those of the changed inputs.
+TEST(DecayIntervals, SeeWhatTheMitigationsMakeOfTheModelsOwn) {
+  at::NoGradGuard no_grad;
+  for (const char* name : {"mamba2-hf", "mamba1-hf", "rwkv6-hf", "hgrn2-fla"}) {
+    const auto model = load_model(testing::golden_path(name));
+    const int64_t layers = model->config().layers, heads = model->config().heads;
+    const Tensor tokens = testing::Golden(name).get("tokens").narrow(1, 0, 96);
+    DecayIntervals own, inner;
+    for (DecayIntervals* decays : {&own, &inner})
+      decays->watch(layers, {{1, 96}}, {});
+    const Tensor limits = at::full({layers, heads}, 1e-3, at::kDouble);
+    const auto rule =
+        build_recurrence({.mitigations = {"scale_gates:decay=0.99", "clamp_norm:limits=x,every=32"},
+                          .observer = &own,
+                          .read_limits = [&](const std::string&) { return limits; }},
+                         &inner);
+    State state = model->initial_state(1);
+    model->forward(tokens, state, *rule);
+    const Tensor plain = own.weights().mean, mitigated = inner.weights().mean;
+    // 95 decays of 0.99, then the clamps of every 32 tokens, which leave no head above its limit.
+    EXPECT_TRUE((mitigated <= plain * std::pow(0.99, 95) * (1 + 1e-4)).all().item<bool>()) << name;
+    EXPECT_LT((mitigated / (plain * std::pow(0.99, 95))).nan_to_num(1).min().item<double>(), 0.9)
+        << name;
+    EXPECT_TRUE((inner.alpha().mean <= own.alpha().mean * 0.99 * (1 + 1e-4)).all().item<bool>())
+        << name;
+    EXPECT_TRUE((inner.alpha().mean >= own.alpha().mean * 0.99 * (1 - 1e-6)).all().item<bool>())
+        << name;
+  }
 }
 
 TEST(DecayIntervals, SayWhetherAnErasureWasLeftOut) {

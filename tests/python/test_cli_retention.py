@@ -208,8 +208,90 @@ def test_the_kept_sample_of_version_1_has_the_fields_that_are_written_now(tokens
     now = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert sample[0]["schema"] == now[0]["schema"] and sample[0]["version"] == now[0]["version"] == 1
     for index in (1, -2, -1):  # a document, the summary, the end
-        assert {path for path, _ in shape_of(sample[index])} == {path for path, _ in shape_of(now[index])}
+        assert {path for path, _ in shape_of(sample[index])} <= {path for path, _ in shape_of(now[index])}
     assert sample[0]["config"].keys() == now[0]["config"].keys()
+
+
+def test_packed_documents_say_where_they_join_and_what_is_left_over(tmp_path):
+    texts = []
+    for i, size in enumerate((90, 60, 70)):
+        texts.append(tmp_path / f"{i}.txt")
+        texts[-1].write_bytes(b"a" * size)
+    out = tmp_path / "a.jsonl"
+    arguments = ["--tokenizer", "bytes", "--text", *texts, "--pack", "--length", "100", "--points", "3", "-o", out]
+    done = run(STUFFED, "retention", "--model", MODEL, *arguments)
+    assert done.returncode == 0, done.stderr
+    found = {json.loads(line)["key"]: json.loads(line) for line in records(out)}
+    assert [b["name"] for b in found["document=0"]["boundaries"]] == ["0.txt", "1.txt"]
+    assert [b["position"] for b in found["document=0"]["boundaries"]] == [0, 90]
+    ppl = tmp_path / "p.jsonl"
+    done = run(STUFFED, "ppl-by-length", "--model", MODEL, *arguments[:-4], "-o", ppl)
+    assert done.returncode == 0, done.stderr
+    other = {json.loads(line)["key"]: json.loads(line) for line in records(ppl)}
+    for key in ("document=0", "document=1"):
+        assert found[key]["boundaries"] == other[key]["boundaries"]
+    assert found["summary"]["leftover_tokens"] == other["summary"]["leftover_tokens"] > 0
+
+
+def read_all(out):
+    return {json.loads(line)["key"]: json.loads(line) for line in records(out)}, load_file(
+        out.with_suffix(".safetensors")
+    )
+
+
+def test_a_mitigations_decays_are_recorded_beside_the_models_own(tokens, tmp_path):
+    plain, scaled = tmp_path / "plain.jsonl", tmp_path / "scaled.jsonl"
+    assert run(*command(tokens, plain)).returncode == 0
+    done = run(*command(tokens, scaled, "--mitigation", "scale_gates:decay=0.98"))
+    assert done.returncode == 0, done.stderr
+    assert "mitigated half-lives" in done.stdout
+    (_, before), (found, arrays) = read_all(plain), read_all(scaled)
+    name = f"surviving_weight.read={LENGTH}"
+    distance = np.array(found["summary"]["points"][0]["suffix_tokens"]) - 1.0
+    # The first layer's decays depend on nothing that a mitigation changes.
+    np.testing.assert_array_equal(arrays[name][:, 0], before[name][:, 0])
+    np.testing.assert_allclose(arrays[f"mitigated/{name}"], arrays[name] * 0.98**distance, rtol=1e-4, atol=1e-30)
+    np.testing.assert_allclose(arrays["mitigated/alpha.mean"], arrays["alpha.mean"] * 0.98, rtol=1e-6)
+    np.testing.assert_allclose(arrays["mitigated/alpha.geometric"], arrays["alpha.geometric"] * 0.98, rtol=1e-6)
+    assert (np.nan_to_num(arrays["mitigated/half_life_tokens"], nan=1e9) <= 36).all()  # 0.98^35 is below 1/2
+    assert "mitigated/alpha.mean" not in before and (arrays["alpha.mean"] >= arrays["alpha.geometric"]).all()
+    for key, record in found.items():
+        assert (key == "summary") or record["mitigated_half_life"] != record["half_life"]
+        np.testing.assert_allclose(
+            record["mitigated_alpha"]["mean_by_layer"], np.array(record["alpha"]["mean_by_layer"]) * 0.98, rtol=1e-6
+        )
+    plot = [sys.executable, ROOT / "scripts" / "plot_retention.py", scaled, "-o", tmp_path / "a.png"]
+    for more in ([], ["--own"], ["--document", "1"]):
+        assert run(*plot, *more).returncode == 0
+
+
+def test_nothing_survives_behind_a_sliding_window(tokens, tmp_path):
+    out = tmp_path / "a.jsonl"
+    done = run(*command(tokens, out, "--grid", "1,64,65,200", "--mitigation", "sliding_window:tokens=64"))
+    assert done.returncode == 0, done.stderr
+    _, arrays = read_all(out)
+    own, mitigated = arrays[f"surviving_weight.read={LENGTH}"], arrays[f"mitigated/surviving_weight.read={LENGTH}"]
+    np.testing.assert_array_equal(mitigated[..., :2], own[..., :2])
+    assert (mitigated[..., 2:] == 0).all() and (own[..., 2] > 0).any()
+    assert (np.nan_to_num(arrays["mitigated/half_life_tokens"], nan=1e9) <= 64).all()
+
+
+def test_arrays_that_documents_of_an_older_run_lack_are_left_out(tokens, tmp_path):
+    out, sidecar = tmp_path / "run.jsonl", tmp_path / "run.safetensors"
+    assert run(*command(tokens, out)).returncode == 0
+    lines, arrays = out.read_bytes().splitlines(keepends=True), load_file(sidecar)
+    sidecar.unlink()
+    old = json.loads(lines[1])
+    old.pop("alpha")
+    row = {name: array[0] for name, array in arrays.items() if "/median" not in name and "alpha" not in name}
+    save_file(row, tmp_path / "run.safetensors.document-0.partial")
+    out.write_bytes(lines[0] + json.dumps(old, separators=(",", ":")).encode() + b"\n")
+    done = run(*command(tokens, out))
+    assert done.returncode == 0, done.stderr
+    again = load_file(sidecar)
+    assert not any("alpha" in name for name in again)
+    np.testing.assert_array_equal(again["half_life_tokens"], arrays["half_life_tokens"])
+    assert "alpha" not in json.loads(records(out)[-1]) and "alpha" in json.loads(records(out)[-2])
 
 
 def test_numbers_that_are_not_finite_are_null_and_exit_code_6_on_request(tokens, tmp_path):

@@ -24,7 +24,10 @@ struct RetentionOptions {
   int64_t points = 32;
   int64_t half_life_starts = 15;
   std::filesystem::path arrays = {};  // sidecar of the arrays per head; empty: none
-  io::json run = {};  // impl, dtype, state_dtype, segment_tokens: repeated in every record
+  /// Sees the decays as the mitigations change them; null without mitigations. Not owned.
+  DecayIntervals* mitigated = nullptr;
+  int64_t window = 0;  // tokens that sliding_window reads; 0: all
+  io::json run = {};   // impl, dtype, state_dtype, segment_tokens: repeated in every record
 };
 
 /// Where half-lives begin, and for how long each is followed.
@@ -46,12 +49,18 @@ HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts);
 /// Per head: half_life_tokens, the median over starting positions of the number of tokens after
 /// which the weight is below 1/2 (for an even number of them the upper one of the middle two). All
 /// are followed for equally long; if the median does not end by then it is censored: null, and at
-/// least `followed_tokens`. (Null, too, if decays are NaN; then `finite` is false.)
+/// least `followed_tokens`. (Null, too, if decays are NaN; then `finite` is false.) And alpha, the
+/// decay per token over all tokens read: its mean, and exp of the mean of its logarithm.
+///
+/// All these are of the model's own decays. With options.mitigated the record holds them once more
+/// as the mitigations have them, under the same names with "mitigated" in front; surviving weights
+/// and half-lives then take in what clamp_norm rescales and what leaves a sliding window.
 ///
 /// Sidecar  surviving_weight[/least,/most].read=T [documents,L,H,suffixes] f32,
 ///          half_life_tokens [documents,L,H] f32 (NaN: censored), half_life_tokens/median [L,H]
-///          over documents. It gathers in one partial file per document, so that a killed run goes
-///          on where its journal does.
+///          over documents, alpha.mean and alpha.geometric [documents,L,H] f64; with
+///          options.mitigated the same names behind "mitigated/". It gathers in one partial file
+///          per document, so that a killed run goes on where its journal does.
 /// Errors   Input if documents end at different lengths and no read_tokens are given, or one is
 ///          shorter than these; Interrupted; whatever source, model and results
 ///          throw
