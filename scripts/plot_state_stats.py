@@ -3,13 +3,15 @@
 
     plot_state_stats.py newlines.jsonl -o states.png                      mean, variance, RMS of heads; loss below
     plot_state_stats.py newlines.jsonl -o decay.png --kind decay          retention per token and since the first
+    plot_state_stats.py newlines.jsonl -o alpha.png --kind alpha          mean decay of every head and layer
     plot_state_stats.py newlines.jsonl -o inputs.pdf --kind inputs        dt, B, C, x (or q, k, v) of a layer
     plot_state_stats.py newlines.jsonl -o histogram.png --kind histogram  one head at the positions of --histogram-at
     plot_state_stats.py newlines.jsonl -o map.png --kind map              every layer and head at once
     plot_state_stats.py newlines.jsonl -o taps.png --kind taps            taps of a layer's convolution, by channel
 
 Without --layer and --heads, the layer of the head that explodes most is drawn, those heads of it first. The training
-length is a dashed red line. Panels over positions share their axis with the loss.
+length is a dashed red line. Panels over positions share their axis with the loss. --kind alpha --with OTHER.jsonl ...
+puts runs of other models beside the first.
 """
 
 import argparse
@@ -137,7 +139,12 @@ def draw_states(data: Data, arguments):
 
 def draw_decay(data: Data, arguments):
     figure, panels = position_figure(data, ["retention\nper token", "retention of\nthe first token"], arguments.loss)
-    draw_heads(panels[0, 0], data, "log_decay.mean", np.exp)
+    if "alpha.mean" in data.arrays:  # not in the arrays of older runs
+        draw_heads(panels[0, 0], data, "alpha.mean")
+        draw_heads(panels[0, 0], data, "log_decay.mean", np.exp, linestyle=":")
+        panels[0, 0].set_title("mean of the decay; dotted: exp of the mean logarithm", fontsize=8)
+    else:
+        draw_heads(panels[0, 0], data, "log_decay.mean", np.exp)
     draw_heads(panels[1, 0], data, "log_decay.cumulative", np.exp)
     slowest = [values for _, values in data.of_heads("log_decay.cumulative_slowest")]
     if not np.array_equal(slowest, [values for _, values in data.of_heads("log_decay.cumulative")]):
@@ -146,6 +153,24 @@ def draw_decay(data: Data, arguments):
     panels[1, 0].set_ylim(-0.02, 1.02)
     legend(figure, panels[0, 0])
     figure.suptitle(f"decay, layer {data.layer}", fontsize=10)
+    return figure
+
+
+def draw_alpha(data: Data, arguments):
+    """The mean decay per token, over the whole document: of every head by layer, and the layers' means."""
+    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    runs = [data, *(Data(stuffed_results.read(path, "stuffed.state_stats"), arguments) for path in arguments.others)]
+    for i, one in enumerate(runs):
+        alpha = one.get("alpha.sequence_mean")
+        means = one.run.records[f"document={one.document}"]["alpha_mean_by_layer"]
+        label = one.run.path.stem if len(runs) > 1 else "layer's mean"
+        axes.plot(np.repeat(one.layers, alpha.shape[1]), alpha.ravel(), ".", color=colour(i), alpha=0.3, markersize=4)
+        axes.plot(one.layers, means, color=colour(i), marker="_", linewidth=1, label=label)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("mean decay per token")
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -237,6 +262,7 @@ def draw_taps(data: Data, _arguments):
 KINDS = {
     "states": draw_states,
     "decay": draw_decay,
+    "alpha": draw_alpha,
     "inputs": draw_inputs,
     "histogram": draw_histogram,
     "map": draw_map,
@@ -249,6 +275,7 @@ def main() -> int:
     parser.add_argument("results")
     parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
     parser.add_argument("--kind", choices=KINDS, default="states")
+    parser.add_argument("--with", dest="others", nargs="+", default=[], help="of --kind alpha: other runs' results")
     parser.add_argument("--layer", type=int)
     parser.add_argument("--heads", type=lambda text: [int(h) for h in text.split(",")], help="such as 0,1,7")
     parser.add_argument("--document", type=int, default=0)

@@ -39,10 +39,21 @@ std::string exploding_table(const io::json& summary) {
   return table;
 }
 
+/// "" in results of older runs.
+std::string alpha_line(const io::json& summary) {
+  const io::json alpha = summary.value("alpha_mean_by_layer", io::json());
+  if (alpha.is_null())
+    return "";
+  std::string line = "mean decay alpha per token, by layer recorded:";
+  for (const io::json& mean : alpha)
+    line += mean.is_number() ? fmt::format(" {:.6f}", mean.get<double>()) : " not finite";
+  return line + "\n";
+}
+
 }  // namespace
 
 std::string state_table(const io::json& summary) {
-  std::string table = curve_table(summary);
+  std::string table = curve_table(summary) + alpha_line(summary);
   table += summary.at("exploding").is_array()
                ? exploding_table(summary)
                : "--train-len was not given: heads that explode past it are not looked for\n";

@@ -1,9 +1,13 @@
 // `stuffed state-stats`: options, wiring, and what is shown at the end.
 #include "stuffed/eval/state_stats.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 
+#include "src/cli/dump_option.h"
 #include "src/cli/evaluation.h"
+#include "src/cli/print.h"
 #include "src/cli/progress_line.h"
 #include "src/cli/state_report.h"
 #include "stuffed/core/error.h"
@@ -18,7 +22,7 @@ struct Options : EvaluationOptions {
   eval::StateStatsOptions task;
   int64_t train_len = 0;
   bool no_rank = false;
-  std::string arrays;
+  std::string arrays, dump;
 };
 
 /// Where the arrays go: --arrays, or OUT.safetensors beside OUT.jsonl.
@@ -48,6 +52,54 @@ io::json describe_task(const eval::StateStatsOptions& task,
           {"arrays", name_in_journal(task.arrays, output)}};
 }
 
+/// What --dump asks for; nothing without it. Layers and heads default to those recorded.
+/// Errors  Usage if a position, layer or head is not there, or for several documents
+std::optional<eval::DumpOptions> dump_of(const Options& options, const ModelConfig& model) {
+  if (options.dump.empty())
+    return std::nullopt;
+  check(options.output != "-", Error::Kind::Usage, "-o -: a dump needs a file to lie beside");
+  check(options.data.source.documents == 1, Error::Kind::Usage,
+        "--dump: takes the states of one document; give --documents 1");
+  const DumpSelection chosen = parse_dump(options.dump);
+  const auto of = [](const std::vector<int64_t>& own, const std::vector<int64_t>& recorded) {
+    return own.empty() ? recorded : own;
+  };
+  eval::DumpOptions dump{
+      .positions = chosen.positions,
+      .layers =
+          eval::resolve_indices(of(chosen.layers, options.task.layers), model.layers, "--dump"),
+      .heads = eval::resolve_indices(of(chosen.heads, options.task.heads), model.heads, "--dump"),
+      .file = beside(options.output, ".dump.safetensors")};
+  std::ranges::sort(dump.positions);
+  const auto repeated = std::ranges::unique(dump.positions);
+  dump.positions.erase(repeated.begin(), repeated.end());
+  const int64_t length = options.data.source.length;
+  check(length == 0 || dump.positions.back() <= length, Error::Kind::Usage,
+        "--dump {}: --length {} ends before it", dump.positions.back(), length);
+  return dump;
+}
+
+/// Says how large the dump will be. Errors  Usage if that is too much and --force was not given
+void check_dump_size(const eval::StateDump& dump, bool force) {
+  constexpr double kGB = 1e9, kMostGB = 8;
+  const eval::DumpOptions& what = dump.options();
+  const double size = static_cast<double>(dump.bytes()) / kGB;
+  cli::print(stderr, "dump: {:.3f} GB to {} (positions x layers x heads: {} x {} x {})\n", size,
+             what.file.string(), what.positions.size(), what.layers.size(), what.heads.size());
+  check(
+      force || size <= kMostGB, Error::Kind::Usage,
+      "--dump: {:.1f} GB are more than {:.0f}; choose fewer positions, layers or heads, or insist "
+      "with --force",
+      size, kMostGB);
+}
+
+io::json describe_dump(const eval::DumpOptions& dump, const std::string& output) {
+  return {{"positions", dump.positions},
+          {"layers", dump.layers},
+          {"heads", dump.heads},
+          {"file", name_in_journal(dump.file, output)}};
+}
+
 void run(const Options& options, Context& context) {
   eval::StateStatsOptions task = options.task;
   task.arrays = arrays_path(options);
@@ -68,6 +120,15 @@ void run(const Options& options, Context& context) {
                    {"stride_tokens", std::to_string(task.stride)},
                    {"names", eval::kStateStatsArrays}};
   task.run = it.every_record;
+  std::optional<eval::StateDump> dump;
+  if (std::optional<eval::DumpOptions> what = dump_of(options, model)) {
+    check_outputs(options, "--dump", what->file);
+    it.config["dump"] = describe_dump(*what, options.output);
+    what->metadata = {{"model_sha256", model.hash}, {"family", model.family}};
+    dump.emplace(*it.model, std::move(*what));
+    check_dump_size(*dump, options.model.force);
+    task.dump = &*dump;
+  }
   io::Results results = open_results(options, context, it,
                                      {.schema = eval::kStateStatsSchema,
                                       .version = eval::kStateStatsVersion,
@@ -105,6 +166,11 @@ void add_statistics_options(CLI::App& app, Options& options) {
             "range")
       ->group(group);
   add_size(app, "--histogram-bins", task.histogram_bins, "Of each histogram")->group(group);
+  app.add_option("--dump", options.dump,
+                 "Write whole states and gates after so many tokens, of these layers and heads "
+                 "(default: those recorded) to OUT.dump.safetensors: such as 8K,20K:38:0..7:1")
+      ->type_name("POSITIONS[:LAYERS[:HEADS]]")
+      ->group(group);
   add_size(app, "--top", task.top, "Heads in the table of those that explode")->group(group);
 }
 
@@ -120,12 +186,15 @@ void add_state_stats(CLI::App& root, Commands& commands) {
           "--train-len 8K --histogram-at 8K,20K -o newlines.jsonl\n"
           "  stuffed state-stats --model DIR --text war.txt --length 1M --stride 8K --layers 38 "
           "--heads 0..7:1 --no-rank -o war.jsonl\n"
+          "  stuffed state-stats --model DIR --prompt newlines --length 32K --dump 8K,20K:38:2 -o "
+          "newlines.jsonl\n"
           "  stuffed state-stats --model DIR --text war.txt --length 8K --train-len 8K -o "
           "limits.jsonl\n"
           "  stuffed ppl-by-length --model DIR --text war.txt --length 1M --mitigation "
           "clamp_norm:limits=limits.safetensors -o clamped.jsonl\n\n") +
-          eval::kStateStatsArrays +
-          "They take 170 bytes per document, sample, layer and head: 270 MB for 1M tokens at a "
+          eval::kStateStatsArrays + eval::kStateDumpTensors +
+          "The arrays take 180 bytes per document, sample, layer and head: 280 MB for 1M tokens at "
+          "a "
           "stride of 1K of a model of\n48 x 32 heads. Killed at any moment, the same command goes "
           "on and ends with the same records and arrays.\n");
   auto options = std::make_shared<Options>();

@@ -43,6 +43,8 @@ void StateArrays::finish(int64_t documents,
       by_name[name].push_back(array);
   NamedTensors all = more;
   for (const auto& [name, arrays] : by_name) {
+    if (static_cast<int64_t>(arrays.size()) < documents)
+      continue;  // a document of an older run lacks it
     int64_t longest = 0;
     for (const Tensor& array : arrays)
       longest = std::max(longest, array.size(0));

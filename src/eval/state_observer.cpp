@@ -4,22 +4,10 @@
 
 #include <ATen/ATen.h>
 
+#include "decay_sums.h"
 #include "stuffed/core/error.h"
 
 namespace stuffed::eval {
-
-namespace {
-
-/// Sum over the tokens of log_decay: [H,K|1] f64. Mamba-1's is never materialised.
-Tensor decay_sum(const ScanInputs& in) {
-  if (!in.factored_decay)
-    return in.log_decay.select(0, 0).sum({0}, false, at::kDouble);
-  const FactoredDecay& decay = *in.factored_decay;
-  const Tensor step = decay.step.select(0, 0).sum({0}, false, at::kDouble).unsqueeze(-1);  // [H,1]
-  return step * decay.rate.to(at::kDouble) + decay.offset * static_cast<double>(decay.step.size(1));
-}
-
-}  // namespace
 
 StateObserver::StateObserver(const RecurrentLM& model,
                              const StateStatsOptions& options,
@@ -50,8 +38,9 @@ void StateObserver::on_update(Where where, const ScanInputs& in, const LayerStat
         Error::Kind::Internal, "state-stats: an update of {} x {} tokens from {} crosses {}",
         in.q.size(0), T, where.position, stride_);
   LayerSums& sums = layers_[static_cast<size_t>(slot)];
-  const Tensor decay = decay_sum(in);
-  sums.decay = sums.decay.defined() ? sums.decay + decay : decay;
+  const auto add = [](Tensor& sum, const Tensor& more) { sum = sum.defined() ? sum + more : more; };
+  add(sums.decay, log_decay_sum(in));
+  add(sums.alpha, alpha_sum(in));
   sums.inputs["q"].add(in.q);
   sums.inputs["k"].add(in.k);
   sums.inputs["v"].add(in.v);
@@ -77,7 +66,10 @@ void StateObserver::sample(LayerSums& sums, const Tensor& state) const {
                               chosen(sums.decay.mean(1)) / static_cast<double>(stride_));
   sums.head_rows.emplace_back("log_decay.cumulative", chosen(total.mean(1)));
   sums.head_rows.emplace_back("log_decay.cumulative_slowest", chosen(total.amax(1)));
+  sums.head_rows.emplace_back("alpha.mean",
+                              chosen(sums.alpha.mean(1)) / static_cast<double>(stride_));
   sums.decay = Tensor();
+  sums.alpha = Tensor();
 
   for (const auto& [name, moments] : sums.inputs) {
     const ChannelMoments::Result result = moments.result();
@@ -189,6 +181,7 @@ void StateObserver::save(Snapshot& snapshot) const {
         snapshot.tensors[slot_name(slot, what)] = tensor;
     };
     put("decay", sums.decay);
+    put("alpha", sums.alpha);
     put("decay_from_start", sums.decay_from_start);
     for (const auto& [name, moments] : sums.inputs)
       snapshot.tensors[slot_name(slot, "inputs." + name)] = moments.pack();
@@ -242,6 +235,7 @@ void StateObserver::load_layer(const Snapshot& snapshot, size_t slot) {
   };
   sums = {};
   sums.decay = take("decay");
+  sums.alpha = take("alpha");
   sums.decay_from_start = take("decay_from_start");
   const std::string inputs = slot_name(slot, "inputs.");
   for (auto it = snapshot.tensors.lower_bound(inputs);

@@ -14,7 +14,7 @@ namespace stuffed::eval {
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// Numbers kept per sample and head, at most; for estimates of memory.
-inline constexpr int64_t kMostHeadRows = 21;
+inline constexpr int64_t kMostHeadRows = 22;
 
 /// For batches of one sequence, and updates that end at every multiple of the stride. An update
 /// costs reductions on the device only; what waits there for the copy to the host is bounded.
@@ -33,9 +33,9 @@ class StateObserver : public Observer {
   void end_sample(int64_t position);
 
   /// What the stream gave, on the host, then starts anew. S samples:
-  ///   [S,L,H] state.*, log_decay.*, and mean and variance of q, k, v, dt, erase_read, erase_write
-  ///   [S,L]   layer_mean and layer_variance of the same inputs
-  ///   histogram.counts [P,L,H,bins], histogram.edges [L,H,bins+1] if positions were chosen
+  ///   [S,L,H] state.*, log_decay.*, alpha.mean, and mean and variance of q, k, v, dt, erase_read,
+  ///   erase_write [S,L]   layer_mean and layer_variance of the same inputs histogram.counts
+  ///   [P,L,H,bins], histogram.edges [L,H,bins+1] if positions were chosen
   NamedTensors take();
 
   /// What it knows between two updates that end a segment, and back.
@@ -48,6 +48,7 @@ class StateObserver : public Observer {
   /// Of one layer: sums since the last sample, and the rows of the sample that is being made.
   struct LayerSums {
     Tensor decay;                                       // [H,K|1] f64, nats since the last sample
+    Tensor alpha = {};                                  // likewise, of exp of the decay
     Tensor decay_from_start;                            // likewise since the first token
     std::map<std::string, ChannelMoments> inputs = {};  // by name
     Tensor state = {};                                  // [H',K,V], of the heads recorded

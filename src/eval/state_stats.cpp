@@ -30,6 +30,8 @@ const char* const kStateStatsArrays =
     "vector)\n"
     "  log_decay.mean [D,S,L,H]   nats per token, over tokens since the sample before and "
     "channels\n"
+    "  alpha.mean [D,S,L,H]       of the decay per token alpha = exp(log_decay), likewise;\n"
+    "                             alpha.sequence_mean [D,L,H] over the whole document\n"
     "  log_decay.cumulative       sum since the first token, mean over channels; its exp is what "
     "is\n"
     "                             left of the first token; cumulative_slowest: the channel that\n"
@@ -62,6 +64,33 @@ struct Task {
   }
 };
 
+/// Hands every update to two observers.
+struct Both : Observer {
+  Both(Observer& one, Observer* other) : first(one), second(other) {}
+  void on_update(Where where, const ScanInputs& in, const LayerState& after) override {
+    first.on_update(where, in, after);
+    if (second != nullptr)
+      second->on_update(where, in, after);
+  }
+  Observer& first;
+  Observer* second;  // may be null
+};
+
+/// The dump's positions; none without one.
+std::span<const int64_t> dumped_at(const StateStatsOptions& options) {
+  return options.dump == nullptr ? std::span<const int64_t>() : options.dump->options().positions;
+}
+
+void check_dump(const StateStatsOptions& options, const Batch& batch) {
+  if (options.dump == nullptr)
+    return;
+  check(batch.first == 0, Error::Kind::Usage,
+        "--dump: takes the states of one document, and there are more; give --documents 1");
+  const int64_t last = options.dump->options().positions.back();
+  check(last <= batch.targets(), Error::Kind::Usage, "--dump {}: {} has {} targets", last,
+        batch.documents.front().name, batch.targets());
+}
+
 io::json record_of(const NamedTensors& arrays, const StateStatsOptions& options) {
   const std::map<std::string, Tensor> by_name(arrays.begin(), arrays.end());
   const Tensor &loss = by_name.at("loss.mean_nll"), &norm = by_name.at("state.norm");
@@ -71,6 +100,7 @@ io::json record_of(const NamedTensors& arrays, const StateStatsOptions& options)
   record["samples"] = loss.size(0);
   record["mean_nll_nats"] = mean;  // of the tokens up to the last sample
   record["largest_norm"] = largest;
+  record["alpha_mean_by_layer"] = alpha_by_layer(by_name.at("alpha.sequence_mean"));
   record["finite"] = std::isfinite(mean) && std::isfinite(largest);
   record["not_finite_states"] = norm.numel() - norm.isfinite().sum().item<int64_t>();
   return record;
@@ -93,10 +123,18 @@ class StateStats : public DocumentTask {
       : task_(std::move(task)),
         documents_(documents),
         arrays_(task_.options.arrays, results),
-        observer_(task_.model, task_.options, task_.layers, task_.heads) {}
+        observer_(task_.model, task_.options, task_.layers, task_.heads),
+        observers_(observer_, task_.options.dump) {}
 
-  StateObserver& observer() { return observer_; }
+  Observer& observers() { return observers_; }
   void set_rule(std::shared_ptr<const Recurrence> rule) { rule_ = std::move(rule); }
+
+  void check_finished() const override {
+    const StateDump* const dump = task_.options.dump;
+    check(dump == nullptr || std::filesystem::exists(dump->options().file), Error::Kind::Input,
+          "{}: is missing, though the journal is finished; start anew with --overwrite",
+          dump == nullptr ? "" : dump->options().file.string());
+  }
 
   void keep(const std::vector<int64_t>& targets, bool) override {
     arrays_.keep(static_cast<int64_t>(targets.size()));
@@ -105,8 +143,11 @@ class StateStats : public DocumentTask {
   std::vector<io::json> measure(const Batch& batch, Measuring& measuring) override {
     check_state_stats(task_.options, task_.model.config(), batch.documents.front().name,
                       batch.targets(), documents_);
+    check_dump(task_.options, batch);
     const NamedTensors found = feed(batch, measuring);
     arrays_.write_document(batch.first, found);
+    if (task_.options.dump != nullptr)
+      task_.options.dump->finish();
     return {record_of(found, task_.options)};
   }
 
@@ -144,6 +185,8 @@ class StateStats : public DocumentTask {
     Losses losses;
     State state = start(batch, measuring, losses);
     measuring.begin(batch.targets(), state.position);
+    if (task_.options.dump != nullptr)
+      task_.options.dump->begin(state.position);
     const auto on_segment = [&](const Segment& segment) {
       const int64_t tokens = segment.inputs.size(1), end = segment.begin + tokens;
       losses.sum += ops::linear_cross_entropy(segment.out.hidden, model.head().linear,
@@ -160,8 +203,11 @@ class StateStats : public DocumentTask {
         measuring.reached([&](Snapshot& snapshot) { fill(snapshot, state, losses); });
     };
     stream(model, *rule_, tokens_of(batch, 1).slice(1, state.position), state,
-           task_.options.segment, on_segment, stride);
+           task_.options.segment, on_segment, stride, dumped_at(task_.options));
     NamedTensors arrays = observer_.take();
+    const auto alpha = std::ranges::find(arrays, "alpha.mean", &NamedTensors::value_type::first);
+    if (alpha != arrays.end())
+      arrays.emplace_back("alpha.sequence_mean", alpha->second.mean(0));
     arrays.emplace_back("loss.mean_nll", at::tensor(losses.means, at::kDouble));
     return arrays;
   }
@@ -197,6 +243,7 @@ class StateStats : public DocumentTask {
   int64_t documents_;  // of the source, if it says
   StateArrays arrays_;
   StateObserver observer_;
+  Both observers_;  // observer_, and the dump
   std::shared_ptr<const Recurrence> rule_;
 };
 
@@ -273,7 +320,7 @@ io::json run_state_stats(
   at.erase(std::unique(at.begin(), at.end()), at.end());
   check_state_stats(options, model.config(), "", 0, 1);
   StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}), results);
-  statistics.set_rule(make_rule(statistics.observer()));
+  statistics.set_rule(make_rule(statistics.observers()));
   return run_documents(statistics, source, results, checkpoint, on_progress);
 }
 

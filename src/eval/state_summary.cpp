@@ -121,6 +121,14 @@ bool all_finite(const NamedTensors& arrays) {
 
 }  // namespace
 
+io::json alpha_by_layer(const Tensor& alpha) {
+  const Tensor means = alpha.to(at::kDouble).mean(1);
+  io::json layers = io::json::array();
+  for (int64_t layer = 0; layer < means.size(0); ++layer)
+    layers.push_back(number(means[layer].item<double>()));
+  return layers;
+}
+
 StateSummary summarise_states(const StateArrays& arrays,
                               int64_t documents,
                               const std::vector<int64_t>& layers,
@@ -130,6 +138,7 @@ StateSummary summarise_states(const StateArrays& arrays,
   StateSummary summary;
   Extremes extremes;
   bool finite = true;
+  std::vector<Tensor> alphas;  // [L,H] of each document
   for (int64_t i = 0; i < documents; ++i) {
     const NamedTensors document = arrays.read_document(i);
     const std::map<std::string, Tensor> by_name(document.begin(), document.end());
@@ -137,9 +146,13 @@ StateSummary summarise_states(const StateArrays& arrays,
       extremes.add(by_name.at("state.norm"), by_name.at("state.variance"), options.stride,
                    *options.train_len);
     finite = finite && all_finite(document);
+    if (const auto alpha = by_name.find("alpha.sequence_mean"); alpha != by_name.end())
+      alphas.push_back(alpha->second.clone());
     if (i == 0)
       summary.record["curve"] = curve_of(document, options.stride);
   }
+  if (static_cast<int64_t>(alphas.size()) == documents)  // an older run's documents have none
+    summary.record["alpha_mean_by_layer"] = alpha_by_layer(at::stack(alphas).mean(0));
   summary.record["exploding"] = nullptr;
   if (extremes.variance_within.defined()) {
     const Tensor ratio = extremes.ratio().contiguous();

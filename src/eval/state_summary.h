@@ -6,8 +6,11 @@
 
 namespace stuffed::eval {
 
+/// Mean over the heads of alpha [L,H], null where it is not finite: an array of L.
+io::json alpha_by_layer(const Tensor& alpha);
+
 struct StateSummary {
-  io::json record;      // "curve", "exploding", "finite"
+  io::json record;      // "curve", "exploding", "finite", "alpha_mean_by_layer"
   NamedTensors arrays;  // limits [L,H] and variance_ratio [L,H], f64, if there is a training length
 };
 

@@ -21,7 +21,8 @@ void stream(const RecurrentLM& model,
             State& state,
             int64_t length,
             const std::function<void(const Segment&)>& on_segment,
-            int64_t stride) {
+            int64_t stride,
+            std::span<const int64_t> cuts) {
   check(tokens.dim() == 2 && tokens.size(1) >= 1 && length > 0 && stride >= 0,
         Error::Kind::Internal, "stream: tokens [{}], length {}, stride {}",
         fmt::join(tokens.sizes(), ","), length, stride);
@@ -30,6 +31,8 @@ void stream(const RecurrentLM& model,
     int64_t end = std::min(last, next_multiple(begin, length));
     if (stride > 0)
       end = std::min(end, next_multiple(begin, stride));
+    if (const auto cut = std::ranges::upper_bound(cuts, begin); cut != cuts.end())
+      end = std::min(end, *cut);
     const Tensor piece =
         tokens.slice(1, begin - first, end - first + 1).to(model.device(), at::kLong);
     Segment segment{

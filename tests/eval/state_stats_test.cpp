@@ -162,6 +162,9 @@ TEST(StateStats, EqualTheirDefinitionsInEveryFamily) {
               expected = statistic == "mean"         ? last.mean().item<double>()
                          : statistic == "cumulative" ? all.sum(0).mean().item<double>()
                                                      : all.sum(0).max().item<double>();
+            } else if (input == "alpha") {
+              const Tensor all = run.input(layer, "log_decay", end - kStride, end).select(1, h);
+              expected = all.exp().mean().item<double>();
             } else {
               const Tensor x = run.input(layer, input, end - kStride, end).select(1, h);  // [T,N]
               if (statistic == "variance" && x.size(1) == 1) {
@@ -188,7 +191,7 @@ TEST(StateStats, EqualTheirDefinitionsInEveryFamily) {
           EXPECT_TRUE(close(arrays.at(name + ".layer_variance")[s][l], variance, 1e-11)) << name;
         }
       }
-    EXPECT_TRUE(arrays.contains("state.rank")) << layout;
+    EXPECT_TRUE(arrays.contains("state.rank") && arrays.contains("alpha.mean")) << layout;
     EXPECT_EQ(arrays.contains("dt.mean"), layout.starts_with("mamba"));
     EXPECT_EQ(arrays.contains("erase_write.mean"), layout.starts_with("rwkv7"));
   }
@@ -255,6 +258,82 @@ TEST(StateStats, ASelectionIsWhatAllOfThemHold) {
         (array.dim() == 3 ? expected.index_select(2, at::tensor({2, 5})) : expected).nan_to_num()))
         << name;
   }
+}
+
+// ---- whole states ----
+
+TEST(StateDump, HoldsStatesAndGatesAtItsPositionsInEveryFamily) {
+  at::NoGradGuard no_grad;
+  for (const std::string layout : kLayouts) {
+    testing::TempFolder folder;
+    const auto model = load_model(golden_path(layout));
+    const std::vector<int64_t> positions = {1, 17, 40}, layers = {0, 2}, heads = {0, 1};
+    StateDump dump(*model, {.positions = positions,
+                            .layers = layers,
+                            .heads = heads,
+                            .file = folder / "a.safetensors"});
+    Recorder recorder;
+    recorder.next = &dump;
+    const auto rule = rule_of(&recorder, Impl::Reference);
+    State state = model->initial_state(1);
+    dump.begin();
+    EXPECT_FALSE(std::filesystem::exists(folder / "a.safetensors"));
+    stream(
+        *model, *rule, tokens_of(layout), state, 24, [](const Segment&) {}, 0, positions);
+    dump.finish();
+    EXPECT_EQ(static_cast<int64_t>(std::filesystem::file_size(folder / "a.safetensors")),
+              dump.bytes());
+    const auto file = io::TensorFile::open(folder / "a.safetensors");
+    EXPECT_TRUE(at::equal(file.load("positions"), at::tensor(positions)));
+    EXPECT_TRUE(at::equal(file.load("layers"), at::tensor(layers)));
+    EXPECT_TRUE(at::equal(file.load("heads"), at::tensor(heads)));
+    EXPECT_FALSE(file.has("state.layer=1"));
+    for (const int layer : {0, 2})
+      for (size_t p = 0; p < positions.size(); ++p) {
+        const auto of = [&](const std::string& name) {
+          return file.load(fmt::format("{}.layer={}", name, layer))[static_cast<int64_t>(p)].to(
+              at::kDouble);
+        };
+        const Tensor all = recorder.state(layer, positions[p]);
+        EXPECT_TRUE(at::equal(of("state"), all.narrow(0, 0, 2))) << layout;
+        for (const auto& [name, unused] : recorder.layers.at(layer).front().inputs) {
+          const Tensor x = recorder.input(layer, name, 0, positions[p]).narrow(1, 0, 2);
+          EXPECT_TRUE(at::equal(of(name).view({2, -1}), x[-1])) << layout << " " << name;
+        }
+        const Tensor decay = recorder.input(layer, "log_decay", 0, positions[p]).narrow(1, 0, 2);
+        EXPECT_TRUE(close(of("log_decay"), decay[-1], 1e-6)) << layout;
+      }
+  }
+}
+
+TEST(StateDump, GoesOnWithTheFileItHasBegun) {
+  at::NoGradGuard no_grad;
+  testing::TempFolder folder;
+  const auto model = load_model(golden_path("mamba2-hf"));
+  const Tensor tokens = tokens_of("mamba2-hf");
+  const auto make = [&](const std::string& name) {
+    return StateDump(
+        *model, {.positions = {10, 40}, .layers = {1}, .heads = {0, 3}, .file = folder / name});
+  };
+  const auto run = [&](StateDump& dump, State& state, const Tensor& part) {
+    stream(
+        *model, *rule_of(&dump), part, state, 20, [](const Segment&) {}, 10);
+  };
+  StateDump whole = make("whole"), first = make("cut");
+  State state = model->initial_state(1), cut = model->initial_state(1);
+  whole.begin();
+  run(whole, state, tokens);
+  whole.finish();
+  first.begin();
+  run(first, cut, tokens.narrow(1, 0, 31));  // up to 30
+  StateDump second = make("cut");
+  second.begin(30);
+  run(second, cut, tokens.narrow(1, 30, kTokens - 29));
+  second.finish();
+  EXPECT_EQ(testing::read_bytes(folder / "cut"), testing::read_bytes(folder / "whole"));
+  StateDump lost = make("lost");
+  testing::expect_error(Error::Kind::Input, {"lost.partial", "--overwrite"},
+                        [&] { lost.begin(30); });
 }
 
 // ---- the whole command, without its command line ----

@@ -267,6 +267,84 @@ def test_every_family_runs(tmp_path):
         assert np.isfinite(a["state.rank"]).all() and (a["log_decay.cumulative"] <= 0).all()
 
 
+@needs_binary
+def test_the_mean_decay_is_given_by_head_and_layer(tokens, tmp_path):
+    out = tmp_path / "a.jsonl"
+    done = run(*command(tokens, out, "--stride", STRIDE))
+    assert done.returncode == 0 and "mean decay alpha" in done.stdout, done.stderr
+    results, a = stuffed_results.read(out), arrays_of(out)
+    np.testing.assert_allclose(a["alpha.sequence_mean"], a["alpha.mean"].mean(1), rtol=1e-14)
+    assert (a["alpha.mean"] > np.exp(a["log_decay.mean"])).all()  # Jensen
+    for i in range(DOCUMENTS):
+        mean = results.records[f"document={i}"]["alpha_mean_by_layer"]
+        np.testing.assert_allclose(mean, a["alpha.sequence_mean"][i].mean(1), rtol=1e-14)
+    over_documents = a["alpha.sequence_mean"].mean((0, 2))
+    np.testing.assert_allclose(results.summary["alpha_mean_by_layer"], over_documents, rtol=1e-13)
+    other = tmp_path / "other.jsonl"
+    assert run(*command(tokens, other, "--stride", STRIDE, "--heads", "0,1")).returncode == 0
+    for more in ([], ["--with", other]):
+        done = plot(out, tmp_path / "alpha.png", "--kind", "alpha", *more)
+        assert done.returncode == 0, done.stderr
+    assert plot(out, tmp_path / "decay.png", "--kind", "decay").returncode == 0
+    refused = plot(SAMPLE, tmp_path / "x.png", "--kind", "alpha")
+    assert refused.returncode == 3 and "alpha.sequence_mean" in refused.stderr
+
+
+@needs_binary
+def test_a_dump_holds_the_states_that_the_statistics_are_of(tokens, tmp_path):
+    out = tmp_path / "a.jsonl"
+    more = ["--stride", STRIDE, "--dump", "50,7,300:0,2:0..4:2"]
+    done = run(*command(tokens, out, *more, documents=1))
+    assert done.returncode == 0, done.stderr
+    dumped = tmp_path / "a.dump.safetensors"
+    assert "dump: " in done.stderr and "3 x 2 x 3" in done.stderr and str(dumped) in done.stderr
+    states, a = load_file(dumped), arrays_of(out)
+    assert states["positions"].tolist() == [7, 50, 300] and states["positions"].dtype == np.int64
+    assert states["layers"].tolist() == [0, 2] and states["heads"].tolist() == [0, 2, 4]
+    for layer in (0, 2):
+        state = states[f"state.layer={layer}"]
+        assert state.shape == (3, 3, 16, 16) and state.dtype == np.float32
+        for row, sample in ((1, 0), (2, 5)):
+            norm = np.sqrt((state[row].astype(float) ** 2).sum((1, 2)))
+            np.testing.assert_allclose(norm, a["state.norm"][0, sample, layer, 0:5:2], rtol=1e-12)
+        assert states[f"k.layer={layer}"].shape == (3, 3, 16) and states[f"dt.layer={layer}"].shape == (3, 3)
+        assert states[f"log_decay.layer={layer}"].shape == (3, 3, 1)
+    assert "state.layer=1" not in states
+    before = dumped.read_bytes()
+    assert run(*command(tokens, out, *more, documents=1)).returncode == 0  # finished: nothing is fed
+    assert dumped.read_bytes() == before
+    dumped.unlink()
+    lost = run(*command(tokens, out, *more, documents=1))
+    assert lost.returncode == 3 and "a.dump.safetensors" in lost.stderr
+
+
+@needs_binary
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--dump", "50:3"], "--dump"),
+        (["--dump", "50:0:8"], "--dump"),
+        (["--dump", "0"], "--dump"),
+        (["--dump", "50:0:0:0"], "POSITIONS"),
+        (["--dump", "301"], "301"),
+        (["--dump", "50", "--documents", "2"], "--documents 1"),
+    ],
+)
+def test_a_dump_of_what_is_not_there_is_exit_code_2(tokens, tmp_path, more, part):
+    done = run(*command(tokens, tmp_path / "x.jsonl", "--stride", 50, *more, documents=None))
+    assert done.returncode == 2 and part in done.stderr, done.stderr
+
+
+@needs_binary
+def test_a_huge_dump_is_refused_before_anything_is_written(tmp_path):
+    out = tmp_path / "x.jsonl"
+    data = ["--prompt", "newlines", "--length", "1M", "--tokenizer", "bytes"]
+    dump = ["--dump", "1..1000000:1"]
+    done = run(STUFFED, "state-stats", "--model", MODEL, *data, *dump, "-o", out)
+    assert done.returncode == 2 and "--force" in done.stderr and " GB" in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 # ---- figures ----
 
 KINDS = ["states", "decay", "inputs", "histogram", "map", "taps"]

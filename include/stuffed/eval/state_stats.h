@@ -9,6 +9,7 @@
 
 #include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
+#include "stuffed/eval/state_dump.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
@@ -31,6 +32,7 @@ struct StateStatsOptions {
   std::vector<int64_t> histogram_at = {};            // positions, multiples of `stride`
   int64_t histogram_bins = 39;                       // 40 edges, as in arXiv:2410.07145's code
   int64_t top = 20;                                  // heads in the table
+  StateDump* dump = nullptr;                         // of one document; null: none; not owned
   std::filesystem::path arrays = {};                 // the sidecar
   std::map<std::string, std::string> metadata = {};  // of the sidecar
   io::json run = {};  // impl, dtype, state_dtype, segment_tokens: repeated in every record
@@ -53,10 +55,10 @@ void check_state_stats(const StateStatsOptions& options,
 /// Streams every document that `results` does not hold yet, then appends the summary, writes the
 /// sidecar and the end line; returns the summary. Each document runs by itself, so its record and
 /// its arrays depend on no other. Arrays of finished documents wait in ARRAYS.partial/. The stream
-/// is cut at multiples of segment and of stride. `make_rule` builds the update around the observer
-/// it is given; inputs are recorded as the model asks for them, before any mitigation, and states
-/// after it.
-/// Cost    about 21 numbers (f64) per document, sample, layer and head, on the host; what is on
+/// is cut at multiples of segment and of stride, and where a state is dumped. `make_rule` builds
+/// the update around the observer it is given; inputs are recorded as the model asks for them,
+/// before any mitigation, and states after it. Cost    about 22 numbers (f64) per document, sample,
+/// layer and head, on the host; what is on
 ///         the device at a time is bounded
 /// Errors  Usage if options contradict each other or the arrays would exceed 4 GiB; Interrupted;
 ///         whatever source, model and results throw

@@ -1,6 +1,7 @@
 // The one loop: a long stream through a model, a segment at a time.
 #pragma once
 #include <functional>
+#include <span>
 
 #include "stuffed/models/recurrent_lm.h"
 
@@ -14,13 +15,15 @@ struct Segment {
 };
 
 /// Feeds tokens [B,N+1] as N (input, target) pairs, `length` at a time; segments end at absolute
-/// multiples of `length` (and of `stride`, if it is not 0). Every position is scored exactly once.
+/// multiples of `length` (and of `stride`, if it is not 0), and at the positions in `cuts`, which
+/// ascend. Every position is scored exactly once.
 void stream(const RecurrentLM& model,
             const Recurrence& rule,
             const Tensor& tokens,
             State& state,
             int64_t length,
             const std::function<void(const Segment&)>& on_segment,
-            int64_t stride = 0);
+            int64_t stride = 0,
+            std::span<const int64_t> cuts = {});
 
 }  // namespace stuffed::eval
