@@ -214,10 +214,10 @@ TreeCount run_passkey(const RecurrentLM& model,
   };
   TreeCount count;
   try {
-    count = feed_tree(
-        model, rule, task.tree, plan, limits.segment_tokens,
-        [&](int32_t prompt) { return !is_done(task.trials[size_t(prompt)]); }, on_leaves,
-        {.on_reached = on_reached, .on_fed = on_fed, .from = from ? &*from : nullptr});
+    count =
+        feed_tree(model, rule, task.tree, plan, limits.segment_tokens,
+                  [&](int32_t prompt) { return !is_done(task.trials[size_t(prompt)]); }, on_leaves,
+                  {.on_reached = on_reached, .on_fed = on_fed, .from = from ? &*from : nullptr});
   } catch (const Error& error) {
     if (error.kind() == Error::Kind::Interrupted)
       checkpoint.stop();
