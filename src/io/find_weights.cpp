@@ -14,7 +14,7 @@ fs::path find_weights(const fs::path& path) {
   if (!fs::is_directory(status))
     return path;
   for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                           "pytorch_model.bin.index.json"})
+                           "pytorch_model.bin.index.json", "consolidated.safetensors"})
     if (fs::exists(path / name, error))
       return path / name;
 
@@ -26,7 +26,7 @@ fs::path find_weights(const fs::path& path) {
         error.message());
   check(!found.empty(), Error::Kind::Input,
         "{}: no weights in this folder; looked for model.safetensors[.index.json], "
-        "pytorch_model.bin[.index.json], a .pth or a .st file",
+        "pytorch_model.bin[.index.json], consolidated.safetensors, a .pth or a .st file",
         path.string());
   std::sort(found.begin(), found.end());
   check(found.size() == 1, Error::Kind::Input,

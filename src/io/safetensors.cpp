@@ -88,6 +88,19 @@ class HeaderReader {
   size_t data_begin_, data_bytes_;
 };
 
+/// Tied weights are stored once; the metadata then names the tensor that each missing name stands
+/// for, as safetensors' save_model() writes it.
+void add_aliases(TensorContainer& container) {
+  std::map<std::string, StoredTensor> aliases;
+  for (const auto& [name, of] : container.metadata)
+    if (const auto tensor = container.tensors.find(of);
+        tensor != container.tensors.end() && !container.tensors.contains(name)) {
+      aliases[name] = tensor->second;
+      aliases[name].is_alias = true;
+    }
+  container.tensors.merge(aliases);
+}
+
 /// Every byte of the data belongs to exactly one tensor, as the format demands.
 void check_coverage(const MappedFile& file, const TensorContainer& container, size_t data_begin) {
   std::vector<std::pair<const std::string*, const StoredTensor*>> in_order;
@@ -138,6 +151,7 @@ TensorContainer read_safetensors(const MappedFile& file) {
       container.tensors.emplace(name, fields.tensor(name, value));
   }
   check_coverage(file, container, reader.at());
+  add_aliases(container);
   return container;
 }
 

@@ -4,6 +4,8 @@
 #include <array>
 #include <utility>
 
+#include "crc32.h"
+
 namespace stuffed::io {
 namespace {
 
@@ -24,6 +26,16 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 13> kDtypes = 
 }};
 
 }  // namespace
+
+void StoredChecksum::verify(const MappedFile& file) {
+  std::call_once(once_, [&] {
+    const uint32_t found = crc32(file.bytes().subspan(offset_, size_));
+    check(found == crc_, Error::Kind::Input,
+          "{}: the {} bytes of zip entry {} have the CRC-32 {:08x}, and are said to have {:08x}: "
+          "the file is damaged; fetch it again",
+          file.name(), size_, shown(what_), found, crc_);
+  });
+}
 
 std::optional<at::ScalarType> dtype_of(std::string_view safetensors_name) {
   for (const auto& [name, dtype] : kDtypes)

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,6 +18,22 @@ namespace stuffed::io {
 
 constexpr size_t kMaxDims = 16;
 
+/// The CRC-32 that a container keeps of some of its bytes; looked at once, when they are first
+/// read.
+class StoredChecksum {
+ public:
+  StoredChecksum(std::string what, size_t offset, size_t size, uint32_t crc)
+      : what_(std::move(what)), offset_(offset), size_(size), crc_(crc) {}
+  /// Errors  Input, naming the file and the entry, if the bytes have another
+  void verify(const MappedFile& file);
+
+ private:
+  std::string what_;
+  size_t offset_, size_;
+  uint32_t crc_;
+  std::once_flag once_;
+};
+
 struct StoredTensor {
   std::vector<int64_t> shape;
   std::vector<int64_t> stride;  // in elements, >= 0
@@ -23,6 +41,8 @@ struct StoredTensor {
   std::string storage;  // tensors with equal `storage` share memory
   size_t offset = 0;    // of the first element, from the start of the file
   size_t extent = 0;    // bytes from there to the end of the last element; inside the file
+  bool is_alias = false;
+  std::shared_ptr<StoredChecksum> checksum = nullptr;  // of the bytes it lies in, if they have one
 };
 
 struct TensorContainer {

@@ -16,6 +16,7 @@ namespace {
 struct Location {
   std::shared_ptr<const MappedFile> map;
   size_t offset = 0, extent = 0;  // bytes
+  std::shared_ptr<StoredChecksum> checksum;
 };
 
 enum class Format { Safetensors, TorchZip, ShardIndex };
@@ -105,12 +106,15 @@ struct TensorFile::Impl {
                         .stride = std::move(tensor.stride),
                         .dtype = tensor.dtype,
                         .storage = fmt::format("{}:{}", files.size(), tensor.storage),
-                        .file = file};
+                        .file = file,
+                        .is_alias = tensor.is_alias};
       const auto [at, is_new] = entries.try_emplace(name, std::move(entry));
       check(is_new, Error::Kind::Input, "{}: holds the tensor {}, which {} holds too",
             file.string(), shown(name), at->second.file.string());
-      locations.emplace(name,
-                        Location{.map = map, .offset = tensor.offset, .extent = tensor.extent});
+      locations.emplace(name, Location{.map = map,
+                                       .offset = tensor.offset,
+                                       .extent = tensor.extent,
+                                       .checksum = tensor.checksum});
     }
     files.push_back(file);
     metadata.merge(container.metadata);
@@ -141,7 +145,7 @@ struct TensorFile::Impl {
             found == entries.end() ? "no shard" : found->second.file.filename().string());
     }
     for (const auto& [name, entry] : entries)
-      check(shard_of.contains(name), Error::Kind::Input,
+      check(shard_of.contains(name) || entry.is_alias, Error::Kind::Input,
             "{}: the shard {} holds the tensor {}, which the index lacks", path.string(),
             entry.file.filename().string(), shown(name));
   }
@@ -162,6 +166,22 @@ TensorFile TensorFile::open(const fs::path& path) {
   return file;
 }
 
+TensorFile TensorFile::renamed(const std::function<std::string(const std::string&)>& rename) const {
+  const auto impl = std::make_shared<Impl>(*impl_);
+  impl->entries.clear();
+  impl->locations.clear();
+  for (const auto& [name, entry] : impl_->entries) {
+    const std::string now = rename(name);
+    check(impl->entries.emplace(now, entry).second, Error::Kind::Input,
+          "{}: the tensor {} and another are both {} without their prefixes", path().string(),
+          shown(name), shown(now));
+    impl->locations.emplace(now, impl_->locations.at(name));
+  }
+  TensorFile file;
+  file.impl_ = impl;
+  return file;
+}
+
 const std::map<std::string, TensorEntry>& TensorFile::entries() const {
   return impl_->entries;
 }
@@ -173,6 +193,8 @@ bool TensorFile::has(const std::string& name) const {
 Tensor TensorFile::load(const std::string& name) const {
   const Location& at = impl_->locate(name);
   const TensorEntry& entry = impl_->entries.at(name);
+  if (at.checksum)
+    at.checksum->verify(*at.map);
   if (at.extent == 0)
     return at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
   // A byte other than 0 and 1 is no C++ bool.

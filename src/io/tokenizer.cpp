@@ -71,15 +71,18 @@ fs::path file_in(const fs::path& folder) {
   for (const char* name : {"tokenizer.json", "tokenizer.model"})
     if (fs::is_regular_file(folder / name))
       return folder / name;
-  std::vector<fs::path> vocabularies;
+  std::vector<fs::path> mistral, vocabularies;
   std::error_code ignored;  // an unreadable folder holds nothing for us
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
+    if (name.starts_with("tokenizer.model.v"))
+      mistral.push_back(entry.path());
     if (name.starts_with("rwkv_vocab") && name.ends_with(".txt"))
       vocabularies.push_back(entry.path());
   }
-  if (!vocabularies.empty())
-    return *std::max_element(vocabularies.begin(), vocabularies.end());  // the latest date
+  for (const auto& found : {mistral, vocabularies})
+    if (!found.empty())
+      return *std::max_element(found.begin(), found.end());  // the latest version or date
   if (fs::is_regular_file(folder / "stuffed_tokenizer.json"))
     return folder / "stuffed_tokenizer.json";
   return {};
@@ -115,7 +118,7 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const fs::path& model,
   const fs::path file = file_in(folder);
   check(!file.empty(), Error::Kind::Input,
         "{}: no tokenizer in this folder (looked for tokenizer.json, tokenizer.model, "
-        "rwkv_vocab*.txt, "
+        "tokenizer.model.v*, rwkv_vocab*.txt, "
         "stuffed_tokenizer.json). {}",
         folder.string(), kWhereToGet);
   return from_file(file.string(), options);

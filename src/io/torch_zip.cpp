@@ -61,6 +61,13 @@ std::optional<int64_t> extent_of(const PickledTensor& tensor) {
   return extent;
 }
 
+/// Null where the archive keeps none.
+std::shared_ptr<StoredChecksum> checksum_of(const std::string& name, const ZipEntry& entry) {
+  return entry.crc == 0
+             ? nullptr
+             : std::make_shared<StoredChecksum>(name, entry.offset, entry.size, entry.crc);
+}
+
 StoredTensor locate(const MappedFile& file, const PickledTensor& tensor, const ZipEntry& storage) {
   const auto element_bytes = static_cast<int64_t>(c10::elementSize(tensor.dtype));
   check(tensor.storage_count <= static_cast<int64_t>(storage.size) / element_bytes,
@@ -95,7 +102,10 @@ TensorContainer read_torch_zip(const MappedFile& file) {
   const Entries entries = read_zip_directory(file);
   const std::string folder = find_folder(file, entries);
   const ZipEntry& pickle = entries.find(folder + "data.pkl")->second;
+  if (const auto checksum = checksum_of(folder + "data.pkl", pickle))
+    checksum->verify(file);
   TensorContainer container;
+  std::map<std::string, std::shared_ptr<StoredChecksum>, std::less<>> checksums;  // by storage
   for (const PickledTensor& tensor :
        read_state_dict(file.bytes().subspan(pickle.offset, pickle.size), file.name())) {
     check(is_utf8(tensor.name), Error::Kind::Input, "{}: the name {} is not UTF-8", file.name(),
@@ -108,7 +118,12 @@ TensorContainer read_torch_zip(const MappedFile& file) {
     check(storage != entries.end(), Error::Kind::Input,
           "{}: the zip archive lacks the storage {} of tensor {}", file.name(),
           shown(tensor.storage_key), shown(tensor.name));
-    container.tensors.emplace(tensor.name, locate(file, tensor, storage->second));
+    StoredTensor stored = locate(file, tensor, storage->second);
+    const auto [checksum, is_new] = checksums.try_emplace(std::string(tensor.storage_key));
+    if (is_new)
+      checksum->second = checksum_of(storage->first, storage->second);
+    stored.checksum = checksum->second;
+    container.tensors.emplace(tensor.name, std::move(stored));
   }
   return container;
 }

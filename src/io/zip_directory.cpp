@@ -29,6 +29,7 @@ struct CentralEntry {
   std::string name;
   uint64_t size = 0;
   uint64_t local_header = 0;
+  uint32_t crc = 0;
 };
 
 class DirectoryReader {
@@ -85,7 +86,7 @@ class DirectoryReader {
     check(offset <= end && entry.size <= end - offset, Error::Kind::Input,
           "{}: zip entry {} ({} bytes at {}) does not lie before the directory at {}", file_.name(),
           shown(entry.name), entry.size, offset, end);
-    return {.offset = offset, .size = entry.size};
+    return {.offset = offset, .size = entry.size, .crc = entry.crc};
   }
 
  private:
@@ -133,9 +134,10 @@ class DirectoryReader {
     reader.take<uint32_t>();  // versions
     const auto flags = reader.take<uint16_t>();
     const auto method = reader.take<uint16_t>();
-    reader.take_bytes(8);  // time, date, CRC-32
-    uint64_t compressed = reader.take<uint32_t>();
+    reader.take<uint32_t>();  // time, date
     CentralEntry entry;
+    entry.crc = reader.take<uint32_t>();
+    uint64_t compressed = reader.take<uint32_t>();
     entry.size = reader.take<uint32_t>();
     const auto name_bytes = reader.take<uint16_t>();
     const auto extra_bytes = reader.take<uint16_t>();

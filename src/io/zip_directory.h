@@ -2,6 +2,7 @@
 // not, sizes taken from the central directory.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@ namespace stuffed::io {
 struct ZipEntry {
   size_t offset = 0;  // of its data, from the start of the file
   size_t size = 0;    // bytes; inside the file
+  uint32_t crc = 0;   // CRC-32 of its data; 0 where the writer made none, as PyTorch can be told to
 };
 
 /// Errors  Input, naming the file and the entry: no central directory (a truncated file), a

@@ -71,7 +71,7 @@ void check_nothing_left(const io::TensorFile& file,
                         const std::string& hint) {
   std::vector<std::string> unknown;
   for (const auto& [name, entry] : file.entries())
-    if (!used.contains(name) && !map.ignored.contains(name))
+    if (!used.contains(name) && !map.ignored.contains(name) && !entry.is_alias)
       unknown.push_back(name);
   check(unknown.empty(), Error::Kind::Input,
         "{}: {} tensors are not part of this model ({}), such as '{}'; the numbers would not be "

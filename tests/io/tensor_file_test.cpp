@@ -228,15 +228,15 @@ TEST(FindWeights, FollowsTheDocumentedOrder) {
   const TempFolder folder;
   const auto found = [&] { return find_weights(folder.path()).filename().string(); };
   folder.write("golden.safetensors", "");
-  folder.write("consolidated.safetensors", "");
   expect_error(Error::Kind::Input,
                {folder.path().string(), "model.safetensors", "pytorch_model.bin"}, found);
   folder.write("model.pth", "");
   EXPECT_EQ(found(), "model.pth");
   folder.write("model.st", "");
   expect_error(Error::Kind::Input, {"model.pth", "model.st"}, found);
-  for (const char* name : {"pytorch_model.bin.index.json", "pytorch_model.bin",
-                           "model.safetensors.index.json", "model.safetensors"}) {
+  for (const char* name :
+       {"consolidated.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin",
+        "model.safetensors.index.json", "model.safetensors"}) {
     folder.write(name, "");
     EXPECT_EQ(found(), name);
   }

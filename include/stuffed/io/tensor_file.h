@@ -2,6 +2,7 @@
 // executing a pickle; safetensors written. Renames nothing.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -17,8 +18,9 @@ struct TensorEntry {
   std::vector<int64_t> shape;
   std::vector<int64_t> stride;  // in elements
   at::ScalarType dtype;
-  std::string storage;  // tensors with equal `storage` share memory in the file
-  fs::path file;        // the shard that holds it
+  std::string storage;    // tensors with equal `storage` share memory in the file
+  fs::path file;          // the shard that holds it
+  bool is_alias = false;  // a second name of a tensor, which safetensors' metadata gives
 };
 
 /// One checkpoint: a single file, or the shards an index names.
@@ -28,11 +30,14 @@ class TensorFile {
   /// *.index.json. Errors  Input, naming the file, for anything that is not whole and well-formed
   static TensorFile open(const fs::path& path);
 
+  /// The same tensors, by the names that `rename` makes of theirs. Errors  Input if two become one
+  TensorFile renamed(const std::function<std::string(const std::string&)>& rename) const;
+
   const std::map<std::string, TensorEntry>& entries() const;
   bool has(const std::string& name) const;
   /// The tensor in the file's own dtype, as a read-only view of the mapped file where alignment
   /// allows; call .to(...) or .clone() to own it. Valid as long as any view or the TensorFile
-  /// lives.
+  /// lives. Errors  Input if a PyTorch zip's CRC-32 is not that of its bytes (checked once)
   Tensor load(const std::string& name) const;
   /// Tells the system that this tensor's pages are no longer needed, so that a pass over the file
   /// does not keep it resident.
@@ -47,7 +52,8 @@ class TensorFile {
 };
 
 /// Where a model's weights are: `path` itself if it is a file; in a folder
-/// model.safetensors[.index.json], else pytorch_model.bin[.index.json], else the only .pth or .st.
+/// model.safetensors[.index.json], else pytorch_model.bin[.index.json], else Mistral's
+/// consolidated.safetensors, else the only .pth or .st.
 /// A safetensors file of any other name is never taken as weights. Throws Input naming what was
 /// looked for.
 fs::path find_weights(const fs::path& path);

@@ -43,8 +43,8 @@ std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
                                                 const TokenizerOptions& options = {});
 
 /// The tokenizer in a model's folder, by its files, in this order: tokenizer.json, tokenizer.model,
-/// rwkv_vocab*.txt, stuffed_tokenizer.json ({"tokenizer": "bytes"}). Throws Input naming them if
-/// there is none.
+/// Mistral's tokenizer.model.v*, rwkv_vocab*.txt, stuffed_tokenizer.json ({"tokenizer": "bytes"}).
+/// Throws Input naming them if there is none.
 std::shared_ptr<const Tokenizer> find_tokenizer(const std::filesystem::path& model,
                                                 const TokenizerOptions& options = {});
 
