@@ -32,7 +32,7 @@ struct ScanOptions : Options {
 };
 
 struct ModelBenchOptions : Options {
-  std::string model, shape;
+  std::string model, shape, gated_norm;
   std::vector<std::string> phases;
   int64_t decode_steps = 32;
 };
@@ -163,9 +163,13 @@ void run_model(const ModelBenchOptions& options, Context& context) {
     for (const int64_t batch : options.batches)
       for (const int64_t length : options.lengths)
         cases.push_back({.phase = eval::parse_phase(phase), .batch = batch, .tokens = length});
-  const LoadOptions load{.dtype = shared.dtype, .device = shared.device};
+  Reading reading;
+  if (!options.gated_norm.empty())
+    reading.gated_norm = options.gated_norm;
+  const LoadOptions load{.dtype = shared.dtype, .device = shared.device, .reading = reading};
   const auto model = options.shape.empty() ? load_model(options.model, load)
                                            : random_model(options.shape, options.seed, load);
+  say_warnings(model->config());
   const std::string name = options.shape.empty()
                                ? std::filesystem::path(options.model).filename().string()
                                : options.shape;
@@ -252,6 +256,7 @@ void add_model(CLI::App& bench, Commands& commands) {
   app->add_option("--model", options->model, "Folder or weight file")
       ->type_name("PATH")
       ->group("Cases");
+  add_gated_norm(*app, options->gated_norm, "Cases");
   app->add_option("--shape", options->shape, "Random weights of a published size instead")
       ->check(CLI::IsMember(shape_names()))
       ->type_name(fmt::format("{}", fmt::join(shape_names(), "|")))

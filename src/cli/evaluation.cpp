@@ -6,7 +6,6 @@
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"
-#include "stuffed/io/provenance.h"
 #include "stuffed/io/sidecar.h"
 
 namespace stuffed::cli {
@@ -33,7 +32,7 @@ Evaluation open_evaluation(const EvaluationOptions& options,
                            Observer* observer,
                            InnerObserver* inner_observer) {
   const auto tokenizer = tokenizer_for(options.data, options.model);
-  const auto model = context.models.open(options.model);
+  const auto model = context.models.open(options.model, tokenizer.get());
   const auto rule = open_rule(options.model, *model, observer, inner_observer);
   check_stream_length(options.model, options.data.source.length);
   Evaluation out{.tokenizer = tokenizer,
@@ -55,7 +54,7 @@ io::Results open_results(const EvaluationOptions& options,
                          const Evaluation& evaluation,
                          const JournalKind& kind) {
   io::check_sidecar(kind.sidecar, options.output);
-  io::json provenance = io::provenance(context.command_line, evaluation.model->device());
+  io::json provenance = provenance_of(context.command_line, *evaluation.model);
   provenance["model"] = options.model.model;
   provenance.update(evaluation.provenance);
   return io::Results::open(options.output,

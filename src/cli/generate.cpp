@@ -156,16 +156,17 @@ void run(Options options, Context& context) {
   if (!options.save_state.empty())
     check_save_state(options);
   const auto tokenizer = find_tokenizer(options);
-  const auto model = context.models.open(options.model);
+  const auto model = context.models.open(options.model, tokenizer.get());
   const auto rule = open_rule(options.model, *model);
+  std::vector<std::string> changes = options.model.mitigations;
+  if (!options.model.gated_norm.empty())
+    changes.push_back("gated_norm=" + options.model.gated_norm);
   const StateTag tag = {
       .model_hash = model->config().hash,
       .family = model->config().family,
       .dtype = options.model.dtype,
       .state_dtype = options.model.state_dtype,
-      .mitigations = options.model.mitigations.empty()
-                         ? "none"
-                         : fmt::format("{}", fmt::join(options.model.mitigations, " "))};
+      .mitigations = changes.empty() ? "none" : fmt::format("{}", fmt::join(changes, " "))};
   SavedState saved = options.load_state.empty()
                          ? SavedState{.state = model->initial_state(1), .last_hidden = {}}
                          : load_state(options.load_state, tag, *model);

@@ -14,7 +14,7 @@ namespace stuffed::cli {
 namespace {
 
 struct InspectOptions {
-  std::string model, tokenizer;
+  std::string model, tokenizer, gated_norm;
   bool json = false;
 };
 
@@ -49,6 +49,12 @@ std::string table(const io::json& found) {
   row("family", found["family"].get<std::string>());
   row("layout", fmt::format("{}, because {}", found["layout"].get<std::string>(),
                             found["why"].get<std::string>()));
+  if (!found["config"]["keys"].is_null())
+    row("config", found["config"]["keys"].get<std::string>() + " keys");
+  if (!found["gated_norm"].is_null())
+    row("gated norm", found["gated_norm"] == "group" ? "over each group" : "over the whole width");
+  for (const auto& warning : found["warnings"])
+    row("warning", warning.get<std::string>());
   row("parameters", fmt::format("{}", found["parameters"].get<int64_t>()));
   row("shape", fmt::format("d_model {}, {} layers, {} heads, state {} x {} a head",
                            found["d_model"].get<int64_t>(), found["layers"].get<int64_t>(),
@@ -94,10 +100,14 @@ void add_inspect(CLI::App& root, Commands& commands) {
                   "tokenizer.json, tokenizer.model, a World vocabulary, or 'bytes'; default: the "
                   "one in the model's folder")
       ->type_name("PATH|bytes");
+  add_gated_norm(*app, options->gated_norm, "Options");
   app->add_flag("--json", options->json,
                 "One JSON object, every tensor's shape and dtype included");
   commands.push_back({.app = app, .run = [options](Context&) {
-                        const io::json found = eval::inspect(options->model, options->tokenizer);
+                        const io::json found =
+                            eval::inspect(options->model, options->tokenizer, options->gated_norm);
+                        for (const auto& warning : found["warnings"])
+                          cli::print(stderr, "warning: {}\n", warning.get<std::string>());
                         cli::print(stdout, "{}",
                                    options->json ? found.dump(2) + "\n" : table(found));
                       }});

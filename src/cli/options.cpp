@@ -221,9 +221,19 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   app.add_flag("--force", options.force,
                "Run what is refused as too slow: clamp_norm with every=1 beyond 64K tokens")
       ->group(group);
+  add_gated_norm(app, options.gated_norm, group);
   app.add_option("--seed", options.seed, "Everything random is a function of it")
       ->capture_default_str()
       ->type_name("N")
+      ->group(group);
+}
+
+void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {
+  app.add_option("--gated-norm", home,
+                 "Mamba-2 of several groups: its gated norm is over each group (mamba_ssm) or the "
+                 "whole width (transformers); default: what the folder says, else group")
+      ->check(CLI::IsMember({"group", "whole"}))
+      ->type_name("group|whole")
       ->group(group);
 }
 

@@ -25,11 +25,15 @@ struct ModelOptions {
   int64_t segment = 8192;           // tokens fed at a time
   std::vector<std::string> mitigations;  // in the order given
   bool force = false;                    // run what is refused as too slow
+  std::string gated_norm;                // group, whole; empty: as the folder says
   uint64_t seed = 0;
 };
 
 /// `model_required`: false for a command that can do part of its work without one.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
+
+/// --gated-norm.
+void add_gated_norm(CLI::App& app, std::string& home, const std::string& group);
 
 /// "8192", "8K", "128k", "1M", "2G", with K = 1024. Throws Usage, naming `what`.
 int64_t parse_size(std::string_view text, std::string_view what);

@@ -10,7 +10,6 @@
 #include "src/cli/progress_line.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/state_bytes.h"
-#include "stuffed/io/provenance.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/recurrence/window.h"
 
@@ -153,7 +152,7 @@ void run(const Options& options, Context& context) {
   check(!options.output.empty(), Error::Kind::Usage, "passkey: -o OUT.jsonl is required");
   guard_inputs(options.model).writes("-o", options.output);
   const auto tokenizer = open_tokenizer(options.model);
-  const auto model = context.models.open(options.model);
+  const auto model = context.models.open(options.model, tokenizer.get());
   check_vocabulary(*tokenizer, *model);
   check_stream_length(options.model, *std::ranges::max_element(task_options.lengths_tokens));
   const auto rule = open_rule(options.model, *model);
@@ -171,7 +170,7 @@ void run(const Options& options, Context& context) {
                         {.schema = "stuffed.passkey",
                          .version = 1,
                          .config = config,
-                         .provenance = io::provenance(context.command_line, model->device())},
+                         .provenance = provenance_of(context.command_line, *model)},
                         options.overwrite);
   eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;

@@ -17,7 +17,7 @@ struct TrainOptions {
   train::TrainConfig config;
   std::string model_config;
   std::vector<std::string> text, held_out, mix;
-  std::string device = "auto", output;
+  std::string device = "auto", output, gated_norm;
   bool overwrite = false;
 };
 
@@ -72,6 +72,13 @@ void run_train(const TrainOptions& options, const Context& context) {
   config.model = parse_model_config(options.model_config);
   if (!options.model_config.starts_with('{'))
     config.model_file = options.model_config;
+  if (!options.gated_norm.empty() && config.model.is_object()) {
+    io::json& own = config.model["stuffed_gated_norm"];
+    check(own.is_null() || own == options.gated_norm, Error::Kind::Usage,
+          "--gated-norm {}: --model-config says stuffed_gated_norm {}", options.gated_norm,
+          own.dump());
+    own = options.gated_norm;
+  }
   config.data.text.assign(options.text.begin(), options.text.end());
   config.data.held_out.assign(options.held_out.begin(), options.held_out.end());
   if (!options.mix.empty())
@@ -158,10 +165,18 @@ void add_train(CLI::App& root, Commands& commands) {
       "\"state_size\":128}'\n"
       "    --text book.txt --mix text=0.5 repeat=0.5 --length 128 --steps 2000 -o out/short\n");
   app->add_option("--family", config.family, "Model family")->capture_default_str();
-  app->add_option("--model-config", options->model_config,
-                  "config.json of the new model: a file, or the JSON itself")
+  app->add_option(
+         "--model-config", options->model_config,
+         "config.json of the new model: a file, or the JSON itself, in transformers' keys; "
+         "one that is unknown or cannot be honoured is refused")
       ->type_name("FILE|JSON")
       ->required();
+  app->add_option(
+         "--gated-norm", options->gated_norm,
+         "With n_groups > 1: the gated norm over the whole width, as transformers reads it "
+         "(default), or by group, saved in the original layout")
+      ->check(CLI::IsMember({"group", "whole"}))
+      ->type_name("group|whole");
   app->add_option("-o,--output", options->output,
                   "Folder for the model, its journal train.jsonl and its checkpoint; the same "
                   "command resumes")

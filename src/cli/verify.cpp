@@ -122,9 +122,10 @@ void report_absent_gpu(const Options& options, const std::string& subject, Repor
   report(absent, true);
 }
 
-eval::OpenModel opener(const std::string& path) {
-  return [path](at::Device device, at::ScalarType dtype) {
-    return load_model(path, {.dtype = dtype, .device = device});
+eval::OpenModel opener(const ModelOptions& options) {
+  return [path = options.model, reading = reading_of(options)](at::Device device,
+                                                               at::ScalarType dtype) {
+    return load_model(path, {.dtype = dtype, .device = device, .reading = reading});
   };
 }
 
@@ -138,7 +139,7 @@ void run_model(const Options& options, const RecurrentLM& skeleton, Report& repo
                                      .seed = options.model.seed,
                                      .broken = options.broken};
   const Tensor tokens = stream_of(options, skeleton.config().vocab);
-  eval::verify_model(opener(options.model.model), tokens, how,
+  eval::verify_model(opener(options.model), tokens, how,
                      [&](const eval::Verdict& verdict, bool done) { report(verdict, done); });
   report_absent_gpu(options, "model", report);
 }
@@ -173,7 +174,9 @@ void run(const Options& options, Context& context) {
   guard.writes("-o", options.output);
   std::unique_ptr<RecurrentLM> skeleton;
   if (!options.kernels)
-    skeleton = open_skeleton(options.model.model).model;
+    skeleton = open_skeleton(options.model.model, reading_of(options.model)).model;
+  if (skeleton)
+    say_warnings(skeleton->config());
   Report report;
   report.table = options.output == "-" ? stderr : stdout;
   if (!options.output.empty())
@@ -209,6 +212,7 @@ void run(const Options& options, Context& context) {
 void add_options(CLI::App& app, Options& options) {
   app.add_option("model,--model", options.model.model, "Folder or weight file of the model")
       ->type_name("PATH");
+  add_gated_norm(app, options.model.gated_norm, "Options");
   app.add_flag("--kernels", options.kernels,
                "The recurrence alone: all families' shapes, adversarial decays, lengths and cuts, "
                "against f64; needs no model");

@@ -1,13 +1,16 @@
 #include "src/cli/wiring.h"
 
+#include <cstdio>
+
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 
 #include "src/cli/inner_rule.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/provenance.h"
 #include "stuffed/io/tensor_file.h"
-#include "stuffed/models/registry.h"
+#include "stuffed/models/vocabulary.h"
 
 namespace stuffed::cli {
 
@@ -51,15 +54,51 @@ io::json mitigation_files(const std::vector<std::string>& mitigations) {
 
 }  // namespace
 
-std::shared_ptr<const RecurrentLM> ModelCache::open(const ModelOptions& options) {
+std::shared_ptr<const RecurrentLM> ModelCache::open(const ModelOptions& options,
+                                                    const io::Tokenizer* tokenizer) {
   const at::Device device = parse_device(options.device);
-  const std::string key = fmt::format("{}\n{}\n{}", options.model, device.str(), options.dtype);
+  const Reading reading = reading_of(options, tokenizer);
+  const std::string key =
+      fmt::format("{}\n{}\n{}\n{}\n{}", options.model, device.str(), options.dtype,
+                  options.gated_norm, reading.tokenizer_ids.value_or(0));
   if (key != key_) {
     model_.reset();  // first, so that two never share the memory
-    model_ = load_model(options.model, {.dtype = parse_dtype(options.dtype), .device = device});
+    model_ = load_model(
+        options.model, {.dtype = parse_dtype(options.dtype), .device = device, .reading = reading});
+    say_warnings(model_->config());
     key_ = key;
   }
   return model_;
+}
+
+Reading reading_of(const ModelOptions& options, const io::Tokenizer* tokenizer) {
+  Reading reading;
+  if (!options.gated_norm.empty())
+    reading.gated_norm = options.gated_norm;
+  if (tokenizer != nullptr)
+    reading.tokenizer_ids = deciding_ids(*tokenizer);
+  else if (!options.tokenizer.empty())
+    reading.tokenizer_ids = deciding_ids(*open_tokenizer(options));
+  else
+    reading.tokenizer_ids = deciding_ids(std::filesystem::path(options.model));
+  return reading;
+}
+
+void say_warnings(const ModelConfig& config) {
+  for (const std::string& warning : config.warnings)
+    std::fputs(fmt::format("warning: {}\n", warning).c_str(), stderr);
+}
+
+io::json provenance_of(const std::vector<std::string>& command_line, const RecurrentLM& model) {
+  io::json provenance = io::provenance(command_line, model.device());
+  const ModelConfig& config = model.config();
+  if (!config.warnings.empty())
+    provenance["model_warnings"] = config.warnings;
+  if (!config.unknown_keys.empty())
+    provenance["unknown_config_keys"] = config.unknown_keys;
+  if (!config.gated_norm.empty())
+    provenance["gated_norm"] = config.gated_norm;
+  return provenance;
 }
 
 at::Device parse_device(const std::string& name) {
@@ -174,6 +213,8 @@ io::json describe(const ModelOptions& options, const RecurrentLM& model) {
       {"mitigations", options.mitigations},
       {"seed", options.seed},
   };
+  if (!options.gated_norm.empty())
+    run["gated_norm"] = options.gated_norm;
   if (const io::json files = mitigation_files(options.mitigations); !files.empty())
     run["mitigation_files"] = files;
   return run;

@@ -8,20 +8,32 @@
 #include "src/cli/options.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/tokenizer.h"
-#include "stuffed/models/recurrent_lm.h"
+#include "stuffed/models/registry.h"
 
 namespace stuffed::cli {
 
 /// Keeps the model that was opened last, so that commands run in turn over one model load it once.
 class ModelCache {
  public:
-  /// Loads the model, unless it is the one loaded last with the same device and dtype.
-  std::shared_ptr<const RecurrentLM> open(const ModelOptions& options);
+  /// Loads the model, unless it is the one loaded last with the same options; says its warnings.
+  /// `tokenizer` is the run's, if it has one.
+  std::shared_ptr<const RecurrentLM> open(const ModelOptions& options,
+                                          const io::Tokenizer* tokenizer = nullptr);
 
  private:
   std::string key_;
   std::shared_ptr<const RecurrentLM> model_;
 };
+
+/// What decides the model's numbers beside its files: --gated-norm, and the tokenizer given, or the
+/// one in the model's folder.
+Reading reading_of(const ModelOptions& options, const io::Tokenizer* tokenizer = nullptr);
+
+/// The model's warnings, on stderr.
+void say_warnings(const ModelConfig& config);
+
+/// io::provenance(), and what is to be known of how the model's files were taken.
+io::json provenance_of(const std::vector<std::string>& command_line, const RecurrentLM& model);
 
 /// Errors  Unsupported if the device asked for is not there
 at::Device parse_device(const std::string& name);

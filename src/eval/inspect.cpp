@@ -8,6 +8,7 @@
 #include "stuffed/core/hash.h"
 #include "stuffed/io/tokenizer.h"
 #include "stuffed/models/registry.h"
+#include "stuffed/models/vocabulary.h"
 
 namespace stuffed::eval {
 
@@ -36,9 +37,12 @@ json describe_files(const io::TensorFile& weights) {
 }
 
 /// A checkpoint without a tokenizer is nothing unusual: the reason is part of the answer.
-json describe_tokenizer(const std::filesystem::path& model, const std::string& path) {
+json describe_tokenizer(const std::filesystem::path& model,
+                        const std::string& path,
+                        std::optional<int64_t>& deciding) {
   try {
     const auto tokenizer = path.empty() ? io::find_tokenizer(model) : io::load_tokenizer(path);
+    deciding = deciding_ids(*tokenizer);
     return {{"kind", tokenizer->kind()},
             {"source", tokenizer->source()},
             {"vocab", tokenizer->vocab_size()},
@@ -67,8 +71,14 @@ PaperFits paper_fits(int64_t state_elements) {
           .extrapolated = millions > 12.95};
 }
 
-json inspect(const std::filesystem::path& path, const std::string& tokenizer) {
-  const Skeleton skeleton = open_skeleton(path);
+json inspect(const std::filesystem::path& path,
+             const std::string& tokenizer,
+             const std::string& gated_norm) {
+  Reading reading;
+  const json found_tokenizer = describe_tokenizer(path, tokenizer, reading.tokenizer_ids);
+  if (!gated_norm.empty())
+    reading.gated_norm = gated_norm;
+  const Skeleton skeleton = open_skeleton(path, reading);
   const RecurrentLM& model = *skeleton.model;
   const ModelConfig& config = model.config();
   const int64_t with_columns = model.state_elements();
@@ -90,7 +100,12 @@ json inspect(const std::filesystem::path& path, const std::string& tokenizer) {
           {"tensors", describe_tensors(skeleton.checkpoint.weights)},
           {"files", describe_files(skeleton.checkpoint.weights)},
           {"model_hash", config.hash},
-          {"tokenizer", describe_tokenizer(path, tokenizer)},
+          {"tokenizer", found_tokenizer},
+          {"config",
+           {{"keys", config.config_kind.empty() ? json() : json(config.config_kind)},
+            {"unknown_keys", config.unknown_keys}}},
+          {"gated_norm", config.gated_norm.empty() ? json() : json(config.gated_norm)},
+          {"warnings", config.warnings},
           {"state",
            {{"recurrence_elements", model.recurrent_elements()},
             {"recurrence_bytes_f32", 4 * model.recurrent_elements()},

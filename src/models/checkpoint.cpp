@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
-#include <limits>
+#include <set>
 
 #include "stuffed/core/error.h"
 
@@ -10,13 +10,48 @@ namespace stuffed {
 
 namespace {
 
-const io::json* find_key(const io::json& config, std::initializer_list<const char*> keys) {
-  if (!config.is_object())
-    return nullptr;
-  for (const char* key : keys)
-    if (const auto found = config.find(key); found != config.end() && !found->is_null())
-      return &*found;
-  return nullptr;
+/// What wraps a module for training puts before the names of all in it: torch.compile,
+/// DistributedDataParallel, DeepSpeed, FSDP and activation checkpointing.
+constexpr std::array<std::string_view, 5> kWrappers = {"_orig_mod.", "module.", "_forward_module.",
+                                                       "_fsdp_wrapped_module.",
+                                                       "_checkpoint_wrapped_module."};
+
+/// Takes the wrappers' words off the front of a name, and those that can be nothing else out of its
+/// middle; they are added to `found`, stacked as they were.
+std::string unwrapped(std::string name, std::set<std::string>& found) {
+  std::string stack;
+  for (bool again = true; again;) {
+    again = false;
+    for (const std::string_view wrapper : kWrappers)
+      if (name.starts_with(wrapper)) {
+        stack += wrapper;
+        name.erase(0, wrapper.size());
+        again = true;
+      }
+  }
+  if (!stack.empty())
+    found.insert(stack);
+  for (const std::string_view wrapper : kWrappers) {
+    const std::string inside = fmt::format(".{}", wrapper);
+    for (size_t at = 0; wrapper[0] == '_' && (at = name.find(inside)) != std::string::npos;) {
+      name.erase(at + 1, wrapper.size());
+      found.emplace(wrapper);
+    }
+  }
+  return name;
+}
+
+void unwrap_names(Checkpoint& checkpoint) {
+  std::set<std::string> found;
+  const io::TensorFile renamed =
+      checkpoint.weights.renamed([&](const std::string& name) { return unwrapped(name, found); });
+  if (found.empty())
+    return;
+  checkpoint.weights = renamed;
+  checkpoint.warnings.push_back(
+      fmt::format("{}: names are behind the prefix '{}', which wrappers for training leave; it was "
+                  "taken off",
+                  checkpoint.weights.path().string(), fmt::join(found, "', '")));
 }
 
 /// Files that ChatRWKV converted hold texts and numbers beside the tensors, which the container's
@@ -42,10 +77,14 @@ void fail_chat_rwkv(const std::filesystem::path& path, std::string_view key) {
        path.string(), key);
 }
 
-Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+Checkpoint Checkpoint::open(const std::filesystem::path& path, const Reading& reading) {
   const std::filesystem::path weights = io::find_weights(path);
-  Checkpoint checkpoint{
-      .path = path, .weights = open_weights(weights), .config = nullptr, .config_path = {}};
+  Checkpoint checkpoint{.path = path,
+                        .weights = open_weights(weights),
+                        .config = nullptr,
+                        .config_path = {},
+                        .reading = reading};
+  unwrap_names(checkpoint);
   for (const char* name : {"config.json", "params.json"}) {
     const auto config = weights.parent_path() / name;
     std::error_code ignored;
@@ -99,58 +138,32 @@ const std::vector<int64_t>& shape_of(const Checkpoint& checkpoint,
   return entry->second.shape;
 }
 
-std::optional<int64_t> config_int(const io::json& config, std::initializer_list<const char*> keys) {
-  const io::json* value = find_key(config, keys);
-  if (!value || !value->is_number_integer())
-    return std::nullopt;
-  // Beyond int64 nothing fits any tensor: the largest number says so, where a cast would wrap.
-  if (value->is_number_unsigned() &&
-      value->get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-    return std::numeric_limits<int64_t>::max();
-  return value->get<int64_t>();
-}
-
-double config_number(const io::json& config,
-                     std::initializer_list<const char*> keys,
-                     double otherwise) {
-  const io::json* value = find_key(config, keys);
-  return value && value->is_number() ? value->get<double>() : otherwise;
-}
-
-bool config_bool(const io::json& config, std::initializer_list<const char*> keys, bool otherwise) {
-  const io::json* value = find_key(config, keys);
-  return value && value->is_boolean() ? value->get<bool>() : otherwise;
-}
-
-void check_config(const Checkpoint& checkpoint,
-                  std::initializer_list<const char*> keys,
-                  int64_t from_tensors) {
-  for (const char* key : keys) {
-    const io::json* found = find_key(checkpoint.config, {key});
-    check(!found || found->is_number_integer(), Error::Kind::Input,
-          "{}: {} is {}, expected a whole number ({}, by the tensors of {})",
-          checkpoint.config_path.string(), key, found ? found->dump().substr(0, 60) : "",
-          from_tensors, checkpoint.weights.path().string());
-    const auto value = config_int(checkpoint.config, {key});
-    check(!value || *value == from_tensors, Error::Kind::Input,
-          "{}: {} is {}, but the tensors of {} say {}; these files do not belong together",
-          checkpoint.config_path.string(), key, value.value_or(0),
-          checkpoint.weights.path().string(), from_tensors);
-  }
+bool head_is_tied(const Checkpoint& checkpoint,
+                  std::initializer_list<std::string_view> keys,
+                  const std::string& embedding,
+                  const std::string& head) {
+  const auto& entries = checkpoint.weights.entries();
+  const auto found = entries.find(head);
+  if (found != entries.end())
+    return found->second.storage == entries.at(embedding).storage;
+  const ConfigValues config(checkpoint);
+  for (const std::string_view key : keys)
+    config.check(config.flag(key).value_or(true),
+                 "{} is false, but there is no tensor '{}' in {}; is the file complete?", key, head,
+                 checkpoint.weights.path().string());
+  return true;
 }
 
 int64_t true_vocab(const Checkpoint& checkpoint, int64_t rows) {
-  const io::json* given = find_key(checkpoint.config, {"vocab_size"});
-  check(!given || given->is_number_integer(), Error::Kind::Input,
-        "{}: vocab_size is {}, expected a whole number", checkpoint.config_path.string(),
-        given ? given->dump().substr(0, 60) : "");
-  int64_t vocab = config_int(checkpoint.config, {"vocab_size"}).value_or(rows);
-  check(vocab > 0 && vocab <= rows, Error::Kind::Input,
-        "{}: vocab_size is {}, but the embedding has {} rows; these files do not belong together",
-        checkpoint.config_path.string(), vocab, rows);
-  if (vocab == 50280 || vocab == 50288)
-    vocab = 50277;
-  return vocab;
+  const ConfigValues config(checkpoint);
+  const int64_t vocab = config.integer("vocab_size").value_or(rows);
+  config.check(
+      vocab > 0 && vocab <= rows,
+      "vocab_size is {}, but the embedding has {} rows; these files do not belong together", vocab,
+      rows);
+  if (const auto ids = checkpoint.reading.tokenizer_ids; ids && *ids > 0 && *ids <= rows)
+    return *ids;
+  return vocab == 50280 || vocab == 50288 ? 50277 : vocab;
 }
 
 }  // namespace stuffed

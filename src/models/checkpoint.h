@@ -2,12 +2,11 @@
 // shapes.
 #pragma once
 #include <array>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "stuffed/models/registry.h"
+#include "config.h"
 
 namespace stuffed {
 
@@ -23,6 +22,13 @@ int64_t count_layers(const io::TensorFile& weights, std::string_view prefix);
 inline constexpr std::array kChatRwkvKeys = {"_strategy", "_version", "_rescale_layer"};
 [[noreturn]] void fail_chat_rwkv(const std::filesystem::path& path, std::string_view key);
 
+/// True if the head is the embedding: no tensor `head`, or one in the storage of `embedding`.
+/// Errors  Input if one of `keys` of the config says that they are two, and `head` is not there
+bool head_is_tied(const Checkpoint& checkpoint,
+                  std::initializer_list<std::string_view> keys,
+                  const std::string& embedding,
+                  const std::string& head);
+
 /// The first tensor whose name contains `part`; null if there is none.
 const std::string* find_name(const io::TensorFile& weights, std::string_view part);
 
@@ -31,21 +37,9 @@ const std::vector<int64_t>& shape_of(const Checkpoint& checkpoint,
                                      const std::string& name,
                                      size_t dims);
 
-/// The first of `keys` that the config holds as an integer (null counts as absent).
-std::optional<int64_t> config_int(const io::json& config, std::initializer_list<const char*> keys);
-double config_number(const io::json& config,
-                     std::initializer_list<const char*> keys,
-                     double otherwise);
-bool config_bool(const io::json& config, std::initializer_list<const char*> keys, bool otherwise);
-
-/// Throws Input if the config holds one of `keys` and it differs from what the tensors say.
-void check_config(const Checkpoint& checkpoint,
-                  std::initializer_list<const char*> keys,
-                  int64_t from_tensors);
-
-/// The true vocabulary: the config's vocab_size, except that 50280 and 50288, padded GPT-NeoX, mean
-/// 50277; without a config the same rule on the embedding's rows. Throws Input if it exceeds the
-/// rows.
+/// The true vocabulary: what the tokenizer has, if it fits the embedding's rows; without one the
+/// config's vocab_size, except that 50280 and 50288, padded GPT-NeoX, mean 50277; without a config
+/// the same rule on the rows. Throws Input if vocab_size exceeds the rows.
 int64_t true_vocab(const Checkpoint& checkpoint, int64_t rows);
 
 }  // namespace stuffed

@@ -169,6 +169,23 @@ Tensor Hgrn2::attention(Where where,
 
 // ---- from a checkpoint ----
 
+const ConfigTable kFla = {
+    .kind = "fla",
+    .model_types = {"hgrn2"},
+    .read = {"hidden_size", "num_hidden_layers", "num_heads", "expand_ratio", "intermediate_size",
+             "vocab_size", "norm_eps", "rms_norm_eps", "layer_norm_epsilon", "use_short_conv",
+             "conv_size", "use_lower_bound", "tie_word_embeddings"},
+    .fixed = {{"hidden_act", {"swish", "silu"}},
+              {"elementwise_affine", {true}},
+              {"clamp_min", {}, "a bound of the forget gate"},
+              {"attn", {}, "a hybrid, which is not supported"},
+              {"attnres_block_size", {}, "a hybrid, which is not supported"}},
+    .harmless = {"attn_mode", "hidden_ratio", "share_conv_kernel"}};
+
+const ConfigTable& config_table(const Checkpoint&, const Recognition&) {
+  return kFla;
+}
+
 std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
   const auto& weights = checkpoint.weights;
   const bool gates =
@@ -192,14 +209,29 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
 
 /// Heads and expansion: their product is the width, and one of them is in the config.
 void read_heads(const Checkpoint& checkpoint, Hgrn2Config& m) {
-  const auto expand = config_int(checkpoint.config, {"expand_ratio"});
-  const auto heads = config_int(checkpoint.config, {"num_heads"});
+  const ConfigValues config(checkpoint);
+  const auto expand = config.integer("expand_ratio"), heads = config.integer("num_heads");
   m.expand = expand.value_or(heads && *heads > 0 ? m.d_model / *heads : 128);
-  check(m.expand > 0 && m.d_model % m.expand == 0, Error::Kind::Input,
-        "{}: expand_ratio is {}, which does not divide the width {} of {}",
-        checkpoint.config_path.string(), m.expand, m.d_model, checkpoint.weights.path().string());
+  config.check(m.expand > 0 && m.d_model % m.expand == 0,
+               "expand_ratio is {}, which does not divide the width {} of {}", m.expand, m.d_model,
+               checkpoint.weights.path().string());
   m.heads = m.d_model / m.expand;
-  check_config(checkpoint, {"num_heads"}, m.heads);
+  config.agree("num_heads", m.heads);
+}
+
+/// What no tensor shows, and what one shows that the config says too.
+void read_options(const Checkpoint& checkpoint, Hgrn2Config& m) {
+  const ConfigValues config(checkpoint);
+  const auto eps = config.eps("norm_eps"), older = config.eps("rms_norm_eps");
+  m.eps = eps ? *eps : older.value_or(1e-6);
+  config.agree_eps("norm_eps", m.eps);
+  config.agree("use_lower_bound", m.has_lower_bounds, "model.lower_bounds");
+  config.agree("use_short_conv", m.conv_width > 0, "model.layers.0.attn.q_conv1d.weight");
+  if (m.conv_width > 0)
+    config.agree("conv_size", m.conv_width);
+  config.agree("hidden_size", m.d_model);
+  config.agree("num_hidden_layers", m.layers);
+  config.agree("intermediate_size", m.mlp_width);
 }
 
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition&) {
@@ -214,19 +246,11 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   read_heads(checkpoint, m);
   m.mlp_width = shape_of(checkpoint, "model.layers.0.mlp.down_proj.weight", 2)[1];
   m.has_lower_bounds = weights.has("model.lower_bounds");
-  m.tied =
-      !weights.has("lm_head.weight") || weights.entries().at("lm_head.weight").storage ==
-                                            weights.entries().at("model.embeddings.weight").storage;
+  m.tied = head_is_tied(checkpoint, {"tie_word_embeddings"}, "model.embeddings.weight",
+                        "lm_head.weight");
   if (weights.has("model.layers.0.attn.q_conv1d.weight"))
     m.conv_width = shape_of(checkpoint, "model.layers.0.attn.q_conv1d.weight", 3)[2];
-  m.eps = config_number(checkpoint.config, {"norm_eps", "rms_norm_eps"}, 1e-6);
-  for (const char* key : {"attn", "attnres_block_size"})
-    check(!checkpoint.config.is_object() || !checkpoint.config.contains(key) ||
-              checkpoint.config[key].is_null(),
-          Error::Kind::Input, "{}: {} is set: a hybrid, which is not supported",
-          checkpoint.config_path.string(), key);
-  check_config(checkpoint, {"hidden_size"}, m.d_model);
-  check_config(checkpoint, {"num_hidden_layers"}, m.layers);
+  read_options(checkpoint, m);
   return std::make_unique<Hgrn2>(m, true_vocab(checkpoint, m.vocab_rows));
 }
 
@@ -261,6 +285,7 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
 
 const Family hgrn2_family = {.name = "hgrn2",
                              .recognise = recognise,
+                             .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
                              .make_new = nullptr};

@@ -1,6 +1,8 @@
-// Mamba-1 (arXiv:2312.00752) from the original and the Hugging Face layout. A head is a channel: K
-// = 16 state rows, V = 1. Its decay depends on time, channel and row, so the scan takes dt and A,
-// never their product.
+// Mamba-1 (arXiv:2312.00752) from the original and the Hugging Face layout, and Falcon-Mamba
+// (arXiv:2410.05355), which normalises dt, B and C. A head is a channel: K = 16 state rows, V = 1.
+// Its decay depends on time, channel and row, so the scan takes dt and A, never their product.
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "mamba_layout.h"
@@ -17,6 +19,7 @@ struct Mamba1Config {
   int64_t d_model, layers, d_inner, state_width, rank, conv_width, padded_vocab;
   bool projection_bias = false, conv_bias = true, tied = true, residual_in_f32 = true;
   double eps = 1e-5;
+  std::optional<double> factor_eps;  // Falcon-Mamba: of the norms of dt, B and C
 };
 
 struct Mamba1Layer {
@@ -59,6 +62,8 @@ class Mamba1 : public RecurrentLM {
       head_.linear.weight = embedding_;
     for (Mamba1Layer& layer : layers_)
       layer.rate = -layer.a_log.exp();
+    if (m_.factor_eps)
+      ones_ = at::ones({std::max(m_.rank, m_.state_width)}, at::TensorOptions().device(device_));
   }
 
  protected:
@@ -95,9 +100,11 @@ class Mamba1 : public RecurrentLM {
                const Mamba1Layer& layer,
                LayerState& state,
                const Recurrence& rule) const;
+  Tensor factor(const Tensor& factors, int64_t begin, int64_t width) const;
 
   Mamba1Config m_;
   Tensor embedding_, final_norm_;
+  Tensor ones_;  // the weight of Falcon-Mamba's norms, which have none
   std::vector<Mamba1Layer> layers_;
 };
 
@@ -120,6 +127,13 @@ void Mamba1::visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba1L
     v.parameter(mixer + "out_proj.bias", layer.out_proj.bias, {m_.d_model}, Role::Bias);
 }
 
+/// [B,T,width]: dt before its projection, B or C.
+Tensor Mamba1::factor(const Tensor& factors, int64_t begin, int64_t width) const {
+  const Tensor part = factors.narrow(-1, begin, width);
+  return m_.factor_eps ? ops::rms_norm(part, ones_.narrow(0, 0, width), *m_.factor_eps, dtype_)
+                       : part;
+}
+
 Tensor Mamba1::mixer(Where where,
                      const Tensor& u,
                      const Mamba1Layer& layer,
@@ -134,9 +148,9 @@ Tensor Mamba1::mixer(Where where,
   const Tensor x = conv.y;                              // [B,T,C]
   const Tensor factors = ops::linear(x, layer.x_proj);  // [B,T,R+2K]
   const Tensor dt =
-      ops::softplus(ops::linear(factors.narrow(-1, 0, m_.rank), layer.dt_proj), layer.dt_bias);
+      ops::softplus(ops::linear(factor(factors, 0, m_.rank), layer.dt_proj), layer.dt_bias);
   const auto to_heads = [&](int64_t begin) {
-    return factors.narrow(-1, begin, m_.state_width).unsqueeze(2).expand({-1, -1, m_.d_inner, -1});
+    return factor(factors, begin, m_.state_width).unsqueeze(2).expand({-1, -1, m_.d_inner, -1});
   };
   const ScanInputs in = {
       .q = to_heads(m_.rank + m_.state_width),
@@ -155,6 +169,52 @@ Tensor Mamba1::mixer(Where where,
 
 // ---- from a checkpoint ----
 
+const ConfigTable kHf = {
+    .kind = "hf",
+    .model_types = {"mamba", "falcon_mamba"},
+    .read = {"hidden_size", "d_model", "intermediate_size", "d_inner", "state_size", "conv_kernel",
+             "n_layer", "vocab_size", "mixer_rms_eps", "use_bias", "use_conv_bias",
+             "residual_in_fp32", "tie_word_embeddings", "tie_embeddings"},
+    .fixed = {{"hidden_act", {"silu", "swish"}},
+              {"rms_norm", {true}, "a LayerNorm"},
+              {"time_step_limit", {}, "Mamba-1 has no limit of its steps"},
+              {"dt_limit", {}, "Mamba-1 has no limit of its steps"},
+              // Left by conversions from the original; Hugging Face's keys say all that is in it.
+              {"ssm_cfg", {io::json::object(), io::json::object({{"layer", "Mamba1"}})}},
+              {"attn_layer_idx", {io::json::array()}, "attention layers are not supported"}},
+    // num_hidden_layers and time_step_rank: a published conversion of the 790m has a wrong number,
+    // and Falcon-Mamba's expand is not its width's; the tensors say.
+    .harmless = {"num_hidden_layers", "time_step_rank", "expand", "time_step_min", "time_step_max",
+                 "time_step_floor", "time_step_scale", "time_step_init_scheme",
+                 "rescale_prenorm_residual", "fused_add_norm", "pad_vocab_size_multiple",
+                 "use_mambapy", "use_falcon_mambapy", "use_associative_scan", "attn_cfg",
+                 "d_intermediate"}};
+
+const ConfigTable kOriginal = {
+    .kind = "original",
+    .model_types = {"mamba"},
+    .read = {"d_model", "n_layer", "vocab_size", "residual_in_fp32", "tie_embeddings",
+             "ssm_cfg.d_state", "ssm_cfg.d_conv", "ssm_cfg.expand", "ssm_cfg.bias",
+             "ssm_cfg.conv_bias"},
+    .fixed = {{"rms_norm", {true}, "a LayerNorm"},
+              {"d_intermediate", {0}, "an MLP after the mixer is not supported in Mamba-1"},
+              {"attn_layer_idx", {io::json::array()}, "attention layers are not supported"},
+              {"ssm_cfg.layer", {"Mamba1"}, "a layer of other tensors"}},
+    .harmless = {"fused_add_norm", "pad_vocab_size_multiple", "attn_cfg", "initializer_cfg",
+                 "ssm_cfg.dt_rank", "ssm_cfg.dt_min", "ssm_cfg.dt_max", "ssm_cfg.dt_init",
+                 "ssm_cfg.dt_scale", "ssm_cfg.dt_init_floor", "ssm_cfg.use_fast_path",
+                 "ssm_cfg.layer_idx", "ssm_cfg.device", "ssm_cfg.dtype"}};
+
+const ConfigTable& config_table(const Checkpoint&, const Recognition& recognition) {
+  return recognition.layout == "hf" ? kHf : kOriginal;
+}
+
+/// No tensor shows it: the config's model_type does, or a key that is Falcon-Mamba's alone.
+bool is_falcon(const Checkpoint& checkpoint) {
+  const auto type = ConfigValues(checkpoint).text("model_type");
+  return type ? *type == "falcon_mamba" : config_has_any(checkpoint, {"mixer_rms_eps"});
+}
+
 std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
   if (count_mamba_layers(checkpoint) == 0)
     return std::nullopt;
@@ -164,11 +224,43 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
     return std::nullopt;
   return Recognition{
       .layout = mamba_layout(checkpoint),
-      .why = fmt::format("'{}dt_proj.weight' and a 2-D 'A_log' say Mamba-1; '{}' says whose names",
-                         first, mamba_embedding_name(checkpoint))};
+      .why = fmt::format(
+          "'{}dt_proj.weight' and a 2-D 'A_log' say Mamba-1; '{}'{} says whose{}", first,
+          mamba_embedding_name(checkpoint), checkpoint.config.is_object() ? " or the config" : "",
+          is_falcon(checkpoint) ? "; the config says Falcon-Mamba, which normalises dt, B and C"
+                                : "")};
 }
 
-std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition&) {
+void read_options(const Checkpoint& checkpoint, const std::string& layout, Mamba1Config& m) {
+  const ConfigValues config(checkpoint);
+  const bool hf = layout == "hf", falcon = is_falcon(checkpoint);
+  m.residual_in_f32 = config.flag("residual_in_fp32").value_or(true);
+  if (hf)
+    m.eps = config.eps("layer_norm_epsilon").value_or(1e-5);
+  config.agree_eps(hf ? "layer_norm_epsilon" : "a fixed one", m.eps);
+  if (falcon)
+    m.factor_eps = config.eps("mixer_rms_eps").value_or(1e-6);
+  config.check(falcon || !config.find("mixer_rms_eps"),
+               "mixer_rms_eps is Falcon-Mamba's, but model_type is not falcon_mamba");
+  config.agree("d_model", m.d_model);
+  config.agree("hidden_size", m.d_model);
+  config.agree("intermediate_size", m.d_inner);
+  config.agree("d_inner", m.d_inner);
+  config.agree("state_size", m.state_width);
+  config.agree("conv_kernel", m.conv_width);
+  config.agree("n_layer", m.layers);
+  if (hf)
+    return;
+  const ConfigValues ssm(checkpoint, "ssm_cfg");
+  ssm.agree("d_state", m.state_width);
+  ssm.agree("d_conv", m.conv_width);
+  const auto expand = ssm.number("expand");
+  ssm.check(!expand || *expand * static_cast<double>(m.d_model) == static_cast<double>(m.d_inner),
+            "{} is {}, but the tensors say {} channels for a width of {}", ssm.named("expand"),
+            expand.value_or(0), m.d_inner, m.d_model);
+}
+
+std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const auto& weights = checkpoint.weights;
   const std::string mixer = mamba_prefix(checkpoint) + "backbone.layers.0.mixer.";
   const auto& embedding = shape_of(checkpoint, mamba_embedding_name(checkpoint), 2);
@@ -184,17 +276,11 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   check(m.d_inner > 0 && m.state_width > 0 && m.rank > 0 && m.conv_width > 1, Error::Kind::Input,
         "{}: A_log [{}, {}], dt rank {} and {} taps fit no Mamba-1", weights.path().string(),
         m.d_inner, m.state_width, m.rank, m.conv_width);
+  check_mamba_biases(checkpoint, recognition.layout);
   m.projection_bias = weights.has(mixer + "in_proj.bias");
   m.conv_bias = weights.has(mixer + "conv1d.bias");
   m.tied = mamba_head_is_tied(checkpoint);
-  m.residual_in_f32 = config_bool(checkpoint.config, {"residual_in_fp32"}, true);
-  m.eps = config_number(checkpoint.config, {"layer_norm_epsilon"}, 1e-5);
-  check_config(checkpoint, {"d_model", "hidden_size"}, m.d_model);
-  check_config(checkpoint, {"intermediate_size"}, m.d_inner);
-  check_config(checkpoint, {"state_size"}, m.state_width);
-  check_config(checkpoint, {"conv_kernel"}, m.conv_width);
-  check_config(checkpoint, {"n_layer"},
-               m.layers);  // not num_hidden_layers: a published 790m conversion has it wrong
+  read_options(checkpoint, recognition.layout, m);
   return std::make_unique<Mamba1>(m, true_vocab(checkpoint, m.padded_vocab));
 }
 
@@ -202,6 +288,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
 
 const Family mamba1_family = {.name = "mamba1",
                               .recognise = recognise,
+                              .config_table = config_table,
                               .make = make,
                               .weight_map = mamba_weight_map,
                               .make_new = nullptr};

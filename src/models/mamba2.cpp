@@ -1,11 +1,13 @@
 // Mamba-2 (arXiv:2405.21060) from the original state-spaces layout, Hugging Face's and Codestral's.
 // The recurrence is one scalar decay a head; C, B and x come out of a short convolution, dt and the
 // gate z around it.
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include <ATen/ATen.h>
 
+#include "mamba2_config.h"
 #include "mamba_layout.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
@@ -17,19 +19,6 @@
 namespace stuffed {
 
 namespace {
-
-struct Mamba2Config {
-  int64_t d_model, layers, heads, head_width, groups, state_width, conv_width, padded_vocab;
-  int64_t d_mlp =
-      0;  // hidden width of the gated MLP after the mixer (d_intermediate, padded to 128); 0: none
-  bool projection_bias = false, conv_bias = true, has_norm = true, norm_before_gate = false;
-  bool d_per_channel = false, tied = true, residual_in_f32 = true;
-  double eps = 1e-5;
-  double dt_min = 0, dt_max = std::numeric_limits<double>::infinity();
-
-  int64_t d_inner() const { return heads * head_width; }
-  int64_t conv_channels() const { return d_inner() + 2 * groups * state_width; }
-};
 
 struct Mamba2Layer {
   Tensor norm;                  // [D]
@@ -53,6 +42,9 @@ class Mamba2 : public RecurrentLM {
     config_.value_width = m_.head_width;
     config_.vocab = head_.vocab = vocab;
     config_.padded_vocab = m_.padded_vocab;
+    config_.warnings = m_.warnings;
+    if (m_.has_norm_choice())
+      config_.gated_norm = m_.norm_is_grouped ? "group" : "whole";
   }
 
   void visit(ParameterVisitor& v) override {
@@ -72,6 +64,7 @@ class Mamba2 : public RecurrentLM {
 
   void initialise_gates(uint64_t seed) override;
   io::json save_config() const override;
+  std::string saved_name(const std::string& name) const override;
 
  protected:
   Tensor embed(const Tensor& tokens) const override {
@@ -186,8 +179,8 @@ Tensor Mamba2::gated_memory(Where where,
                          .bonus_k = {}};
   Tensor y = rule.advance(where, in, state).to(dtype_).flatten(-2);  // [B,T,H*V]
   const ops::Skip skip = {.x = conv.y.narrow(-1, 0, inner), .weight = layer.d};
-  return ops::gated_rms_norm(std::move(y), z, layer.gate_norm, m_.groups, m_.eps,
-                             m_.norm_before_gate, skip);
+  return ops::gated_rms_norm(std::move(y), z, layer.gate_norm, m_.norm_is_grouped ? m_.groups : 1,
+                             m_.eps, m_.norm_before_gate, skip);
 }
 
 Tensor Mamba2::mlp(const Tensor& u, const Mamba2Layer& layer) const {
@@ -199,52 +192,38 @@ void Mamba2::initialise_gates(uint64_t seed) {
   // The published initialisation (mamba_ssm): A uniform in [1, 16], dt log-uniform in [1e-3, 0.1],
   // D = 1, and output projections scaled down by the depth.
   at::NoGradGuard no_grad;
+  const Mamba2Beginning& begin = m_.beginning;
+  constexpr double kDeviation = 0.02;  // as it is made
+  if (begin.embedding_deviation != kDeviation)
+    embedding_ = embedding_ * (begin.embedding_deviation / kDeviation);
   for (size_t i = 0; i < layers_.size(); ++i) {
     Rng rng(seed, fmt::format("mamba2 gates of layer {}", i));
     std::vector<float> a_log, dt_bias;
     for (int64_t h = 0; h < m_.heads; ++h) {
       a_log.push_back(static_cast<float>(std::log(1 + 15 * rng.uniform())));
-      const double dt = std::exp(std::log(1e-3) + rng.uniform() * std::log(0.1 / 1e-3));
+      const double dt = std::max(
+          begin.dt_floor,
+          std::exp(std::log(begin.dt_min) + rng.uniform() * std::log(begin.dt_max / begin.dt_min)));
       dt_bias.push_back(
           static_cast<float>(dt + std::log(-std::expm1(-dt))));  // softplus of it is dt
     }
     layers_[i].a_log = at::tensor(a_log).to(device_);
     layers_[i].dt_bias = at::tensor(dt_bias).to(device_);
     layers_[i].d = at::ones_like(layers_[i].d);
-    layers_[i].out_proj.weight =
-        layers_[i].out_proj.weight / std::sqrt(static_cast<double>(m_.layers));
+    if (begin.scales_by_depth)
+      layers_[i].out_proj.weight =
+          layers_[i].out_proj.weight / std::sqrt(static_cast<double>(m_.layers));
   }
 }
 
 io::json Mamba2::save_config() const {
-  check(m_.d_mlp == 0 && !m_.d_per_channel && m_.has_norm && m_.d_inner() % m_.d_model == 0,
-        Error::Kind::Unsupported,
-        "this Mamba-2 has parts (an MLP, D per channel, no norm, a fractional expansion) that the "
-        "Hugging Face layout cannot hold");
-  return {{"architectures", {"Mamba2ForCausalLM"}},
-          {"model_type", "mamba2"},
-          {"hidden_size", m_.d_model},
-          {"num_hidden_layers", m_.layers},
-          {"num_heads", m_.heads},
-          {"head_dim", m_.head_width},
-          {"state_size", m_.state_width},
-          {"n_groups", m_.groups},
-          {"conv_kernel", m_.conv_width},
-          {"expand", m_.d_inner() / m_.d_model},
-          {"vocab_size", config_.vocab},
-          {"layer_norm_epsilon", m_.eps},
-          {"use_bias", m_.projection_bias},
-          {"use_conv_bias", m_.conv_bias},
-          {"rms_norm", true},
-          {"norm_before_gate", m_.norm_before_gate},
-          {"residual_in_fp32", m_.residual_in_f32},
-          {"tie_word_embeddings", m_.tied},
-          {"hidden_act", "silu"},
-          {"chunk_size", 64},
-          {"pad_token_id", nullptr},
-          {"bos_token_id", nullptr},
-          {"eos_token_id", nullptr},
-          {"dtype", "float32"}};
+  return saved_mamba2_config(m_);
+}
+
+std::string Mamba2::saved_name(const std::string& name) const {
+  return m_.is_saved_as_original() && name == "backbone.embeddings.weight"
+             ? "backbone.embedding.weight"
+             : name;
 }
 
 // ---- from a checkpoint ----
@@ -262,140 +241,13 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
                          mamba_embedding_name(checkpoint))};
 }
 
-/// True for conversions older than the merged code, whose config has fields such as
-/// mamba2_head_dim.
-bool has_renamed_fields(const Checkpoint& checkpoint) {
-  return checkpoint.config.contains("mamba2_head_dim") ||
-         checkpoint.config.contains("mamba2_conv_kernel");
-}
-
-/// What no tensor shows: options of the original's ssm_cfg, or of Hugging Face's flat config.
-void read_options(const Checkpoint& checkpoint, const Recognition& recognition, Mamba2Config& m) {
-  const io::json& config = checkpoint.config;
-  const bool hf = recognition.layout == "hf";
-  const io::json ssm = ssm_options(checkpoint);
-  check(
-      !config.is_object() || !config.contains("attn_layer_idx") || config["attn_layer_idx"].empty(),
-      Error::Kind::Input, "{}: attn_layer_idx names attention layers, which are not supported",
-      checkpoint.config_path.string());
-  m.residual_in_f32 = config_bool(config, {"residual_in_fp32"}, true);
-  m.eps = hf ? config_number(config, {"layer_norm_epsilon"}, 1e-5) : 1e-5;
-  // Hugging Face's code gates before the norm whatever its config says.
-  m.norm_before_gate = hf ? false : config_bool(ssm, {"norm_before_gate"}, false);
-  const io::json& source = hf ? config : ssm;
-  const char* key = hf ? "time_step_limit" : "dt_limit";
-  if (const auto limit = source.is_object() ? source.find(key) : source.end();
-      limit != source.end() && limit->is_array()) {
-    check(limit->size() == 2 && (*limit)[0].is_number() && (*limit)[1].is_number(),
-          Error::Kind::Input, "{}: {} is {}, expected two numbers", checkpoint.config_path.string(),
-          key, limit->dump());
-    m.dt_min = (*limit)[0].get<double>();
-    m.dt_max = (*limit)[1].get<double>();
-  }
-}
-
-Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition& recognition) {
-  const auto& weights = checkpoint.weights;
-  const std::string prefix = mamba_prefix(checkpoint), layer = prefix + "backbone.layers.0.",
-                    mixer = layer + "mixer.";
-  Mamba2Config m{};
-  const auto& embedding = shape_of(checkpoint, mamba_embedding_name(checkpoint), 2);
-  m.padded_vocab = embedding[0];
-  m.d_model = embedding[1];
-  m.layers = count_layers(weights, prefix + "backbone.layers.");
-  m.heads = shape_of(checkpoint, mixer + "A_log", 1)[0];
-  const int64_t inner = shape_of(checkpoint, mixer + "out_proj.weight", 2)[1];
-  const auto& conv = shape_of(checkpoint, mixer + "conv1d.weight", 3);
-  m.conv_width = conv[2];
-  const int64_t two_gn = conv[0] - inner;
-  const std::string path = weights.path().string();
-  check(m.heads > 0 && inner > 0 && inner % m.heads == 0 && two_gn > 0 && two_gn % 2 == 0 &&
-            m.conv_width > 1,
-        Error::Kind::Input,
-        "{}: {} heads, inner width {}, {} convolution channels of {} taps fit no Mamba-2", path,
-        m.heads, inner, conv[0], m.conv_width);
-  m.head_width = inner / m.heads;
-
-  // An older conversion's config has the class's defaults in the fields it renamed: not believed.
-  const io::json config = has_renamed_fields(checkpoint) ? io::json() : checkpoint.config;
-  const io::json ssm = ssm_options(checkpoint);
-  // Groups and state width cannot be told apart by shapes: the config says, or the only two
-  // published cases do.
-  const int64_t published = m.heads == 128 && m.d_model == 4096 ? 8 : 1;
-  const int64_t state_width =
-      config_int(config, {"state_size"}).value_or(config_int(ssm, {"d_state"}).value_or(0));
-  check(state_width == 0 || (state_width > 0 && (two_gn / 2) % state_width == 0),
-        Error::Kind::Input,
-        "{}: a state width of {} does not divide the {} B channels of {}; these files do not "
-        "belong together",
-        checkpoint.config_path.string(), state_width, two_gn / 2, path);
-  m.groups = config_int(config, {"n_groups"})
-                 .value_or(config_int(ssm, {"ngroups"})
-                               .value_or(state_width > 0 ? two_gn / 2 / state_width : published));
-  check(m.groups > 0 && (two_gn / 2) % m.groups == 0 && m.heads % m.groups == 0, Error::Kind::Input,
-        "{}: {} groups fit neither {} B channels nor {} heads of {}",
-        checkpoint.config_path.string(), m.groups, two_gn / 2, m.heads, path);
-  m.state_width = two_gn / 2 / m.groups;
-  const int64_t projected = shape_of(checkpoint, mixer + "in_proj.weight", 2)[0];
-  check(projected == 2 * inner + two_gn + m.heads, Error::Kind::Input,
-        "{}: in_proj has {} rows, expected {} (2 x {} + {} + {}); models whose d_ssm is narrower "
-        "than the inner width "
-        "are not supported",
-        path, projected, 2 * inner + two_gn + m.heads, inner, two_gn, m.heads);
-
-  m.projection_bias = weights.has(mixer + "in_proj.bias");
-  m.conv_bias = weights.has(mixer + "conv1d.bias");
-  m.has_norm = weights.has(mixer + "norm.weight");
-  m.d_per_channel = shape_of(checkpoint, mixer + "D", 1)[0] == inner && inner != m.heads;
-  if (weights.has(layer + "mlp.fc2.weight"))
-    m.d_mlp = shape_of(checkpoint, layer + "mlp.fc2.weight", 2)[1];
-  m.tied = mamba_head_is_tied(checkpoint);
-  read_options(checkpoint, recognition, m);
-  return m;
-}
-
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const Mamba2Config m = read_mamba2_config(checkpoint, recognition);
-  check_config(checkpoint, {"d_model", "hidden_size", "dim"}, m.d_model);
-  check_config(checkpoint, {"n_layer", "num_hidden_layers", "n_layers"}, m.layers);
-  if (recognition.layout == "hf" && !has_renamed_fields(checkpoint)) {
-    check_config(checkpoint, {"num_heads"}, m.heads);
-    check_config(checkpoint, {"head_dim"}, m.head_width);
-    check_config(checkpoint, {"state_size"}, m.state_width);
-    check_config(checkpoint, {"conv_kernel"}, m.conv_width);
-  }
-  const Checkpoint inner{checkpoint.path, checkpoint.weights, ssm_options(checkpoint),
-                         checkpoint.config_path};
-  check_config(inner, {"d_state"}, m.state_width);
-  check_config(inner, {"headdim"}, m.head_width);
-  check_config(inner, {"d_conv"}, m.conv_width);
   return std::make_unique<Mamba2>(m, true_vocab(checkpoint, m.padded_vocab));
 }
 
-/// From a config.json in Hugging Face's layout; every width must be given.
 std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
-  const auto need = [&](const char* key) {
-    const auto value = config_int(config, {key});
-    check(value && *value > 0, Error::Kind::Usage,
-          "a new mamba2 model needs {} (a positive integer)", key);
-    return *value;
-  };
-  Mamba2Config m{};
-  m.d_model = need("hidden_size");
-  m.layers = need("num_hidden_layers");
-  m.head_width = need("head_dim");
-  m.state_width = need("state_size");
-  m.heads = config_int(config, {"num_heads"}).value_or(2 * m.d_model / m.head_width);
-  m.groups = config_int(config, {"n_groups"}).value_or(1);
-  m.conv_width = config_int(config, {"conv_kernel"}).value_or(4);
-  m.padded_vocab = need("vocab_size");
-  check(m.heads > 0 && m.groups > 0 && m.conv_width > 1, Error::Kind::Usage,
-        "num_heads ({}) and n_groups ({}) must be positive, conv_kernel ({}) at least 2", m.heads,
-        m.groups, m.conv_width);
-  check(m.heads % m.groups == 0 && m.d_inner() % m.d_model == 0, Error::Kind::Usage,
-        "heads ({}) must be a multiple of groups ({}), and heads x head_dim ({}) one of "
-        "hidden_size ({})",
-        m.heads, m.groups, m.d_inner(), m.d_model);
+  const Mamba2Config m = new_mamba2_config(config);
   return std::make_unique<Mamba2>(m, m.padded_vocab);
 }
 
@@ -403,6 +255,7 @@ std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
 
 const Family mamba2_family = {.name = "mamba2",
                               .recognise = recognise,
+                              .config_table = mamba2_config_table,
                               .make = make,
                               .weight_map = mamba_weight_map,
                               .make_new = make_new};

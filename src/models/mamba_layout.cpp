@@ -31,16 +31,36 @@ int64_t count_mamba_layers(const Checkpoint& checkpoint) {
 }
 
 std::string mamba_layout(const Checkpoint& checkpoint) {
+  if (config_has_any(checkpoint, {"dim", "n_layers"}))
+    return "codestral";
+  // Conversions to Hugging Face's layout keep the original's keys beside their own.
+  if (config_has_any(checkpoint,
+                     {"hidden_size", "num_hidden_layers", "num_heads", "head_dim", "state_size",
+                      "n_groups", "conv_kernel", "layer_norm_epsilon", "time_step_limit",
+                      "time_step_rank", "hidden_act", "intermediate_size", "use_bias",
+                      "use_conv_bias", "mixer_rms_eps", "tie_word_embeddings"}) ||
+      ConfigValues(checkpoint).text("model_type") == "falcon_mamba")
+    return "hf";
+  if (config_has_any(checkpoint, {"d_model", "n_layer", "ssm_cfg", "d_intermediate"}))
+    return "original";
   if (!mamba_prefix(checkpoint).empty())
     return "codestral";
   return mamba_embedding_name(checkpoint) == "backbone.embeddings.weight" ? "hf" : "original";
 }
 
 bool mamba_head_is_tied(const Checkpoint& checkpoint) {
-  const auto& entries = checkpoint.weights.entries();
-  const auto head = entries.find(mamba_prefix(checkpoint) + "lm_head.weight");
-  return head == entries.end() ||
-         head->second.storage == entries.at(mamba_embedding_name(checkpoint)).storage;
+  return head_is_tied(checkpoint, {"tie_word_embeddings", "tie_embeddings"},
+                      mamba_embedding_name(checkpoint),
+                      mamba_prefix(checkpoint) + "lm_head.weight");
+}
+
+void check_mamba_biases(const Checkpoint& checkpoint, const std::string& layout) {
+  const std::string mixer = mamba_prefix(checkpoint) + "backbone.layers.0.mixer.";
+  const bool hf = layout == "hf";
+  const ConfigValues config(checkpoint, hf ? "" : "ssm_cfg");
+  for (const auto& [key, tensor] : {std::pair{hf ? "use_bias" : "bias", "in_proj.bias"},
+                                    {hf ? "use_conv_bias" : "conv_bias", "conv1d.bias"}})
+    config.agree(key, checkpoint.weights.has(mixer + tensor), mixer + tensor);
 }
 
 WeightMap mamba_weight_map(const Checkpoint& checkpoint, const Recognition&) {
@@ -58,13 +78,6 @@ WeightMap mamba_weight_map(const Checkpoint& checkpoint, const Recognition&) {
       map.sources[canonical] = {.file_name = name};
   }
   return map;
-}
-
-io::json ssm_options(const Checkpoint& checkpoint) {
-  if (!checkpoint.config.is_object())
-    return io::json::object();
-  const auto found = checkpoint.config.find("ssm_cfg");
-  return found != checkpoint.config.end() && found->is_object() ? *found : io::json::object();
 }
 
 }  // namespace stuffed

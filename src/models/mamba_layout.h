@@ -1,5 +1,5 @@
-// What the layouts of Mamba-1 and Mamba-2 share: name prefixes, the tied head, and who must be
-// rejected.
+// What the layouts of Mamba-1 and Mamba-2 share: name prefixes, whose config it is, the tied head,
+// and who must be rejected.
 #pragma once
 #include <string>
 
@@ -18,16 +18,18 @@ std::string mamba_embedding_name(const Checkpoint& checkpoint);
 /// hybrids.
 int64_t count_mamba_layers(const Checkpoint& checkpoint);
 
-/// Whose names these are: "codestral", "hf" or "original".
+/// Whose folder this is: "codestral", "hf" or "original". The config's own keys say; where they do
+/// not, the tensors' names.
 std::string mamba_layout(const Checkpoint& checkpoint);
 
 /// True if the head is the embedding: no lm_head.weight, or one in the embedding's storage.
+/// Errors  Input if the config says that they are two, and there is no head
 bool mamba_head_is_tied(const Checkpoint& checkpoint);
+
+/// Throws unless the config's flags agree with the biases that the first layer has.
+void check_mamba_biases(const Checkpoint& checkpoint, const std::string& layout);
 
 /// Canonical names are Hugging Face's.
 WeightMap mamba_weight_map(const Checkpoint& checkpoint, const Recognition& recognition);
-
-/// config.json's ssm_cfg object (original layout); empty if there is none.
-io::json ssm_options(const Checkpoint& checkpoint);
 
 }  // namespace stuffed

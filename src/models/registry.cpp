@@ -74,7 +74,7 @@ class ModelBuilder {
  public:
   static std::unique_ptr<RecurrentLM> load(const std::filesystem::path& path,
                                            const LoadOptions& options) {
-    const Checkpoint checkpoint = Checkpoint::open(path);
+    const Checkpoint checkpoint = Checkpoint::open(path, options.reading);
     auto [model, map] = recognise(checkpoint);
     place(*model, options);
     ParameterLoader loader(checkpoint.weights, map, options.inference ? model->dtype_ : at::kFloat,
@@ -142,16 +142,40 @@ class ModelBuilder {
       const auto recognition = family->recognise(checkpoint);
       if (!recognition)
         continue;
+      const ConfigTable& table = family->config_table(checkpoint, *recognition);
+      const std::vector<std::string> unknown = check_config_keys(checkpoint, family->name, table);
       auto model = family->make(checkpoint, *recognition);
-      model->config_.family = family->name;
-      model->config_.layout = recognition->layout;
-      model->config_.why = recognition->why;
+      describe(model->config_, checkpoint, *family, *recognition, unknown);
       return {std::move(model), family->weight_map(checkpoint, *recognition)};
     }
     fail(Error::Kind::Input,
          "{}: no known model family has such tensors ({} of them, {}, ...{}); known: {}",
          checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
          first_names(checkpoint.weights), config_says(checkpoint), family_names());
+  }
+
+  static void describe(ModelConfig& config,
+                       const Checkpoint& checkpoint,
+                       const Family& family,
+                       const Recognition& recognition,
+                       const std::vector<std::string>& unknown) {
+    config.family = family.name;
+    config.layout = recognition.layout;
+    config.why = recognition.why;
+    if (checkpoint.config.is_object())
+      config.config_kind = family.config_table(checkpoint, recognition).kind;
+    config.unknown_keys = unknown;
+    config.warnings.insert(config.warnings.begin(), checkpoint.warnings.begin(),
+                           checkpoint.warnings.end());
+    if (!unknown.empty())
+      config.warnings.push_back(fmt::format(
+          "{}: {} not known in {} and not honoured: {}; if it changes numbers, these are not the "
+          "checkpoint's",
+          checkpoint.config_path.string(), unknown.size() == 1 ? "this key is" : "these keys are",
+          config.family, fmt::join(unknown, ", ")));
+    check(!checkpoint.reading.gated_norm || config.family == "mamba2", Error::Kind::Usage,
+          "--gated-norm is Mamba-2's; {} is of the family {}", checkpoint.path.string(),
+          config.family);
   }
 
   static void place(RecurrentLM& model, const LoadOptions& options) {
@@ -192,8 +216,8 @@ std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
   return ModelBuilder::imagine(checkpoint, fill, options);
 }
 
-Skeleton open_skeleton(const std::filesystem::path& path) {
-  Skeleton skeleton{.checkpoint = Checkpoint::open(path), .model = nullptr};
+Skeleton open_skeleton(const std::filesystem::path& path, const Reading& reading) {
+  Skeleton skeleton{.checkpoint = Checkpoint::open(path, reading), .model = nullptr};
   skeleton.model = ModelBuilder::understand(skeleton.checkpoint);
   ModelBuilder::sign(*skeleton.model, skeleton.checkpoint);
   return skeleton;
@@ -240,7 +264,7 @@ void save_model(RecurrentLM& model, const std::filesystem::path& folder) {
   for (const auto& item : list.items) {
     check(item.home->defined(), Error::Kind::Internal,
           "tensor '{}' was packed for inference and cannot be saved", item.name);
-    tensors.emplace_back(item.name, item.home->detach().to(at::kCPU));
+    tensors.emplace_back(model.saved_name(item.name), item.home->detach().to(at::kCPU));
   }
   io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   io::write_text(folder / "config.json", config.dump(2) + "\n");

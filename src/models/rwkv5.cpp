@@ -107,9 +107,15 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
       .why = fmt::format("'{}' and a 2-D '{}' say RWKV-5.2 in BlinkDL's names", *gate, *decay)};
 }
 
+const ConfigTable& config_table(const Checkpoint&, const Recognition&) {
+  static const ConfigTable table = rwkv_hf_table("rwkv5");
+  return table;
+}
+
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const RwkvConfig config = read_rwkv_config(checkpoint, rwkv_weight_map(checkpoint, recognition),
                                              "blocks.0.att.time_faaaa");
+  ConfigValues(checkpoint).agree_eps("a fixed one", config.eps);
   return std::make_unique<Rwkv5>(config, true_vocab(checkpoint, config.vocab_rows));
 }
 
@@ -117,6 +123,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
 
 const Family rwkv5_family = {.name = "rwkv5",
                              .recognise = recognise,
+                             .config_table = config_table,
                              .make = make,
                              .weight_map = rwkv_weight_map,
                              .make_new = nullptr};

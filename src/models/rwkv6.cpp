@@ -175,8 +175,7 @@ WeightMap fla_weight_map(const Checkpoint& checkpoint) {
     plain(ours + ".weight", theirs + ".weight");
     plain(ours + ".bias", theirs + ".bias");
   };
-  plain("emb.weight", "model.embeddings.weight");
-  plain("head.weight", "lm_head.weight");
+  map_fla_head(checkpoint, map);
   norm("ln_out", "model.norm");
   norm("blocks.0.ln0", "model.layers.0.pre_norm");
   for (int64_t i = 0; i < count_layers(checkpoint.weights, "model.layers."); ++i) {
@@ -198,9 +197,40 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
                                      : rwkv_weight_map(checkpoint, recognition);
 }
 
+const ConfigTable kFla = {
+    .kind = "fla",
+    .model_types = {"rwkv6"},
+    .read = {"hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "vocab_size",
+             "tie_word_embeddings"},
+    // Upstream's code takes norm_eps for the heads' norm too, which was trained with 64e-5: only
+    // the published value is known to mean that.
+    .fixed = {{"norm_eps", {1e-5}, "what the heads' norm would take is not known"},
+              {"layer_norm_epsilon", {1e-5}},
+              {"norm_first", {true}},
+              {"norm_bias", {true}},
+              {"elementwise_affine", {true}},
+              {"hidden_act", {"sqrelu"}},
+              {"attn", {}, "a hybrid, which is not supported"}},
+    .harmless = {"attn_mode", "hidden_ratio", "expand_k", "expand_v", "proj_low_rank_dim",
+                 "gate_low_rank_dim"}};
+
+/// Whose config it is, its own keys say; where they do not, the tensors' names.
+const ConfigTable& config_table(const Checkpoint& checkpoint, const Recognition& recognition) {
+  static const ConfigTable hf = rwkv_hf_table("rwkv6");
+  if (config_has_any(checkpoint, {"norm_eps", "norm_first", "expand_k", "proj_low_rank_dim"}))
+    return kFla;
+  if (config_has_any(checkpoint, {"attention_hidden_size", "head_size", "rescale_every"}))
+    return hf;
+  return recognition.layout == "fla" ? kFla : hf;
+}
+
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const WeightMap map = weight_map(checkpoint, recognition);
   const RwkvConfig config = read_rwkv_config(checkpoint, map, "blocks.0.att.time_faaaa");
+  const ConfigValues values(checkpoint);
+  values.agree_eps("a fixed one", config.eps);
+  if (recognition.layout == "fla")
+    values.agree("num_heads", config.heads);
   const bool fla = recognition.layout == "fla";
   const auto size = [&](const std::string& canonical, size_t axis) {
     const auto source = map.sources.find(canonical);
@@ -216,6 +246,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
 
 const Family rwkv6_family = {.name = "rwkv6",
                              .recognise = recognise,
+                             .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
                              .make_new = nullptr};

@@ -167,8 +167,19 @@ void map_fla_layer(WeightMap& map, const io::TensorFile& weights, int64_t i) {
     for (const char* part : {"weight", "bias"})
       map.sources[fmt::format("{}{}.{}", to, ours, part)] = {
           .file_name = fmt::format("{}{}.{}", from, theirs, part)};
-  for (const char* mix : kMixes)
-    map.sources[to + "att.x_" + mix] = {.file_name = from + "attn.x_" + mix, .convert = flatten};
+  // Version 1 of upstream's layer keeps the six in one tensor, [6,D] or [6,1,1,D].
+  const bool packed = weights.has(from + "attn.x_x");
+  for (size_t m = 0; m < kMixes.size(); ++m) {
+    WeightSource& source = map.sources[to + "att.x_" + kMixes[m]];
+    source.file_name = from + "attn.x_" + (packed ? "x" : kMixes[m]);
+    source.convert = flatten;
+    if (packed)
+      source.convert = [m](const Tensor& rows) {
+        TORCH_CHECK(rows.dim() > 0 && rows.size(0) == static_cast<int64_t>(kMixes.size()),
+                    "a row for each mix");
+        return rows[static_cast<int64_t>(m)].flatten();
+      };
+  }
   for (const char* lora : {"w", "a", "v", "g"}) {
     const std::string theirs = fmt::format("{}attn.{}_lora.lora.", from, lora),
                       ours = to + "att." + lora;
@@ -201,8 +212,7 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
     return map;
   }
   WeightMap map;
-  map.sources["emb.weight"] = {.file_name = "model.embeddings.weight"};
-  map.sources["head.weight"] = {.file_name = "lm_head.weight"};
+  map_fla_head(checkpoint, map);
   for (const char* part : {"weight", "bias"}) {
     map.sources[fmt::format("ln_out.{}", part)] = {.file_name = fmt::format("model.norm.{}", part)};
     map.sources[fmt::format("blocks.0.ln0.{}", part)] = {
@@ -213,9 +223,38 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
   return map;
 }
 
+const ConfigTable kFla = {
+    .kind = "fla",
+    .model_types = {"rwkv7"},
+    .read = {"hidden_size", "num_hidden_layers", "num_heads", "head_dim", "intermediate_size",
+             "vocab_size", "norm_eps", "layer_norm_epsilon", "rms_norm_eps", "tie_word_embeddings"},
+    .fixed = {{"norm_first", {true}},
+              {"norm_bias", {true}},
+              {"elementwise_affine", {true}},
+              {"hidden_act", {"sqrelu"}},
+              {"attn", {}, "a hybrid, which is not supported"}},
+    .harmless = {"attn_mode", "hidden_ratio", "value_dim", "decay_low_rank_dim",
+                 "gate_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim"}};
+
+const ConfigTable& config_table(const Checkpoint&, const Recognition&) {
+  return kFla;
+}
+
+/// Upstream gives the heads' norm head_dim times the eps of the others.
+void read_eps(const Checkpoint& checkpoint, RwkvConfig& config) {
+  const ConfigValues values(checkpoint);
+  config.eps = values.eps("norm_eps").value_or(1e-5);
+  values.agree_eps("norm_eps", config.eps);
+  config.ln_x_eps = static_cast<double>(config.head_size) * config.eps;
+  values.agree("num_heads", config.heads);
+  values.agree("head_dim", config.head_size);
+}
+
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const WeightMap map = weight_map(checkpoint, recognition);
-  const RwkvConfig config = read_rwkv_config(checkpoint, map, "blocks.0.att.r_k");
+  RwkvConfig config = read_rwkv_config(checkpoint, map, "blocks.0.att.r_k");
+  if (recognition.layout == "fla" || config_has_any(checkpoint, {"norm_eps"}))
+    read_eps(checkpoint, config);
   // A layer past the first has all four; a model of one layer has no value mix.
   const std::string att = fmt::format("blocks.{}.att.", config.layers - 1);
   const auto rank = [&](const char* lora) -> int64_t {
@@ -233,6 +272,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
 
 const Family rwkv7_family = {.name = "rwkv7",
                              .recognise = recognise,
+                             .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
                              .make_new = nullptr};

@@ -7,17 +7,13 @@
 
 namespace stuffed {
 
-namespace {
-constexpr double kLayerNormEps = 1e-5;
-}  // namespace
-
 void LayerNormWeights::visit(ParameterVisitor& v, const std::string& name, int64_t width) {
   v.parameter(name + ".weight", weight, {width}, Role::Norm);
   v.parameter(name + ".bias", bias, {width}, Role::Bias);
 }
 
-Tensor LayerNormWeights::operator()(const Tensor& x, at::ScalarType out) const {
-  return ops::layer_norm(x, weight, bias, kLayerNormEps, out);
+Tensor LayerNormWeights::operator()(const Tensor& x, double eps, at::ScalarType out) const {
+  return ops::layer_norm(x, weight, bias, eps, out);
 }
 
 RwkvModel::RwkvModel(const RwkvConfig& config, int64_t vocab)
@@ -46,21 +42,21 @@ void RwkvModel::visit(ParameterVisitor& v) {
 }
 
 Tensor RwkvModel::embed(const Tensor& tokens) const {
-  return ln0_(at::embedding(embedding_, tokens), at::kFloat);
+  return ln0_(at::embedding(embedding_, tokens), r_.eps, at::kFloat);
 }
 
 Tensor RwkvModel::block(
     Where where, const Tensor& x, LayerState& state, const Recurrence& rule, Pass& pass) const {
   const auto layer = static_cast<size_t>(where.layer);
-  const ops::TokenShift a(ln1_[layer](x, dtype_), state.shift.select(1, 0));
+  const ops::TokenShift a(ln1_[layer](x, r_.eps, dtype_), state.shift.select(1, 0));
   const Tensor h = x + time_mix(where, a, state, rule, pass);
-  const ops::TokenShift b(ln2_[layer](h, dtype_), state.shift.select(1, 1));
+  const ops::TokenShift b(ln2_[layer](h, r_.eps, dtype_), state.shift.select(1, 1));
   state.shift = at::stack({a.last(), b.last()}, 1);
   return h + channel_mix(layer, b);
 }
 
 Tensor RwkvModel::final_norm(const Tensor& x) const {
-  return ln_out_(x, dtype_);
+  return ln_out_(x, r_.eps, dtype_);
 }
 
 LayerState RwkvModel::initial_layer_state(int64_t batch) const {

@@ -13,12 +13,12 @@ struct LayerNormWeights {
   Tensor weight, bias;  // [D]
 
   void visit(ParameterVisitor& v, const std::string& name, int64_t width);
-  Tensor operator()(const Tensor& x,
-                    at::ScalarType out) const;  // eps 1e-5, which no published model changes
+  Tensor operator()(const Tensor& x, double eps, at::ScalarType out) const;
 };
 
 struct RwkvConfig {
   int64_t d_model, layers, heads, head_size, ffn_width, vocab_rows;
+  double eps = 1e-5;  // of the layer norms
   // Training divides the heads' outputs by 8 and normalises with 1e-5; inference skips the
   // division, so eps x 8^2.
   double ln_x_eps = 64e-5;
@@ -77,12 +77,19 @@ std::string rwkv_block_prefix(const io::TensorFile& weights);
 /// BlinkDL's name of a tensor in either naming.
 std::string rwkv_canonical(const std::string& name);
 
+/// In flash-linear-attention's names: adds where the head comes from, which is the embedding where
+/// the config ties them and the file has one of them alone.
+void map_fla_head(const Checkpoint& checkpoint, WeightMap& map);
+
 /// Canonical names from BlinkDL's or Hugging Face's; [1,1,D] vectors flattened; saved initial
 /// states ignored.
 WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition& recognition);
 
-/// Widths from shapes, checked against the config if there is one. `head_shape` is the tensor that
-/// has [H,S].
+/// The keys of Hugging Face's configs of RWKV-5 and RWKV-6, of this model_type.
+ConfigTable rwkv_hf_table(std::string_view model_type);
+
+/// Widths from shapes, checked against the config if there is one; the config's head_size_divisor.
+/// `head_shape` is the tensor that has [H,S].
 RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
                             const WeightMap& map,
                             const std::string& head_shape);

@@ -56,6 +56,28 @@ WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition&) {
   return map;
 }
 
+void map_fla_head(const Checkpoint& checkpoint, WeightMap& map) {
+  const std::string embedding = "model.embeddings.weight", head = "lm_head.weight";
+  const ConfigValues config(checkpoint);
+  const bool tied =
+      !checkpoint.weights.has(head) && config.flag("tie_word_embeddings").value_or(false);
+  map.sources["emb.weight"] = {.file_name = embedding};
+  map.sources["head.weight"] = {.file_name = tied ? embedding : head};
+}
+
+ConfigTable rwkv_hf_table(std::string_view model_type) {
+  return {.kind = "hf",
+          .model_types = {model_type},
+          .read = {"hidden_size", "num_hidden_layers", "attention_hidden_size", "head_size",
+                   "head_size_divisor", "intermediate_size", "vocab_size"},
+          .fixed = {{"layer_norm_epsilon", {1e-5}, "the eps of some of the layer norms"},
+                    {"norm_eps", {1e-5}, "the eps of some of the layer norms"},
+                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"}},
+          // num_attention_heads has meant the heads' size; halving activations every so many layers
+          // is f16's need alone.
+          .harmless = {"num_attention_heads", "rescale_every", "model_version"}};
+}
+
 RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
                             const WeightMap& map,
                             const std::string& head_shape) {
@@ -78,9 +100,16 @@ RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
   check(config.d_model > 0 && config.layers > 0 && config.heads > 0 && config.head_size > 0,
         Error::Kind::Input, "{}: width {} and {} layers of {} heads of {} fit no RWKV",
         checkpoint.weights.path().string(), config.d_model, layers, heads[0], heads[1]);
-  check_config(checkpoint, {"hidden_size"}, config.d_model);
-  check_config(checkpoint, {"num_hidden_layers"}, config.layers);
-  check_config(checkpoint, {"attention_hidden_size"}, config.heads * config.head_size);
+  const ConfigValues values(checkpoint);
+  values.agree("hidden_size", config.d_model);
+  values.agree("num_hidden_layers", config.layers);
+  values.agree("attention_hidden_size", config.heads * config.head_size);
+  values.agree("head_size", config.head_size);
+  values.agree("intermediate_size", config.ffn_width);
+  const auto divisor = values.integer("head_size_divisor").value_or(8);
+  values.check(divisor > 0 && divisor <= 1024, "head_size_divisor is {}, expected 8 or the like",
+               divisor);
+  config.ln_x_eps = 1e-5 * static_cast<double>(divisor * divisor);
   return config;
 }
 

@@ -337,8 +337,15 @@ void train(const TrainConfig& config,
   check_folder(config, folder, overwrite);
   TrainConfig filled = config;
   filled.data.seed = config.seed;
+  check(filled.model.is_object(), Error::Kind::Usage,
+        "the new model's config is {}, expected an object", filled.model.dump().substr(0, 60));
   if (!filled.model.contains("vocab_size"))
     filled.model["vocab_size"] = kVocabulary;
+  // Said here, so that no run of a build that normed by group is gone on with.
+  if (const auto groups = filled.model.find("n_groups");
+      groups != filled.model.end() && groups->is_number_integer() && *groups > 1 &&
+      !filled.model.contains("stuffed_gated_norm"))
+    filled.model["stuffed_gated_norm"] = "whole";
   Run(filled, device, folder, provenance, overwrite).run(on_progress);
 }
 

@@ -18,8 +18,10 @@ struct PaperFits {
 PaperFits paper_fits(int64_t state_elements);
 
 /// Family, layout and why; parameters, dtypes, shapes; tokenizer; hashes; state size by both rules;
-/// the fits. `tokenizer` as in load_tokenizer, or empty for the one in the model's folder. Errors
-/// Input as load_model's
-io::json inspect(const std::filesystem::path& model, const std::string& tokenizer);
+/// the fits; how the folder's config was taken. `tokenizer` as in load_tokenizer, or empty for the
+/// one in the model's folder. Errors Input as load_model's `gated_norm` as --gated-norm, or empty.
+io::json inspect(const std::filesystem::path& model,
+                 const std::string& tokenizer,
+                 const std::string& gated_norm = "");
 
 }  // namespace stuffed::eval

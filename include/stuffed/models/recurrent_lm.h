@@ -26,6 +26,10 @@ struct ModelConfig {
   int64_t padded_vocab = 0;  // rows of the embedding
   int64_t parameters = 0;    // elements, tied ones once
   std::string hash;          // SHA-256 over the weight files and config.json, 64 hex digits
+  std::string config_kind;   // whose keys the config has: "hf", "original", "fla"; "" without one
+  std::string gated_norm;    // "group" or "whole", where a Mamba-2 of several groups has the choice
+  std::vector<std::string> unknown_keys;  // of the config: not known, so not honoured
+  std::vector<std::string> warnings;      // what a reader of the results must know of the files
 };
 
 struct LmHead {
@@ -64,6 +68,8 @@ class RecurrentLM {
   virtual void initialise_gates(uint64_t seed);
   /// config.json of the layout this family is saved in.
   virtual io::json save_config() const;
+  /// That layout's name of a canonical tensor.
+  virtual std::string saved_name(const std::string& name) const { return name; }
   /// After loading or a change of weights: the family's derived tensors.
   virtual void derive() {}
 

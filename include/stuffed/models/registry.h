@@ -11,14 +11,23 @@
 
 namespace stuffed {
 
+/// What decides a model's numbers beside its files.
+struct Reading {
+  std::optional<std::string> gated_norm;  // Mamba-2 of several groups: "group" or "whole"; else the
+                                          // folder says
+  std::optional<int64_t> tokenizer_ids;   // how many ids the model's tokenizer has, if it has one
+};
+
 /// A folder or file, opened and not yet understood.
 struct Checkpoint {
   std::filesystem::path path;  // what the user gave
-  io::TensorFile weights;
+  io::TensorFile weights;      // without the prefixes of what wraps a model for training
   io::json config;  // config.json (or params.json) beside the weights; null if there is none
   std::filesystem::path config_path;
+  Reading reading = {};
+  std::vector<std::string> warnings = {};  // what was done to the files' names
 
-  static Checkpoint open(const std::filesystem::path& path);
+  static Checkpoint open(const std::filesystem::path& path, const Reading& reading = {});
 };
 
 struct LoadOptions {
@@ -26,6 +35,7 @@ struct LoadOptions {
       dtype;  // of weights and activations; default: f32 on the CPU, bf16 on a GPU
   at::Device device = at::kCPU;
   bool inference = true;  // false: for training; weights stay plain and f32
+  Reading reading = {};
 };
 
 /// What recognised a checkpoint: which layout, and by which tensors.
@@ -34,6 +44,8 @@ struct Recognition {
   std::string why;
 };
 
+struct ConfigTable;
+
 /// One model family, registered by a line FAMILY(name) in families.inc, which declares
 /// `name##_family`.
 struct Family {
@@ -41,12 +53,14 @@ struct Family {
   /// Null if the tensors are not this family's. Throws Input for a known relative that must be
   /// rejected.
   std::optional<Recognition> (*recognise)(const Checkpoint&);
+  /// The keys of the kind of config that this checkpoint has.
+  const ConfigTable& (*config_table)(const Checkpoint&, const Recognition&);
   /// Configuration checked against the shapes; parameters still empty.
   std::unique_ptr<RecurrentLM> (*make)(const Checkpoint&, const Recognition&);
   /// Where each canonical tensor comes from in this layout.
   WeightMap (*weight_map)(const Checkpoint&, const Recognition&);
   /// A new, untrained model of the given config.json; null if the family cannot be trained from
-  /// scratch.
+  /// scratch. Throws Usage for a key it does not know or cannot honour.
   std::unique_ptr<RecurrentLM> (*make_new)(const io::json& config);
 };
 
@@ -62,10 +76,11 @@ struct Skeleton {
 std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint);
 
 /// understand(), and the hash of everything that decides the numbers.
-Skeleton open_skeleton(const std::filesystem::path& path);
+Skeleton open_skeleton(const std::filesystem::path& path, const Reading& reading = {});
 
 /// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or
-/// misshapen
+/// misshapen; if the config says what is not computed. Usage if `reading` asks for a gated norm
+/// that the family has not
 std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
                                         const LoadOptions& options = {});
 std::unique_ptr<RecurrentLM> new_model(const std::string& family,

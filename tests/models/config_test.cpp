@@ -1,0 +1,181 @@
+// What families make of the keys of published configs: none is refused or reported.
+#include <gtest/gtest.h>
+
+#include "stuffed/models/registry.h"
+#include "support/relayout.h"
+
+namespace stuffed {
+namespace {
+
+using io::json;
+using testing::config_of;
+using testing::expect_error;
+using testing::TempFolder;
+using testing::tensors_of;
+using testing::write_checkpoint;
+
+/// What a library of Hugging Face's adds to any config.
+const json kGeneral = {{"_name_or_path", "x"},
+                       {"architectures", {"X"}},
+                       {"auto_map", {{"AutoConfig", "x.X"}}},
+                       {"bos_token_id", 0},
+                       {"eos_token_id", 0},
+                       {"pad_token_id", 0},
+                       {"torch_dtype", "bfloat16"},
+                       {"transformers_version", "4.48.0"},
+                       {"use_cache", true}};
+
+struct Published {
+  const char* golden;  // of the same layout
+  json keys;           // as published, but for widths
+};
+
+const std::vector<Published>& published() {
+  static const std::vector<Published> all = {
+      {"mamba2-hf",
+       {{"chunk_size", 256},
+        {"hidden_act", "silu"},
+        {"layer_norm_epsilon", 1e-5},
+        {"model_type", "mamba2"},
+        {"norm_before_gate", true},
+        {"rescale_prenorm_residual", false},
+        {"residual_in_fp32", true},
+        {"rms_norm", true},
+        {"tie_word_embeddings", true},
+        {"time_step_floor", 1e-4},
+        {"time_step_init_scheme", "random"},
+        {"time_step_max", 0.1},
+        {"time_step_min", 1e-3},
+        {"time_step_rank", 256},
+        {"time_step_scale", 1.0},
+        {"use_bias", false},
+        {"use_conv_bias", true}}},
+      {"mamba2-original",
+       {{"d_intermediate", 0},
+        {"attn_layer_idx", json::array()},
+        {"attn_cfg", json::object()},
+        {"rms_norm", true},
+        {"residual_in_fp32", true},
+        {"fused_add_norm", true},
+        {"pad_vocab_size_multiple", 16},
+        {"tie_embeddings", true}}},
+      {"mamba1-hf",
+       {{"d_inner", 128},
+        {"d_model", 64},
+        {"n_layer", 3},
+        {"fused_add_norm", true},
+        {"hidden_act", "silu"},
+        {"model_type", "mamba"},
+        {"pad_vocab_size_multiple", 8},
+        {"rms_norm", true},
+        {"ssm_cfg", json::object()},
+        {"time_step_rank", 4},
+        {"use_mambapy", false}}},
+      {"mamba1-original",
+       {{"ssm_cfg", json::object()},
+        {"rms_norm", true},
+        {"residual_in_fp32", true},
+        {"fused_add_norm", true},
+        {"pad_vocab_size_multiple", 8}}},
+      {"rwkv5-hf",
+       {{"context_length", 4096},
+        {"model_type", "rwkv5"},
+        {"model_version", "5_2"},
+        {"num_attention_heads", 32},
+        {"rescale_every", 6},
+        {"tie_word_embeddings", false}}},
+      {"rwkv6-hf",
+       {{"head_size_divisor", 8},
+        {"model_type", "rwkv6"},
+        {"num_attention_heads", 64},
+        {"rescale_every", 6},
+        {"tie_word_embeddings", false}}},
+      {"rwkv6-fla",
+       {{"attn_mode", "chunk"},
+        {"expand_k", 1},
+        {"expand_v", 1},
+        {"fuse_cross_entropy", true},
+        {"fuse_norm", true},
+        {"hidden_act", "sqrelu"},
+        {"hidden_ratio", 3.5},
+        {"initializer_range", 0.02},
+        {"max_position_embeddings", 2048},
+        {"model_type", "rwkv6"},
+        {"norm_bias", true},
+        {"norm_eps", 1e-5},
+        {"norm_first", true},
+        {"use_l2warp", true}}},
+      {"hgrn2-fla",
+       {{"attn_mode", "fused_chunk"},
+        {"clamp_min", nullptr},
+        {"conv_size", 4},
+        {"elementwise_affine", true},
+        {"fuse_cross_entropy", true},
+        {"hidden_act", "swish"},
+        {"intermediate_size", nullptr},
+        {"max_position_embeddings", 2048},
+        {"model_type", "hgrn2"},
+        {"rms_norm_eps", 1e-6},
+        {"share_conv_kernel", true},
+        {"use_lower_bound", true},
+        {"use_short_conv", false}}},
+  };
+  return all;
+}
+
+TEST(Config, NoKeyOfAPublishedCheckpointIsRefusedOrReported) {
+  for (const auto& [golden, keys] : published()) {
+    SCOPED_TRACE(golden);
+    const TempFolder folder;
+    json config = config_of(golden);
+    config.update(kGeneral);
+    config.update(keys);
+    if (config.contains("rms_norm_eps"))
+      config.erase("norm_eps");
+    if (config["model_type"].is_null())
+      config.erase("model_type");
+    write_checkpoint(folder, tensors_of(golden), config);
+    const Skeleton skeleton = open_skeleton(folder.path());
+    EXPECT_EQ(skeleton.model->config().unknown_keys, std::vector<std::string>{});
+    // A file without aliases has a head of its own; only several groups say something.
+    for (const std::string& warning : skeleton.model->config().warnings)
+      ADD_FAILURE() << warning;
+  }
+}
+
+TEST(Config, TheTokenizerDecidesBeforeTheRuleOfThumb) {
+  const TempFolder folder;
+  json config = config_of("mamba2-hf");
+  const auto file = write_checkpoint(folder, tensors_of("mamba2-hf"), config);
+  const auto vocab = [&](std::optional<int64_t> ids) {
+    return open_skeleton(file, {.tokenizer_ids = ids}).model->config().vocab;
+  };
+  EXPECT_EQ(vocab(std::nullopt), 320);
+  EXPECT_EQ(vocab(317), 317);
+  EXPECT_EQ(vocab(320), 320);
+  EXPECT_EQ(vocab(321), 320);  // another model's
+}
+
+TEST(Config, TheWayOfTheGatedNormIsOneOfTwo) {
+  const TempFolder folder;
+  const auto file =
+      write_checkpoint(folder, tensors_of("mamba2-original"), config_of("mamba2-original"));
+  const auto form = [&](std::optional<std::string> asked) {
+    return open_skeleton(file, {.gated_norm = std::move(asked)}).model->config();
+  };
+  EXPECT_EQ(form(std::nullopt).gated_norm, "group");
+  EXPECT_TRUE(form(std::nullopt).warnings.empty()) << "the original's is by group, whatever else";
+  EXPECT_EQ(form("whole").gated_norm, "whole");
+  EXPECT_TRUE(testing::computes_golden(file, "mamba2-original"));
+}
+
+TEST(Config, TwoTensorsMayNotBecomeOne) {
+  const TempFolder folder;
+  auto tensors = tensors_of("mamba2-hf");
+  tensors["module.backbone.norm_f.weight"] = tensors.at("backbone.norm_f.weight");
+  const auto file = write_checkpoint(folder, tensors, config_of("mamba2-hf"));
+  expect_error(Error::Kind::Input, {"module.backbone.norm_f.weight"}, [&] { open_skeleton(file); });
+}
+
+}  // namespace
+}  // namespace stuffed
