@@ -70,7 +70,7 @@ void warn_of_cut_answers(const eval::PasskeyTask& task, int64_t max_new_tokens) 
   for (const eval::PasskeyTrial& trial : task.trials)
     longest = std::max(longest, trial.answer.size());
   if (cut > 0)
-    fmt::print(
+    cli::print(
         stderr,
         "passkey: {} of {} answers have up to {} tokens with this tokenizer, and only {} are "
         "decoded: they count in no accuracy; give --max-new-tokens {}\n",
