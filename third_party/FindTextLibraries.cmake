@@ -1,12 +1,16 @@
-# What the tokenizers and hashes stand on: PCRE2 (the split pattern), utf8proc (NFC), libcrypto (SHA-256).
-# Defines TextLibraries::text.
-foreach(_lib pcre2 utf8proc crypto)
+# What the tokenizers and hashes stand on: PCRE2 (the split pattern), utf8proc (NFC), libcrypto (SHA-256); and what
+# undoes compressed texts, without which such texts are refused: zlib and libzstd. Defines TextLibraries::text.
+foreach(_lib pcre2 utf8proc crypto zlib zstd)
   set(_header_pcre2 pcre2.h)
   set(_header_utf8proc utf8proc.h)
   set(_header_crypto openssl/evp.h)
+  set(_header_zlib zlib.h)
+  set(_header_zstd zstd.h)
   set(_name_pcre2 pcre2-8)
   set(_name_utf8proc utf8proc)
   set(_name_crypto crypto)
+  set(_name_zlib z)
+  set(_name_zstd zstd)
   find_path(${_lib}_INCLUDE_DIR ${_header_${_lib}})
   find_library(${_lib}_LIBRARY ${_name_${_lib}})
   mark_as_advanced(${_lib}_INCLUDE_DIR ${_lib}_LIBRARY)
@@ -20,4 +24,12 @@ if(TextLibraries_FOUND AND NOT TARGET TextLibraries::text)
   target_include_directories(TextLibraries::text SYSTEM INTERFACE
     ${pcre2_INCLUDE_DIR} ${utf8proc_INCLUDE_DIR} ${crypto_INCLUDE_DIR})
   target_link_libraries(TextLibraries::text INTERFACE ${pcre2_LIBRARY} ${utf8proc_LIBRARY} ${crypto_LIBRARY})
+  # Linked alone: the sources that call them look for the headers. A definition would be part of every compilation.
+  foreach(_lib zlib zstd)
+    if(${_lib}_LIBRARY AND ${_lib}_INCLUDE_DIR)
+      target_link_libraries(TextLibraries::text INTERFACE ${${_lib}_LIBRARY})
+    else()
+      message(STATUS "stuffed: texts compressed by ${_lib} will be refused: it was not found")
+    endif()
+  endforeach()
 endif()

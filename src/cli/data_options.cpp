@@ -8,10 +8,12 @@ namespace stuffed::cli {
 void add_data_options(CLI::App& app, DataOptions& options) {
   const char* const group = "Data (exactly one of --text, --jsonl, --tokens, --prompt)";
   io::SourceOptions& source = options.source;
-  app.add_option("--text", source.text, "UTF-8 text; each file is one document")
+  app.add_option(
+         "--text", source.text,
+         "UTF-8 text; each file is one document. Also - (standard input), pipes, gzip, zstd")
       ->type_name("FILE...")
       ->group(group);
-  app.add_option("--jsonl", source.jsonl, "Each line is one document")
+  app.add_option("--jsonl", source.jsonl, "Each line is one document. Also -, pipes, gzip, zstd")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--field", source.field,
@@ -40,6 +42,12 @@ void add_data_options(CLI::App& app, DataOptions& options) {
       ->group(group);
   app.add_flag("--pack", options.pack, "Join documents until --length is reached, and record where")
       ->group(group);
+  app.add_flag(
+         "--skip-bad-lines", source.skip_bad_lines,
+         "Leave out lines of --jsonl that cannot be read, and list them; later documents keep "
+         "their numbers")
+      ->group(group);
+  app.add_flag("--wait", source.wait, "Wait for a pipe that gives nothing for 10 s")->group(group);
 }
 
 std::shared_ptr<const io::Tokenizer> tokenizer_for(const DataOptions& data,

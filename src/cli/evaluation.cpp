@@ -61,14 +61,32 @@ io::Results open_results(const EvaluationOptions& options,
                            {.schema = std::string(kind.schema),
                             .version = kind.version,
                             .config = evaluation.config,
-                            .provenance = provenance},
+                            .provenance = provenance,
+                            .check_record = evaluation.check_record},
                            options.overwrite);
 }
+
+namespace {
+
+/// On standard error, where nothing is mixed up with results.
+void list_bad_lines(const EvaluationOptions& options, const io::json& summary) {
+  const io::json bad = summary.value("bad_lines", io::json::object());
+  const io::json lines = bad.value("lines", io::json::array());
+  if (lines.empty())
+    return;
+  cli::print(stderr, "{}: {} lines could not be read and were left out: {}{}\n",
+             options.data.source.jsonl.string(), bad.at("count").get<int64_t>(),
+             fmt::join(lines.get<std::vector<int64_t>>(), ", "),
+             lines.size() < bad.at("count").get<size_t>() ? ", ..." : "");
+}
+
+}  // namespace
 
 void finish(const EvaluationOptions& options,
             const io::json& summary,
             const std::string& table,
             std::string_view what) {
+  list_bad_lines(options, summary);
   cli::print(options.output == "-" ? stderr : stdout, "{}", table);
   check(!options.fail_nonfinite || summary.at("finite") == true, Error::Kind::NonFinite,
         "{}: {} (--fail-nonfinite)", options.output, what);

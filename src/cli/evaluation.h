@@ -2,6 +2,7 @@
 // before the first token, and how they end.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -35,6 +36,7 @@ struct Evaluation {
   io::json config;        // for the header: describe() and the data; the command adds its own
   io::json every_record;  // impl, dtype, state_dtype, segment_tokens
   io::json provenance = io::json::object();  // what the header says beyond io::provenance()
+  std::function<void(const io::json&)> check_record = {};  // of a journal: see RunHeader
 };
 
 /// `observer`, if there is one, is told of every update of the rule, and `inner_observer` of what

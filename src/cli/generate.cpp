@@ -2,9 +2,6 @@
 #include "stuffed/eval/generate.h"
 
 #include <cmath>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 
 #include <ATen/ATen.h>
@@ -13,6 +10,7 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/regular_file.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::cli {
@@ -44,19 +42,11 @@ std::vector<int32_t> read_tokens(const std::string& path, const std::string& key
   return {row.const_data_ptr<int32_t>(), row.const_data_ptr<int32_t>() + row.numel()};
 }
 
-std::string read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::error_code ignored;
-  check(file.good() && !std::filesystem::is_directory(path, ignored), Error::Kind::Input,
-        "{}: cannot be read; is it a file?", path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 std::vector<int32_t> read_prompt(const Options& options, const io::Tokenizer* tokenizer) {
   if (!options.tokens.empty())
     return read_tokens(options.tokens, options.tokens_key);
   const std::string text =
-      options.prompt_file.empty() ? options.prompt : read_text(options.prompt_file);
+      options.prompt_file.empty() ? options.prompt : io::read_regular_file(options.prompt_file);
   return text.empty() ? std::vector<int32_t>{} : tokenizer->encode(text);
 }
 

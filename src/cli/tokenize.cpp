@@ -1,8 +1,8 @@
 // `stuffed tokenize`: text to token ids, as JSON or as a token file for --tokens, and back.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
+#include <span>
 
 #include <nlohmann/json.hpp>
 
@@ -10,8 +10,10 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/byte_stream.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
+#include "stuffed/io/text_encoder.h"
 #include "stuffed/io/tokenizer.h"
 
 namespace stuffed::cli {
@@ -21,7 +23,7 @@ namespace {
 struct TokenizeOptions {
   std::string tokenizer, output;
   std::vector<std::string> files;
-  bool no_bos = false, literal_special = false, decode = false, time = false;
+  bool no_bos = false, literal_special = false, decode = false, time = false, wait = false;
 };
 
 constexpr const char* kExamples =
@@ -30,40 +32,42 @@ constexpr const char* kExamples =
     "  stuffed tokenize --tokenizer tokenizer.json book.txt | stuffed tokenize --tokenizer "
     "tokenizer.json --decode";
 
-std::string read_bytes(const std::string& path) {
-  std::string bytes;
-  std::FILE* file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
-  check(file != nullptr, Error::Kind::Input, "{}: cannot be read", path);
-  std::vector<char> block(size_t{1} << 20);
-  for (size_t got = 0; (got = std::fread(block.data(), 1, block.size(), file)) > 0;)
-    bytes.append(block.data(), got);
-  const bool failed = std::ferror(file) != 0;
-  if (file != stdin)
-    std::fclose(file);
-  check(!failed, Error::Kind::Input, "{}: cannot be read (is it a folder?)", path);
-  return bytes;
-}
-
-std::vector<int32_t> encode(const io::Tokenizer& tokenizer, const std::string& path, bool time) {
-  const std::string text = read_bytes(path);
-  const auto begin = std::chrono::steady_clock::now();
+/// Of one text; reading and encoding take turns, so that only ids pile up.
+std::vector<int32_t> encode(const io::Tokenizer& tokenizer,
+                            const std::string& path,
+                            const TokenizeOptions& options) {
+  using Clock = std::chrono::steady_clock;
+  io::ByteStream stream = io::ByteStream::open(path, {.wait = options.wait});
+  io::TextEncoder encoder(tokenizer, path, tokenizer.needs_utf8());
   std::vector<int32_t> ids;
-  try {
-    ids = tokenizer.encode(text);
-  } catch (const Error& error) {
-    throw Error(error.kind(), fmt::format("{}: {}", path, error.what()));
+  size_t bytes = 0;
+  Clock::duration taken{};
+  const auto timed = [&](const auto& step) {
+    const auto begin = Clock::now();
+    step();
+    taken += Clock::now() - begin;
+  };
+  for (std::string_view text; !(text = stream.peek()).empty(); stream.take(text.size())) {
+    timed([&] { encoder.add(text, ids); });
+    bytes += text.size();
+    io::check_document_size(stream, ids.size());
   }
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-  if (time)
-    cli::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, text.size(), ids.size(),
-               taken.count());
+  timed([&] { encoder.finish(ids); });
+  if (options.time)
+    cli::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, bytes, ids.size(),
+               std::chrono::duration<double>(taken).count());
   return ids;
 }
 
 void print_ids(const std::vector<int32_t>& ids) {
-  fmt::memory_buffer line;
-  fmt::format_to(std::back_inserter(line), "[{}]\n", fmt::join(ids, ","));
-  std::fwrite(line.data(), 1, line.size(), stdout);
+  constexpr size_t kAtOnce = size_t{1} << 16;
+  std::fputc('[', stdout);
+  for (size_t begin = 0; begin < ids.size(); begin += kAtOnce) {
+    const auto some = std::span(ids).subspan(begin, std::min(kAtOnce, ids.size() - begin));
+    const std::string text = fmt::format("{}{}", begin == 0 ? "" : ",", fmt::join(some, ","));
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+  std::fputs("]\n", stdout);
 }
 
 void write_ids(const std::vector<std::vector<int32_t>>& documents,
@@ -86,8 +90,9 @@ void write_ids(const std::vector<std::vector<int32_t>>& documents,
                          {"bos", tokenizer.bos() ? std::to_string(*tokenizer.bos()) : "none"}});
 }
 
-void print_text(const io::Tokenizer& tokenizer, const std::string& path) {
-  const auto ids = nlohmann::json::parse(read_bytes(path), nullptr, /*allow_exceptions=*/false);
+void print_text(const io::Tokenizer& tokenizer, const std::string& path, bool wait) {
+  const auto ids = nlohmann::json::parse(io::read_stream(path, {.wait = wait}), nullptr,
+                                         /*allow_exceptions=*/false);
   const auto is_id = [](const auto& id) {
     return id.is_number_unsigned() && id.template get<uint64_t>() < (uint64_t{1} << 31);
   };
@@ -114,13 +119,15 @@ void run_tokenize(const TokenizeOptions& options) {
   check_output(options);
   const auto tokenizer = io::load_tokenizer(
       options.tokenizer, {.add_bos = !options.no_bos, .parse_special = !options.literal_special});
+  check(std::ranges::count(options.files, "-") <= 1, Error::Kind::Usage,
+        "tokenize: standard input (-) can be read only once");
   std::vector<std::vector<int32_t>> documents;
   for (const std::string& file : options.files) {
     if (options.decode) {
-      print_text(*tokenizer, file);
+      print_text(*tokenizer, file, options.wait);
       continue;
     }
-    std::vector<int32_t> ids = encode(*tokenizer, file, options.time);
+    std::vector<int32_t> ids = encode(*tokenizer, file, options);
     if (options.output.empty())
       print_ids(ids);
     else
@@ -145,9 +152,10 @@ void add_tokenize(CLI::App& root, Commands& commands) {
                   "or 'bytes'")
       ->required()
       ->type_name("PATH|bytes");
-  app->add_option("FILE", options->files,
-                  "Texts, each one document; '-' is standard input. UTF-8, or any bytes for World "
-                  "and bytes")
+  app->add_option(
+         "FILE", options->files,
+         "Texts, each one document; '-' is standard input. Also pipes, gzip, zstd. UTF-8, or "
+         "any bytes for World and bytes")
       ->capture_default_str();
   CLI::Option* output = app->add_option(
       "-o,--output", options->output,
@@ -159,6 +167,7 @@ void add_tokenize(CLI::App& root, Commands& commands) {
   app->add_flag("--decode", options->decode,
                 "The other way: each FILE is a JSON array of ids; prints their text")
       ->excludes(output);
+  app->add_flag("--wait", options->wait, "Wait for a pipe that gives nothing for 10 s");
   app->add_flag("--time", options->time, "Report seconds spent encoding on standard error");
   commands.push_back({.app = app, .run = [options](Context&) { run_tokenize(*options); }});
 }

@@ -37,6 +37,12 @@ std::string Sha256::hex() {
   return fmt::format("{:02x}", fmt::join(digest.data(), digest.data() + length, ""));
 }
 
+std::string Sha256::hex_so_far() const {
+  Sha256 copy;
+  EVP_MD_CTX_copy_ex(md(copy.context_), md(context_));
+  return copy.hex();
+}
+
 std::string sha256(std::string_view bytes) {
   Sha256 hash;
   hash.update(bytes.data(), bytes.size());
@@ -47,6 +53,8 @@ std::string sha256_file(const std::filesystem::path& path) {
   std::error_code ignored;
   check(!std::filesystem::is_directory(path, ignored), Error::Kind::Input,
         "{}: is a folder, expected a file", path.string());
+  check(!std::filesystem::is_other(path, ignored), Error::Kind::Input,
+        "{}: is a pipe or a device, expected a file", path.string());
   std::ifstream file(path, std::ios::binary);
   check(file.good(), Error::Kind::Input, "{}: cannot be read: {}", path.string(),
         std::strerror(errno));

@@ -1,5 +1,8 @@
 #include "documents.h"
 
+#include <algorithm>
+#include <string>
+
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
@@ -8,8 +11,10 @@ namespace stuffed::eval {
 
 namespace {
 
-std::string key_of(int64_t document) {
-  return fmt::format("document={}", document);
+constexpr const char* kPrefix = "document=";
+
+std::string key_of(int64_t number) {
+  return fmt::format("{}{}", kPrefix, number);
 }
 
 io::json as_json(const std::vector<io::Boundary>& boundaries) {
@@ -24,6 +29,24 @@ io::json as_json(const std::vector<io::Skipped>& skipped) {
   for (const io::Skipped& document : skipped)
     all.push_back({{"name", document.name}, {"targets", document.targets}});
   return all;
+}
+
+io::json as_json(const io::PipedInput& piped) {
+  return {{"bytes", piped.bytes}, {"sha256", piped.sha256}};
+}
+
+/// So many that nobody reads the list to its end are counted only.
+io::json as_json(const std::vector<io::BadLine>& bad) {
+  constexpr size_t kListed = 10000;
+  io::json lines = io::json::array();
+  for (size_t i = 0; i < std::min(bad.size(), kListed); ++i)
+    lines.push_back(bad[i].number);
+  return {{"count", bad.size()}, {"lines", lines}};
+}
+
+/// Where a stopped run got to; of a pipe it also says which text that was.
+std::string place_of(const io::Document& document) {
+  return key_of(document.number) + (document.piped ? " " + document.piped->sha256 : "");
 }
 
 class Run {
@@ -53,10 +76,11 @@ class Run {
  private:
   /// What an earlier process did.
   void take_up() {
-    while (results_.done(key_of(done())))
-      targets_.push_back(results_.record(key_of(done())).at("targets"));
+    for (const int64_t number : document_numbers(results_))
+      targets_.push_back(document_record(results_, number).at("targets"));
+    done_before_ = done();
     resumed_ = checkpoint_.load();
-    if (resumed_ && resumed_->place != key_of(done()))
+    if (resumed_ && results_.done(resumed_->place.substr(0, resumed_->place.find(' '))))
       resumed_.reset();  // what it stopped at was measured since
     task_.keep(targets_, resumed_.has_value());
   }
@@ -64,7 +88,7 @@ class Run {
   void measure_all() {
     Batch batch;
     for (int64_t index = 0; std::optional<io::Document> document = source_.next(); ++index) {
-      if (results_.done(key_of(index)))
+      if (is_done(index, *document))
         continue;
       const bool full = batch.rows() == task_.batch();
       if (batch.rows() > 0 &&
@@ -78,14 +102,39 @@ class Run {
       measure(batch);
   }
 
+  /// Documents are measured in order: those that are done come first.
+  bool is_done(int64_t index, const io::Document& document) const {
+    const std::string key = key_of(document.number);
+    const bool is_there = results_.done(key);
+    check(is_there == (index < done_before_), Error::Kind::Input,
+          "{}: holds later documents, but not '{}' ({}); the input has changed, or records were "
+          "removed: give the same input, or --overwrite to start anew",
+          journal(), key, document.name);
+    check(
+        !is_there || !document.piped ||
+            results_.record(key).value("piped", io::json()) == as_json(*document.piped),
+        Error::Kind::Input,
+        "{}: the pipe gives another text than when '{}' was measured; give the same text again, or "
+        "--overwrite to start anew",
+        journal(), key);
+    return is_there;
+  }
+
+  std::string journal() const { return results_.state_path().replace_extension().string(); }
+
   void measure(Batch& batch) {
     checkpoint_.stop_if_asked();
     progress_.document = batch.first;
-    Measuring measuring(checkpoint_, std::exchange(resumed_, std::nullopt), key_of(batch.first),
-                        progress_, on_progress_);
+    const std::string place = place_of(batch.documents.front());
+    check(!resumed_ || resumed_->place == place, Error::Kind::Input,
+          "{}: was kept in the middle of another document or text ('{}', this is '{}'); give the "
+          "same input again, or --overwrite to start anew",
+          checkpoint_.path().string(), resumed_ ? resumed_->place : "", place);
+    Measuring measuring(checkpoint_, std::exchange(resumed_, std::nullopt), place, progress_,
+                        on_progress_);
     const std::vector<io::json> records = records_of(batch, measuring);
     for (size_t row = 0; row < records.size(); ++row) {
-      results_.append(key_of(done()), whole_record(batch, row, records[row]));
+      results_.append(key_of(batch.documents[row].number), whole_record(batch, row, records[row]));
       targets_.push_back(batch.targets());
     }
     checkpoint_.forget();
@@ -104,8 +153,10 @@ class Run {
 
   io::json whole_record(const Batch& batch, size_t row, io::json record) const {
     const io::Document& document = batch.documents[row];
-    record["document"] = batch.first + static_cast<int64_t>(row);
+    record["document"] = document.number;
     record["name"] = document.name;
+    if (document.piped)
+      record["piped"] = as_json(*document.piped);
     record["targets"] = batch.targets();
     if (!document.boundaries.empty())
       record["boundaries"] = as_json(document.boundaries);
@@ -118,6 +169,8 @@ class Run {
       summary["documents"] = done();
       summary["skipped"] = as_json(source_.skipped());
       summary["leftover_tokens"] = source_.leftover_tokens();
+      if (source_.identity().contains("skip_bad_lines"))
+        summary["bad_lines"] = as_json(source_.bad_lines());
       results_.append("summary", summary);
     }
     task_.conclude(targets_);
@@ -133,10 +186,23 @@ class Run {
   const OnProgress& on_progress_;
   std::optional<Snapshot> resumed_;
   std::vector<int64_t> targets_;  // of each document that is done
+  int64_t done_before_ = 0;       // of these: by an earlier process
   Progress progress_;
 };
 
 }  // namespace
+
+std::vector<int64_t> document_numbers(const io::Results& results) {
+  std::vector<int64_t> numbers;
+  for (const std::string& key : results.keys(kPrefix))
+    numbers.push_back(std::stoll(key.substr(std::string_view(kPrefix).size())));
+  std::sort(numbers.begin(), numbers.end());
+  return numbers;
+}
+
+io::json document_record(const io::Results& results, int64_t number) {
+  return results.record(key_of(number));
+}
 
 void Measuring::begin(int64_t total, int64_t done) {
   progress_.total = total;

@@ -16,7 +16,7 @@ namespace stuffed::eval {
 
 /// Documents that are fed side by side: consecutive ones of one length.
 struct Batch {
-  int64_t first = 0;  // index of the first
+  int64_t first = 0;  // how many documents came before
   std::vector<io::Document> documents = {};
 
   int64_t rows() const { return static_cast<int64_t>(documents.size()); }
@@ -82,6 +82,11 @@ io::json run_documents(DocumentTask& task,
                        io::Results& results,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress);
+
+/// Numbers of the documents that have a record, ascending. Some may be missing: lines that were
+/// left out as bad.
+std::vector<int64_t> document_numbers(const io::Results& results);
+io::json document_record(const io::Results& results, int64_t number);
 
 /// [rows,N+1] int32. Rows without a document repeat the first: with one shape for every batch a
 /// document's losses do not depend on how many share it, nor on which.

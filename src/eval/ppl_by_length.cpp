@@ -78,8 +78,8 @@ class PplByLength : public DocumentTask {
     return records;
   }
 
-  io::json summarise(const std::vector<int64_t>& targets) override {
-    return stuffed::eval::summarise(results_, static_cast<int64_t>(targets.size()), options_);
+  io::json summarise(const std::vector<int64_t>&) override {
+    return stuffed::eval::summarise(results_, options_);
   }
 
   void conclude(const std::vector<int64_t>& targets) override { sidecar_.finish(targets); }

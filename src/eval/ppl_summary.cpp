@@ -5,6 +5,7 @@
 #include <limits>
 #include <numbers>
 
+#include "documents.h"
 #include "stuffed/core/error.h"
 
 namespace stuffed::eval {
@@ -38,13 +39,12 @@ io::json number(double value) {
 }
 
 std::vector<Bucket> gather(const io::Results& results,
-                           int64_t documents,
                            int64_t bucket,
                            bool& has_text,
                            int64_t& longest) {
   std::vector<Bucket> buckets;
-  for (int64_t i = 0; i < documents; ++i) {
-    const io::json record = results.record(fmt::format("document={}", i));
+  for (const int64_t number : document_numbers(results)) {
+    const io::json record = document_record(results, number);
     const int64_t targets = record.at("targets");
     longest = std::max(longest, targets);
     has_text = has_text && record.contains("text_bytes");
@@ -87,12 +87,10 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
       {"train_len_tokens", train_len}, {"baseline_nll_nats", baseline}, {"onset_tokens", onset}};
 }
 
-io::json summarise(const io::Results& results,
-                   int64_t documents,
-                   const PplByLengthOptions& options) {
+io::json summarise(const io::Results& results, const PplByLengthOptions& options) {
   bool has_text = true;
   int64_t longest = 0;
-  const std::vector<Bucket> buckets = gather(results, documents, options.bucket, has_text, longest);
+  const std::vector<Bucket> buckets = gather(results, options.bucket, has_text, longest);
   io::json summary = options.run;
   summary["bucket_tokens"] = options.bucket;
   summary["length_tokens"] = longest;

@@ -59,6 +59,10 @@ Plan plan_of(const io::Document& document, const RetentionOptions& options) {
   Plan plan{.points = points_of(options, targets), .half_life = {}};
   check(plan.points.back().read >= 2, Error::Kind::Usage,
         "half-lives need at least 2 tokens, {} is asked for", plan.points.back().read);
+  check(options.fewer_starts || options.half_life_starts <= plan.points.back().read / 2,
+        Error::Kind::Usage,
+        "--half-life-starts {}: the first half of the {} tokens read has not so many",
+        options.half_life_starts, plan.points.back().read);
   plan.half_life = plan_half_lives(plan.points.back().read, options.half_life_starts);
   return plan;
 }
@@ -138,9 +142,11 @@ io::json record_of(const Plan& plan,
 
 /// Documents are averaged place by place, so all must be measured at the same places.
 void check_same_reads(const io::Results& results, const io::Document& document, const Plan& plan) {
-  if (!results.done("document=0"))
+  const std::vector<int64_t> numbers = document_numbers(results);
+  if (numbers.empty())
     return;
-  const int64_t before = results.record("document=0").at("points").back().at("read_tokens");
+  const int64_t before =
+      document_record(results, numbers.front()).at("points").back().at("read_tokens");
   check(plan.points.back().read == before, Error::Kind::Input,
         "{}: has {} targets, the first document {}; give --length or --at, so that they can be "
         "averaged",
@@ -182,7 +188,7 @@ class Retention : public DocumentTask {
   }
 
   io::json summarise(const std::vector<int64_t>& targets) override {
-    return summarise_retention(results_, medians(targets), count(targets), options_);
+    return summarise_retention(results_, medians(targets), options_);
   }
 
   void conclude(const std::vector<int64_t>& targets) override {

@@ -6,6 +6,8 @@
 
 #include <ATen/ATen.h>
 
+#include "documents.h"
+
 namespace stuffed::eval {
 
 namespace {
@@ -145,12 +147,11 @@ Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const 
 
 io::json summarise_retention(const io::Results& results,
                              const RetentionArrays::Named& medians,
-                             int64_t documents,
                              const RetentionOptions& options) {
   std::vector<io::json> records;
   bool finite = true;
-  for (int64_t i = 0; i < documents; ++i) {
-    records.push_back(results.record(fmt::format("document={}", i)));
+  for (const int64_t number : document_numbers(results)) {
+    records.push_back(document_record(results, number));
     finite = finite && records.back().at("finite") == true;
   }
   const io::json& first = records[0];

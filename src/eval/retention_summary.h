@@ -24,7 +24,6 @@ Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const 
 /// [L,H] among `medians`, what half_life_json says.
 io::json summarise_retention(const io::Results& results,
                              const RetentionArrays::Named& medians,
-                             int64_t documents,
                              const RetentionOptions& options);
 
 }  // namespace stuffed::eval

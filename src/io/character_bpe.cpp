@@ -33,4 +33,34 @@ void CharacterBpe::push(std::string_view text, BpeEncoder& encoder) const {
   }
 }
 
+size_t CharacterBpe::last_cut(std::string_view text, const PieceCut& whole) const {
+  size_t end = text.size();  // of the character at `at`
+  for (size_t at = end; at > 0; end = at) {
+    at = code_point_before(text, at);
+    if (at == 0)
+      break;
+    if (whole.may_continue(text[at]) || whole.may_end(text[at - 1]))
+      continue;
+    const size_t before = code_point_before(text, at);
+    if (!merges_.joins(last_symbol(text.substr(before, at - before)),
+                       first_symbol(text.substr(at, end - at))))
+      return at;
+  }
+  return 0;
+}
+
+int32_t CharacterBpe::first_symbol(std::string_view character) const {
+  const char32_t value = first_code_point(character).value;
+  const PairTable::Entry* found = find(value == U' ' ? U'\u2581' : value);
+  const char byte = value == U' ' ? kSpace.front() : character.front();
+  return found != nullptr ? found->product : byte_ids_[static_cast<unsigned char>(byte)];
+}
+
+int32_t CharacterBpe::last_symbol(std::string_view character) const {
+  const char32_t value = first_code_point(character).value;
+  const PairTable::Entry* found = find(value == U' ' ? U'\u2581' : value);
+  const char byte = value == U' ' ? kSpace.back() : character.back();
+  return found != nullptr ? found->product : byte_ids_[static_cast<unsigned char>(byte)];
+}
+
 }  // namespace stuffed::io

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "bpe_merge.h"
+#include "piece_cut.h"
 
 namespace stuffed::io {
 
@@ -27,8 +28,13 @@ class CharacterBpe {
   /// Appends the symbols of `text`, which must be UTF-8.
   void push(std::string_view text, BpeEncoder& encoder) const;
   const BpeMerges& merges() const { return merges_; }
+  /// The last place of a text that goes on where it can be cut, 0 if there is none: no merge joins
+  /// the characters there, and none of the tokens `whole` knows of reaches across or ends.
+  size_t last_cut(std::string_view text, const PieceCut& whole) const;
 
  private:
+  int32_t first_symbol(std::string_view character) const;
+  int32_t last_symbol(std::string_view character) const;
   const PairTable::Entry* find(char32_t character) const {
     return characters_.find(0, static_cast<int32_t>(character));
   }

@@ -6,6 +6,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/regular_file.h"
 #include "stuffed/io/results.h"
 
 namespace stuffed::io {
@@ -36,10 +37,25 @@ bool could_be_torn_header(std::string_view text) {
   return text.substr(0, kBeginning.size()) == kBeginning.substr(0, text.size());
 }
 
+/// Whoever looks into a record may find a field missing, or of another type.
+void hand_over(const json& record,
+               LinePlace place,
+               const std::string& where,
+               const std::function<void(const json& record, LinePlace place)>& on_record) {
+  try {
+    on_record(record, place);
+  } catch (const json::exception& error) {
+    const std::string_view what = error.what();
+    fail(Error::Kind::Input, "{}: is not a record such as stuffed writes: {}", where,
+         what.substr(std::min(what.find("] ") + 2, what.size())));
+  }
+}
+
 }  // namespace
 
 JournalEnd read_journal(const std::filesystem::path& path,
                         const std::function<void(const json& record, LinePlace place)>& on_record) {
+  check_regular_file(path);
   std::ifstream file(path, std::ios::binary);
   check(file.good(), Error::Kind::Input, "{}: cannot be read: {}", path.string(),
         std::strerror(errno));
@@ -65,7 +81,7 @@ JournalEnd read_journal(const std::filesystem::path& path,
       end.header_hash = sha256(text + "\n");
     } else if (line.is_object() && line.contains("key") && line.at("key").is_string()) {
       ++records;
-      on_record(line, place);
+      hand_over(line, place, where, on_record);
     } else if (line.is_object() && line.contains("end")) {
       check(line.value("records", json()) == records, Error::Kind::Input,
             "{}: says {} records, but {} are there", where, line.value("records", json()).dump(),

@@ -52,6 +52,18 @@ std::string text_of(const json& value) {
   return value.is_null() ? "nothing" : dump(value);
 }
 
+/// Somebody may have edited what is read back.
+void check_record(const RunHeader& header, const json& record, const fs::path& path) {
+  if (!header.check_record)
+    return;
+  try {
+    header.check_record(record);
+  } catch (const Error& error) {
+    fail(error.kind(), "{}: the record '{}' is not such as this command writes: {}", path.string(),
+         record.at("key").get<std::string>(), error.what());
+  }
+}
+
 /// Says where `there` first differs from `here`, as "field: 1 there, 2 here"; empty if they are
 /// equal.
 std::string first_difference(const json& there, const json& here, const std::string& field) {
@@ -211,8 +223,9 @@ void Results::Impl::write_header(const RunHeader& header) {
 }
 
 void Results::Impl::resume(const RunHeader& header) {
-  const auto on_record = [this](const json& record, LinePlace place) {
+  const auto on_record = [this, &header](const json& record, LinePlace place) {
     const std::string key = record.at("key").get<std::string>();
+    check_record(header, record, path);
     check(places.emplace(key, place).second, Error::Kind::Input, "{}: has two records of key '{}'",
           path.string(), key);
   };
@@ -288,6 +301,17 @@ Results Results::open_anew(const fs::path& path, const RunHeader& header, bool o
 
 bool Results::done(std::string_view key) const {
   return impl_->places.contains(key) || impl_->lines.contains(key);
+}
+
+std::vector<std::string> Results::keys(std::string_view prefix) const {
+  std::vector<std::string> found;
+  for (auto at = impl_->places.lower_bound(prefix);
+       at != impl_->places.end() && at->first.starts_with(prefix); ++at)
+    found.push_back(at->first);
+  for (auto at = impl_->lines.lower_bound(prefix);
+       at != impl_->lines.end() && at->first.starts_with(prefix); ++at)
+    found.push_back(at->first);
+  return found;
 }
 
 json Results::record(std::string_view key) const {

@@ -116,8 +116,11 @@ std::optional<SpmBpe> SpmBpe::make(const SpmModel& model, const std::string& pat
   return out;
 }
 
-void SpmBpe::encode(std::string_view text, BpeEncoder& encoder, std::vector<int32_t>& ids) const {
-  const std::string_view prefix = add_dummy_prefix_ ? kSpace : std::string_view();
+void SpmBpe::encode(std::string_view text,
+                    bool goes_on,
+                    BpeEncoder& encoder,
+                    std::vector<int32_t>& ids) const {
+  const std::string_view prefix = add_dummy_prefix_ && !goes_on ? kSpace : std::string_view();
   if (user_defined_.empty()) {
     bpe_.push(prefix, encoder);
     bpe_.push(text, encoder);

@@ -19,10 +19,18 @@ class SpmBpe {
   /// Errors  Input, naming `path`, if a score is not a number
   static std::optional<SpmBpe> make(const SpmModel& model, const std::string& path);
 
-  /// Encodes one text. It must be UTF-8 and not empty. Memory: a few bytes a token beyond `ids`,
+  /// Encodes one text, or with `goes_on` what follows a place where last_cut() cut it. It must be
+  /// UTF-8 and not empty. Memory: a few bytes a token beyond `ids`,
   /// and with user-defined pieces a copy of the text; 20 bytes a character of the longest run that
   /// pieces join.
-  void encode(std::string_view text, BpeEncoder& encoder, std::vector<int32_t>& ids) const;
+  void encode(std::string_view text,
+              bool goes_on,
+              BpeEncoder& encoder,
+              std::vector<int32_t>& ids) const;
+  /// As CharacterBpe's. `whole` knows of the user-defined pieces, too.
+  size_t last_cut(std::string_view text, const PieceCut& whole) const {
+    return bpe_.last_cut(text, whole);
+  }
   const BpeMerges& merges() const { return bpe_.merges(); }
 
  private:

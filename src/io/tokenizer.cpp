@@ -2,13 +2,12 @@
 #include "stuffed/io/tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 
 #include "bpe_json.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/json.h"
+#include "stuffed/io/regular_file.h"
 #include "tokenizers.h"
 
 namespace stuffed::io {
@@ -28,12 +27,11 @@ constexpr std::string_view kWhereToGet =
     "--tokenizer";
 
 std::string read_all(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  check(file.good(), Error::Kind::Input, "{}: this tokenizer cannot be read. {}", path,
-        kWhereToGet);
-  std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  check(!file.bad(), Error::Kind::Input, "{}: reading failed", path);
-  return content;
+  std::error_code ignored;
+  check(fs::exists(path, ignored), Error::Kind::Input, "{}: this tokenizer cannot be read. {}",
+        path, kWhereToGet);
+  constexpr int64_t kMostBytes = int64_t{1} << 28;  // published ones have some MB
+  return read_regular_file(path, kMostBytes);
 }
 
 TokenizerPointer from_json(const TokenizerFile& file, const TokenizerOptions& options) {
@@ -68,11 +66,11 @@ TokenizerPointer from_file(const std::string& path, const TokenizerOptions& opti
 
 // The first file of the folder that a tokenizer is read from, or nothing.
 fs::path file_in(const fs::path& folder) {
+  std::error_code ignored;  // an unreadable folder holds nothing for us
   for (const char* name : {"tokenizer.json", "tokenizer.model"})
-    if (fs::is_regular_file(folder / name))
+    if (fs::exists(folder / name, ignored))  // if it is no file, reading it says so
       return folder / name;
   std::vector<fs::path> mistral, vocabularies;
-  std::error_code ignored;  // an unreadable folder holds nothing for us
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with("tokenizer.model.v"))
@@ -83,12 +81,24 @@ fs::path file_in(const fs::path& folder) {
   for (const auto& found : {mistral, vocabularies})
     if (!found.empty())
       return *std::max_element(found.begin(), found.end());  // the latest version or date
-  if (fs::is_regular_file(folder / "stuffed_tokenizer.json"))
+  if (fs::exists(folder / "stuffed_tokenizer.json", ignored))
     return folder / "stuffed_tokenizer.json";
   return {};
 }
 
 }  // namespace
+
+// For a tokenizer that must see the whole text.
+size_t Tokenizer::encode_piece(std::string_view text,
+                               Piece piece,
+                               std::vector<int32_t>& ids) const {
+  if (!piece.is_last)
+    return 0;
+  check(piece.is_first, Error::Kind::Internal, "{}: a text was cut that must be whole", source());
+  const std::vector<int32_t> all = encode(text);
+  ids.insert(ids.end(), all.begin(), all.end());
+  return text.size();
+}
 
 TokenizerPointer make_tokenizer(const TokenizerFile& file, const TokenizerOptions& options) {
   const size_t first = file.content.find_first_not_of(" \t\r\n");
@@ -105,14 +115,15 @@ std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
                                                 const TokenizerOptions& options) {
   if (path == "bytes")
     return make_bytes_tokenizer();
-  if (fs::is_directory(path))
+  if (std::error_code ignored; fs::is_directory(path, ignored))
     return find_tokenizer(path, options);
   return from_file(path, options);
 }
 
 std::shared_ptr<const Tokenizer> find_tokenizer(const fs::path& model,
                                                 const TokenizerOptions& options) {
-  fs::path folder = fs::is_directory(model) ? model : model.parent_path();
+  std::error_code ignored;
+  fs::path folder = fs::is_directory(model, ignored) ? model : model.parent_path();
   if (folder.empty())
     folder = ".";
   const fs::path file = file_in(folder);

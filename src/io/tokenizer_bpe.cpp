@@ -9,6 +9,7 @@
 #include "bpe_json.h"
 #include "bpe_merge.h"
 #include "neox_split.h"
+#include "piece_cut.h"
 #include "stuffed/core/error.h"
 #include "tokenizers.h"
 #include "unicode.h"
@@ -109,7 +110,17 @@ class NeoxTokenizer final : public Tokenizer {
     check_utf8(text, kind());
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 16);
-    if (bos_)
+    encode_piece(text, {}, ids);
+    return ids;
+  }
+
+  size_t encode_piece(std::string_view text,
+                      Piece piece,
+                      std::vector<int32_t>& ids) const override {
+    text = text.substr(0, piece.is_last ? text.size() : last_cut(text));
+    if (text.empty() && !piece.is_last)
+      return 0;
+    if (bos_ && piece.is_first)
       ids.push_back(static_cast<int32_t>(*bos_));
     BpeEncoder encoder(merges_, text.size(), ids);
     std::string storage;
@@ -122,7 +133,7 @@ class NeoxTokenizer final : public Tokenizer {
               normal, [&](std::string_view words) { encode_words(words, encoder); }, add_token);
         },
         add_token);
-    return ids;
+    return text.size();
   }
 
   std::string decode_bytes(std::span<const int32_t> ids) const override {
@@ -141,6 +152,30 @@ class NeoxTokenizer final : public Tokenizer {
   std::string source() const override { return path_; }
 
  private:
+  /// The last place of a text that goes on where it can be cut, 0 if there is none: a word surely
+  /// ends there, no added token reaches across, and NFC leaves both sides alone.
+  size_t last_cut(std::string_view text) const {
+    for (size_t at = text.size(); at > 1;) {
+      --at;
+      const char next = text[at];
+      if (static_cast<unsigned char>(next) >= 0x80 || added_.may_continue(next))
+        continue;
+      const CodePoint before = first_code_point(text.substr(code_point_before(text, at)));
+      const CharClass before_class = char_class(before.value);
+      // Behind white space and ' it depends on what follows whether a word goes on.
+      if (before_class != CharClass::Space && before.value != U'\'' && is_nfc_plain(before.value) &&
+          before_class != char_class(static_cast<char32_t>(next)))
+        return at;
+    }
+    return 0;
+  }
+
+  /// Runs of spaces aside, which begin behind the place where a text is cut before a space.
+  void keep_whole(std::string_view token) {
+    if (token.find_first_not_of(' ') != token.npos)
+      added_.keep_whole(token);
+  }
+
   void add_merges(const BpeJson& parsed) {
     for (int32_t rank = 0; const BpeMerge& merge : parsed.merges) {
       const std::string& left = tokens_[static_cast<size_t>(merge.left)];
@@ -160,6 +195,8 @@ class NeoxTokenizer final : public Tokenizer {
       if (token.special && !options.parse_special)
         continue;
       std::string storage;
+      keep_whole(token.content);
+      keep_whole(to_nfc(token.content, storage));
       if (!token.normalized)
         raw.emplace_back(token.content, token.id);
       else
@@ -186,6 +223,7 @@ class NeoxTokenizer final : public Tokenizer {
   std::array<int32_t, 256> byte_ids_{};
   BpeMerges merges_;
   AddedTokens raw_tokens_, normal_tokens_;
+  PieceCut added_;
 };
 
 }  // namespace

@@ -22,6 +22,13 @@ class BytesTokenizer final : public Tokenizer {
     return {bytes, bytes + text.size()};
   }
 
+  size_t encode_piece(std::string_view text, Piece, std::vector<int32_t>& ids) const override {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
+    ids.insert(ids.end(), bytes, bytes + text.size());
+    return text.size();
+  }
+  bool needs_utf8() const override { return false; }
+
   std::string decode_bytes(std::span<const int32_t> ids) const override {
     std::string bytes;
     bytes.reserve(ids.size());

@@ -1,6 +1,7 @@
 // The RWKV "World" tokenizer: the longest vocabulary entry that the rest of the text starts with,
 // over raw bytes, from left to right. Source: BlinkDL/RWKV-LM, rwkv_vocab_v20230424.txt and
 // rwkv_tokenizer.py.
+#include <algorithm>
 #include <charconv>
 
 #include "byte_trie.h"
@@ -155,13 +156,24 @@ class RwkvTokenizer final : public Tokenizer {
   std::vector<int32_t> encode(std::string_view text) const override {
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 4);
-    while (!text.empty()) {
+    encode_piece(text, {}, ids);
+    return ids;
+  }
+
+  size_t encode_piece(std::string_view text,
+                      Piece piece,
+                      std::vector<int32_t>& ids) const override {
+    // A word that ends where the piece does might be the beginning of a longer one.
+    const size_t least = piece.is_last ? 1 : longest_word_;
+    const size_t before = text.size();
+    while (text.size() >= least) {
       const ByteTrie::Match match = trie_.longest(text);
       ids.push_back(match.value);
       text.remove_prefix(match.bytes);
     }
-    return ids;
+    return before - text.size();
   }
+  bool needs_utf8() const override { return false; }
 
   std::string decode_bytes(std::span<const int32_t> ids) const override {
     std::string bytes;
@@ -197,11 +209,13 @@ class RwkvTokenizer final : public Tokenizer {
                "the id is {}, expected {}", id, std::max<size_t>(tokens_.size(), 1));
     tokens_.resize(id + 1);
     tokens_[id] = bytes;
+    longest_word_ = std::max(longest_word_, bytes.size());
     words.emplace_back(std::move(bytes), static_cast<int32_t>(id));
   }
 
   std::string path_, hash_;
   std::vector<std::string> tokens_;  // by id; that of kEndOfText is empty
+  size_t longest_word_ = 1;          // bytes
   ByteTrie trie_;
 };
 

@@ -46,10 +46,15 @@ class SpmTokenizer final : public Tokenizer {
             "{}: piece {} is '{}', which spells nothing", path_, id, piece.text);
       if (piece.type == SpmPiece::Control || piece.type == SpmPiece::Unknown)
         special.emplace_back(std::string(piece.text), id);
+      else if (piece.type == SpmPiece::UserDefined)
+        keep_whole(piece.text);
       ++id;
     }
-    if (options.parse_special)
+    if (options.parse_special) {
+      for (const auto& [text, id] : special)
+        cut_.keep_whole(text);
       special_ = AddedTokens(std::move(special));
+    }
     bpe_ = SpmBpe::make(model, path_);
   }
 
@@ -62,18 +67,34 @@ class SpmTokenizer final : public Tokenizer {
     check_utf8(text, kind());
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 16);
-    if (bos_)
+    encode_piece(text, {}, ids);
+    return ids;
+  }
+
+  size_t encode_piece(std::string_view text,
+                      Piece piece,
+                      std::vector<int32_t>& ids) const override {
+    if (!piece.is_last)
+      text = text.substr(0, bpe_ ? bpe_->last_cut(text, cut_) : 0);
+    if (text.empty() && !piece.is_last)
+      return 0;
+    if (bos_ && piece.is_first)
       ids.push_back(static_cast<int32_t>(*bos_));
     const auto add_token = [&](int32_t id) { ids.push_back(id); };
     if (!bpe_) {
       special_.split(
           text, [&](std::string_view segment) { encode_with_library(segment, ids); }, add_token);
-      return ids;
+      return text.size();
     }
     BpeEncoder encoder(bpe_->merges(), text.size(), ids);
     special_.split(
-        text, [&](std::string_view segment) { bpe_->encode(segment, encoder, ids); }, add_token);
-    return ids;
+        text,
+        [&](std::string_view segment) {
+          const bool goes_on = !piece.is_first && segment.data() == text.data();
+          bpe_->encode(segment, goes_on, encoder, ids);
+        },
+        add_token);
+    return text.size();
   }
 
   std::string decode_bytes(std::span<const int32_t> ids) const override {
@@ -120,11 +141,21 @@ class SpmTokenizer final : public Tokenizer {
     ids.insert(ids.end(), text_ids.begin(), text_ids.end());
   }
 
+  /// Pieces spell a space as U+2581.
+  void keep_whole(std::string_view piece) {
+    cut_.keep_whole(piece);
+    std::string plain(piece);
+    for (size_t at = 0; (at = plain.find(kSpace)) != plain.npos;)
+      plain.replace(at, kSpace.size(), " ");
+    cut_.keep_whole(plain);
+  }
+
   std::string path_, hash_;
   SentencePieceProcessor library_;
   std::optional<SpmBpe> bpe_;  // encodes in its stead
   std::optional<int64_t> bos_, eos_;
   AddedTokens special_;
+  PieceCut cut_;
 };
 
 }  // namespace

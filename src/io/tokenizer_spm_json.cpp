@@ -123,16 +123,32 @@ class SpmJsonTokenizer final : public Tokenizer {
     check_utf8(text, kind());
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 16);
-    if (bos_)
+    encode_piece(text, {}, ids);
+    return ids;
+  }
+
+  size_t encode_piece(std::string_view text,
+                      Piece piece,
+                      std::vector<int32_t>& ids) const override {
+    text = text.substr(0, piece.is_last ? text.size() : bpe_.last_cut(text, cut_));
+    if (text.empty() && !piece.is_last)
+      return 0;
+    if (bos_ && piece.is_first)
       ids.push_back(static_cast<int32_t>(*bos_));
     BpeEncoder encoder(bpe_.merges(), text.size(), ids);
     special_.split(
         text,
         [&](std::string_view segment) {
-          encode_segment(segment, segment.data() == text.data(), encoder);
+          const bool at_front = segment.data() == text.data();
+          if (at_front && !piece.is_first) {
+            bpe_.push(segment, encoder);
+            encoder.flush();
+          } else {
+            encode_segment(segment, at_front, encoder);
+          }
         },
         [&](int32_t id) { ids.push_back(id); });
-    return ids;
+    return text.size();
   }
 
   std::string decode_bytes(std::span<const int32_t> ids) const override {
@@ -208,6 +224,8 @@ class SpmJsonTokenizer final : public Tokenizer {
             "its tokenizer.model instead",
             path_, token.content);
       if (!token.special || options.parse_special)
+        cut_.keep_whole(token.content);
+      if (!token.special || options.parse_special)
         special.emplace_back(token.content, token.id);
     }
     special_ = AddedTokens(std::move(special));
@@ -230,6 +248,7 @@ class SpmJsonTokenizer final : public Tokenizer {
   std::vector<int16_t> spells_;      // by id
   CharacterBpe bpe_;
   AddedTokens special_;
+  PieceCut cut_;
 };
 
 }  // namespace

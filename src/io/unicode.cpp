@@ -69,26 +69,6 @@ CharClass class_of_new(char32_t code_point) {
   return inside ? std::prev(range)->value : CharClass::Other;
 }
 
-// Whether NFC leaves the character alone and it can never merge with what stands before it. Errs on
-// the safe side: a character that fails the test merely takes the slow way.
-bool is_plain(char32_t code_point) {
-  if (code_point < 0x300)
-    return true;
-  // Hangul vowels and final consonants compose with what precedes. U+11A7, one before the first
-  // final, does not, though utf8proc 2.8 would drop it behind a syllable: as a plain character it
-  // is never shown to it so.
-  if ((code_point >= 0x1161 && code_point <= 0x1175) ||
-      (code_point >= 0x11A8 && code_point <= 0x11C2))
-    return false;
-  const utf8proc_property_t* property =
-      utf8proc_get_property(static_cast<utf8proc_int32_t>(code_point));
-  const auto category = property->category;
-  const bool mark = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
-                    category == UTF8PROC_CATEGORY_ME;
-  return (!mark && property->combining_class == 0 && property->decomp_seqindex == UINT16_MAX) ||
-         (mark && is_unknown_mark(code_point));
-}
-
 int combining_class(utf8proc_int32_t code_point) {
   return is_unknown_mark(static_cast<char32_t>(code_point))
              ? 0
@@ -152,6 +132,24 @@ CharClass char_class(char32_t code_point) {
   }
 }
 
+bool is_nfc_plain(char32_t code_point) {
+  if (code_point < 0x300)
+    return true;
+  // Hangul vowels and final consonants compose with what precedes. U+11A7, one before the first
+  // final, does not, though utf8proc 2.8 would drop it behind a syllable: as a plain character it
+  // is never shown to it so.
+  if ((code_point >= 0x1161 && code_point <= 0x1175) ||
+      (code_point >= 0x11A8 && code_point <= 0x11C2))
+    return false;
+  const utf8proc_property_t* property =
+      utf8proc_get_property(static_cast<utf8proc_int32_t>(code_point));
+  const auto category = property->category;
+  const bool mark = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+                    category == UTF8PROC_CATEGORY_ME;
+  return (!mark && property->combining_class == 0 && property->decomp_seqindex == UINT16_MAX) ||
+         (mark && is_unknown_mark(code_point));
+}
+
 std::string_view to_nfc(std::string_view text, std::string& storage) {
   storage.clear();
   std::vector<utf8proc_int32_t> scratch;
@@ -160,7 +158,7 @@ std::string_view to_nfc(std::string_view text, std::string& storage) {
   size_t at = 0;
   while (at < text.size()) {
     const CodePoint next = first_code_point(text.substr(at));
-    if (is_plain(next.value)) {
+    if (is_nfc_plain(next.value)) {
       last_plain = at;
       at += static_cast<size_t>(next.bytes);
       continue;
@@ -169,7 +167,7 @@ std::string_view to_nfc(std::string_view text, std::string& storage) {
     size_t end = at;
     while (end < text.size()) {
       const CodePoint inside = first_code_point(text.substr(end));
-      if (is_plain(inside.value))
+      if (is_nfc_plain(inside.value))
         break;
       end += static_cast<size_t>(inside.bytes);
     }

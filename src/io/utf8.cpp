@@ -73,6 +73,32 @@ size_t find_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+size_t Utf8Stream::add(std::string_view piece) {
+  while (!open_.empty() && !piece.empty()) {
+    open_.push_back(piece[0]);
+    piece.remove_prefix(1);
+    ++bytes_;
+    const Sequence sequence = next_sequence(open_);
+    if (!sequence.complete && sequence.bytes < open_.size())
+      return bytes_ - open_.size();
+    if (sequence.complete)
+      open_.clear();
+  }
+  const size_t before = bytes_;
+  bytes_ += piece.size();
+  const size_t at = find_invalid_utf8(piece);
+  if (at == std::string_view::npos)
+    return at;
+  const std::string_view tail = piece.substr(at, 4);
+  const auto lead = static_cast<unsigned char>(tail[0]);
+  const bool may_go_on = at + tail.size() == piece.size() && lead >= 0xC2 && lead <= 0xF4 &&
+                         next_sequence(tail).bytes == tail.size();
+  if (!may_go_on)
+    return before + at;
+  open_ = tail;
+  return std::string_view::npos;
+}
+
 void check_utf8(std::string_view text, std::string_view tokenizer) {
   const size_t at = find_invalid_utf8(text);
   if (at == std::string_view::npos)

@@ -33,6 +33,22 @@ void append_utf8(char32_t code_point, std::string& out);
 /// beyond U+10FFFF do not), or npos.
 size_t find_invalid_utf8(std::string_view text);
 
+/// Checks text that comes in pieces, which may part a code point.
+class Utf8Stream {
+ public:
+  /// Offset of the first byte that does not belong to UTF-8, from the beginning of the first piece,
+  /// or npos as long as there is none.
+  size_t add(std::string_view piece);
+  /// Bytes of a code point whose rest is still to come.
+  size_t open_bytes() const { return open_.size(); }
+  /// As add(), where the text ends.
+  size_t end() const { return open_.empty() ? std::string_view::npos : bytes_ - open_.size(); }
+
+ private:
+  size_t bytes_ = 0;  // of all pieces
+  std::string open_;
+};
+
 /// Throws Input, naming the byte, unless the text is UTF-8. `tokenizer` says who wants to know.
 void check_utf8(std::string_view text, std::string_view tokenizer);
 

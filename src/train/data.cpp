@@ -2,14 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <numeric>
 
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/byte_stream.h"
 #include "stuffed/io/passkey_text.h"
 
 namespace stuffed::train {
@@ -105,19 +104,20 @@ ByteData::ByteData(const DataConfig& config) : config_(config) {
         config_.repeat_min, config_.repeat_max);
   check(!mix.contains(Source::Text) || mix.at(Source::Text) == 0 || !config_.text.empty(),
         Error::Kind::Usage, "--mix asks for text, and no --text FILE is named");
-  text_ = read(config_.text, config_.window + 1);
-  held_out_ = read(config_.held_out, 2);
+  const std::filesystem::path input = "-";
+  check(std::ranges::count(config_.text, input) + std::ranges::count(config_.held_out, input) <= 1,
+        Error::Kind::Usage, "standard input (-) can be read only once");
+  text_ = read(config_.text, config_.window + 1, config_.wait);
+  held_out_ = read(config_.held_out, 2, config_.wait);
 }
 
-ByteData::Corpus ByteData::read(const std::vector<std::filesystem::path>& files, int64_t at_least) {
+ByteData::Corpus ByteData::read(const std::vector<std::filesystem::path>& files,
+                                int64_t at_least,
+                                bool wait) {
   Corpus corpus;
   for (const auto& path : files) {
-    std::ifstream in(path, std::ios::binary);
-    std::error_code ignored;
-    check(in.good() && !std::filesystem::is_directory(path, ignored), Error::Kind::Input,
-          "{}: cannot be read; is it a file?", path.string());
     const size_t begin = corpus.bytes.size();
-    corpus.bytes.append(std::istreambuf_iterator<char>(in), {});
+    corpus.bytes += io::read_stream(path, {.wait = wait});
     const auto size = static_cast<int64_t>(corpus.bytes.size() - begin);
     check(size >= at_least, Error::Kind::Input,
           "{}: has {} bytes, and a window needs {}; join short files, or draw shorter windows",

@@ -17,7 +17,8 @@ class Sha256 {
   Sha256(const Sha256&) = delete;
   Sha256& operator=(const Sha256&) = delete;
   void update(const void* data, size_t bytes);
-  std::string hex();  // finishes; call once
+  std::string hex();               // finishes; call once
+  std::string hex_so_far() const;  // goes on
 
  private:
   void* context_;

@@ -23,6 +23,7 @@ struct RetentionOptions {
   std::vector<int64_t> suffixes = {};     // lengths in tokens; empty: `points` log-spaced ones
   int64_t points = 32;
   int64_t half_life_starts = 15;
+  bool fewer_starts = true;  // if the first half of the stream has not so many tokens; else Usage
   std::filesystem::path arrays = {};  // sidecar of the arrays per head; empty: none
   /// Sees the decays as the mitigations change them; null without mitigations. Not owned.
   DecayIntervals* mitigated = nullptr;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "stuffed/io/json.h"
 
@@ -20,6 +21,9 @@ struct RunHeader {
   json config;      // everything that determines the records, hashes of model, tokenizer and data
                     // included
   json provenance;  // commit, command line, device, UTC start, ...
+  /// For a run that is resumed: throws Input, or nlohmann's json::exception, if a record is not
+  /// such as this command writes. Called before anything in the file is changed.
+  std::function<void(const json& record)> check_record = {};
 };
 
 /// Which run a journal holds: what the files beside it are tied to.
@@ -80,6 +84,8 @@ class Results {
   Results& operator=(Results&&) noexcept;
 
   bool done(std::string_view key) const;
+  /// Those that begin with `prefix`, in the order of the alphabet.
+  std::vector<std::string> keys(std::string_view prefix) const;
   /// The record of `key`, as it was appended (in this run or before). Throws Internal if there is
   /// none.
   json record(std::string_view key) const;

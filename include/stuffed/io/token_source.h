@@ -18,6 +18,7 @@ enum class Short { Refuse, Skip, Pack };
 
 /// Exactly one of text, jsonl, tokens and prompt is given.
 struct SourceOptions {
+  // Text and JSONL may be standard input ("-") or a pipe, and gzip or zstd.
   std::vector<std::filesystem::path> text;  // each file one document, UTF-8
   std::filesystem::path jsonl;              // each line one document
   std::string field = "text";    // of a JSONL line; "a.b" descends, also into JSON held in strings
@@ -27,6 +28,9 @@ struct SourceOptions {
   int64_t length = 0;     // scored targets per document; 0: all there are
   int64_t documents = 0;  // 0: all there are
   Short when_short = Short::Refuse;
+  bool skip_bad_lines = false;   // of JSONL: those that are not JSON with the field
+  bool wait = false;             // for a pipe that gives nothing, without end
+  double patience_seconds = 10;  // how long otherwise
 };
 
 struct Boundary {
@@ -34,16 +38,31 @@ struct Boundary {
   std::string name;
 };
 
+/// What pipes gave up to and including a document, decompressed.
+struct PipedInput {
+  int64_t bytes = 0;
+  std::string sha256;
+};
+
 struct Document {
-  std::string name;                  // "war.txt", "books.jsonl:3", "t.safetensors[0]", "newlines"
+  std::string name;  // "war.txt", "books.jsonl:3", "t.safetensors[0]", "newlines", "pipe"
+  int64_t number =
+      0;  // from 0; lines that were left out as bad count, documents that were short do not
   std::vector<int32_t> tokens;       // N+1 ids for N targets
   std::vector<Boundary> boundaries;  // when packed
+  std::optional<PipedInput> piped;   // if any of the text came through pipes
 };
 
 /// A document that was left out because it is too short.
 struct Skipped {
   std::string name;
   int64_t targets = 0;
+};
+
+/// A line of JSONL that was left out because it cannot be read.
+struct BadLine {
+  int64_t number = 0;  // from 1
+  std::string reason;
 };
 
 class TokenSource {
@@ -57,15 +76,20 @@ class TokenSource {
   ~TokenSource();
   TokenSource(TokenSource&&) noexcept;
 
-  /// The next document, or nothing at the end. One document is in memory at a time.
-  /// Errors  Input for text that is not UTF-8 (file and byte), an id out of range, a document that
-  /// is too short,
-  ///         fewer documents than were asked for
+  /// The next document, or nothing at the end. What is in memory are the tokens of one document, up
+  /// to the length asked for, and a block of its text. Of a longer text no more is read than that
+  /// takes; of a longer line the rest is looked at, too.
+  /// Errors  Input for text that is not UTF-8 (file and byte), a line that cannot be read, an id
+  /// out
+  ///         of range, a document that is too short, fewer documents than were asked for, and what
+  ///         ByteStream refuses; Interrupted
   std::optional<Document> next();
 
   /// What decides the documents: kind, hashes of the files, length, and the like.
   const json& identity() const;
   const std::vector<Skipped>& skipped() const;
+  /// Those met so far, if they are to be left out.
+  const std::vector<BadLine>& bad_lines() const;
   int64_t leftover_tokens() const;  // packed, but too few to fill one more document
 
  private:

@@ -22,12 +22,14 @@ std::string_view source_name(Source source);
 Source parse_source(std::string_view name);  // throws Usage
 
 struct DataConfig {
+  // Files, pipes or "-" (standard input), as ByteStream reads them.
   std::vector<std::filesystem::path> text;
   std::vector<std::filesystem::path> held_out;           // validation text; never trained on
   std::map<Source, double> mix = {{Source::Text, 1.0}};  // shares of the windows; sum to 1
   int64_t repeat_min = 8, repeat_max = 64;               // bytes of a repeated string
   int64_t window = 512;  // bytes drawn at once; cut into sequences of the training length
   uint64_t seed = 0;
+  bool wait = false;  // for a pipe that gives nothing, without end
 };
 
 /// All the bytes a run may see, in memory.
@@ -60,7 +62,7 @@ class ByteData {
     std::string bytes;          // the files, one after the other
     std::vector<int64_t> ends;  // where each file ends
   };
-  static Corpus read(const std::vector<std::filesystem::path>& files, int64_t at_least);
+  static Corpus read(const std::vector<std::filesystem::path>& files, int64_t at_least, bool wait);
   void fill(Source source, Rng& rng, std::span<int64_t> out) const;
   void fill_text(const Corpus& corpus, int64_t place, std::span<int64_t> out) const;
 
