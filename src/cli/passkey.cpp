@@ -9,6 +9,7 @@
 #include "src/cli/print.h"
 #include "src/cli/progress_line.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
 #include "stuffed/eval/state_bytes.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/recurrence/window.h"
@@ -170,7 +171,11 @@ void run(const Options& options, Context& context) {
                         {.schema = "stuffed.passkey",
                          .version = 1,
                          .config = config,
-                         .provenance = provenance_of(context.command_line, *model)},
+                         .provenance = provenance_of(context.command_line, *model),
+                         .check_record =
+                             [&](const io::json& record) {
+                               eval::check_passkey_record(record, task_options.depths);
+                             }},
                         options.overwrite);
   eval::Checkpoint checkpoint(results, options.save_every);
   ProgressLine line;

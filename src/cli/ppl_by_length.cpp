@@ -6,6 +6,7 @@
 #include "src/cli/evaluation.h"
 #include "src/cli/ppl_report.h"
 #include "src/cli/progress_line.h"
+#include "stuffed/eval/check_records.h"
 
 namespace stuffed::cli {
 
@@ -32,6 +33,11 @@ void run(const Options& options, Context& context) {
       .train_len = options.train_len > 0 ? std::optional(options.train_len) : std::nullopt,
       .per_token = options.per_token,
       .run = it.every_record};
+  it.check_record = [&options](const io::json& record) {
+    eval::check_ppl_record(record, options.bucket);
+    if (record.at("key") == "summary")
+      ppl_table(record);  // what is shown must be there
+  };
   io::Results results = open_results(options, context, it,
                                      {.schema = eval::kPplByLengthSchema,
                                       .version = eval::kPplByLengthVersion,

@@ -1,11 +1,14 @@
 // `stuffed retention`: options, wiring, and what is shown while it runs and at the end.
 #include "stuffed/eval/retention.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "src/cli/evaluation.h"
 #include "src/cli/progress_line.h"
 #include "src/cli/retention_report.h"
+#include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
 #include "stuffed/recurrence/window.h"
 
 namespace stuffed::cli {
@@ -15,7 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options : EvaluationOptions {
-  int64_t points = 32, half_life_starts = 15, train_len = 0;
+  int64_t points = 32, train_len = 0;
+  int64_t half_life_starts = 0;  // 0: 15, or as many as the stream has
   std::vector<int64_t> read_tokens, suffixes;
   std::string arrays;
 };
@@ -31,17 +35,32 @@ fs::path arrays_path(const Options& options) {
   return no_file ? fs::path() : arrays_beside(options.output);
 }
 
+int64_t starts_of(const Options& options) {
+  return options.half_life_starts > 0 ? options.half_life_starts : 15;
+}
+
+/// Errors  Usage if half-lives are to begin beyond a stream whose length is known already
+void check_starts(const Options& options) {
+  const int64_t tokens = options.read_tokens.empty()
+                             ? options.data.source.length
+                             : *std::ranges::max_element(options.read_tokens);
+  check(tokens == 0 || options.half_life_starts <= tokens / 2, Error::Kind::Usage,
+        "--half-life-starts {}: the first half of the {} tokens read has not so many",
+        options.half_life_starts, tokens);
+}
+
 /// What the header says of the task.
 io::json describe_task(const Options& options, const fs::path& arrays) {
   return {{"at_tokens", options.read_tokens},
           {"grid_tokens", options.suffixes},
           {"points", options.suffixes.empty() ? io::json(options.points) : io::json()},
-          {"half_life_starts", options.half_life_starts},
+          {"half_life_starts", starts_of(options)},
           {"train_len_tokens", size_or_null(options.train_len)},
           {"arrays", name_in_journal(arrays, options.output)}};
 }
 
 void run(const Options& options, Context& context) {
+  check_starts(options);
   eval::DecayIntervals decays, mitigated;
   const bool mitigates = !options.model.mitigations.empty();
   const fs::path arrays = arrays_path(options);
@@ -52,11 +71,17 @@ void run(const Options& options, Context& context) {
                                    .read_tokens = options.read_tokens,
                                    .suffixes = options.suffixes,
                                    .points = options.points,
-                                   .half_life_starts = options.half_life_starts,
+                                   .half_life_starts = starts_of(options),
+                                   .fewer_starts = options.half_life_starts == 0,
                                    .arrays = arrays,
                                    .mitigated = mitigates ? &mitigated : nullptr,
                                    .window = window_tokens(options.model.mitigations),
                                    .run = it.every_record};
+  it.check_record = [](const io::json& record) {
+    eval::check_retention_record(record);
+    if (record.at("key") == "summary")
+      retention_table(record);  // what is shown must be there
+  };
   io::Results results = open_results(
       options, context, it,
       {.schema = eval::kRetentionSchema, .version = eval::kRetentionVersion, .sidecar = arrays});
@@ -79,7 +104,8 @@ void add_task_options(CLI::App& app, Options& options) {
       ->group(group);
   add_sizes(app, "--grid", options.suffixes, "Suffix lengths n, instead of --points")->group(group);
   add_size(app, "--half-life-starts", options.half_life_starts,
-           "Positions half-lives are measured from, evenly over the first half")
+           "Positions half-lives are measured from, evenly over the first half; default: 15, or as "
+           "many as it has")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
            "Training length of the model: recorded, and drawn in figures")

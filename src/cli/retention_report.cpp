@@ -27,7 +27,7 @@ std::string half_life_table(const io::json& half_life,
   table += fmt::format("{:>8} {:>12} {:>12} {:>12} {:>15} {:>12}\n", "layer", "least", "median",
                        "most", "heads censored", "mean alpha");
   for (size_t i = 0; i < half_life.at("by_layer").size(); ++i) {
-    const io::json& layer = half_life.at("by_layer")[i];
+    const io::json& layer = half_life.at("by_layer").at(i);
     table += fmt::format(
         "{:>8} {:>12} {:>12} {:>12} {:>15} {:>12}\n", i, cell(layer.at("least_tokens"), censored),
         cell(layer.at("median_tokens"), censored), cell(layer.at("most_tokens"), censored),
@@ -55,11 +55,11 @@ std::string point_table(const io::json& point) {
       point.at("read_tokens").get<int64_t>(), "n", "effrem", "std.error", "surviving weight",
       mitigated.is_null() ? "" : fmt::format(" {:>12}", "mitigated"));
   for (size_t i = 0; i < point.at("suffix_tokens").size(); ++i) {
-    const io::json& effrem = point.at("effrem")[i];
+    const io::json& effrem = point.at("effrem").at(i);
     const double share = effrem.is_number() ? effrem.get<double>() : 0;
     table += fmt::format(
-        "{:>12} {:>10} {:>10} {:>18}{}  {}\n", point.at("suffix_tokens")[i].get<int64_t>(),
-        cell(effrem, "not finite"), cell(point.at("effrem_standard_error")[i], "-"),
+        "{:>12} {:>10} {:>10} {:>18}{}  {}\n", point.at("suffix_tokens").at(i).get<int64_t>(),
+        cell(effrem, "not finite"), cell(point.at("effrem_standard_error").at(i), "-"),
         cell(mean_at(point.at("surviving_weight_by_layer"), i), "not finite"),
         mitigated.is_null() ? ""
                             : fmt::format(" {:>12}", cell(mean_at(mitigated, i), "not finite")),

@@ -11,6 +11,7 @@
 #include "src/cli/progress_line.h"
 #include "src/cli/state_report.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
 
 namespace stuffed::cli {
 
@@ -129,6 +130,11 @@ void run(const Options& options, Context& context) {
     check_dump_size(*dump, options.model.force);
     task.dump = &*dump;
   }
+  it.check_record = [](const io::json& record) {
+    eval::check_state_stats_record(record);
+    if (record.at("key") == "summary")
+      state_table(record);  // what is shown must be there
+  };
   io::Results results = open_results(options, context, it,
                                      {.schema = eval::kStateStatsSchema,
                                       .version = eval::kStateStatsVersion,

@@ -1,5 +1,7 @@
 #include "src/cli/table.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 namespace stuffed::cli {
@@ -11,7 +13,7 @@ std::string cell(const io::json& value, std::string_view missing) {
 std::string bar(double share) {
   constexpr double kColumns = 30;
   std::string out;
-  for (int i = 0; i < static_cast<int>(share * kColumns + 0.5); ++i)
+  for (int i = 0; i < static_cast<int>(std::clamp(share, 0.0, 1.0) * kColumns + 0.5); ++i)
     out += "█";
   return out;
 }
