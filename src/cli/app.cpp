@@ -8,6 +8,7 @@
 
 #include "src/cli/config_file.h"
 #include "src/cli/options.h"
+#include "src/cli/suggest.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/version.h"
@@ -35,8 +36,60 @@ std::vector<std::string> with_dashes(std::vector<std::string> arguments) {
   return arguments;
 }
 
+const CLI::App* subcommand(const CLI::App& app, const std::string& name) {
+  const auto found = app.get_subcommands(
+      [&name](const CLI::App* candidate) { return candidate->get_name() == name; });
+  return found.empty() ? nullptr : found.front();
+}
+
+std::string path_of(const CLI::App& app) {
+  return app.get_parent() == nullptr ? "" : path_of(*app.get_parent()) + " " + app.get_name();
+}
+
+/// CLI11 would answer `stuffed nosuch --help` with the help of stuffed, as if all were well.
+/// Errors  Usage for a word where a command is expected
+void check_command(const CLI::App& root, const std::vector<std::string>& arguments) {
+  const CLI::App* app = &root;
+  for (size_t i = 0; i < arguments.size() && !command_names(*app).empty(); ++i) {
+    const std::string& word = arguments[i];
+    if (word == "--")
+      return;
+    if (word.starts_with('-') && app != &root)
+      return;  // an option's value may follow
+    if (word.starts_with('-')) {
+      i += word == "--config";
+      continue;
+    }
+    const CLI::App* next = subcommand(*app, word);
+    check(next != nullptr, Error::Kind::Usage,
+          "{} is not a command{}\nRun 'stuffed{} --help' for the commands.", word,
+          did_you_mean(word, command_names(*app)), path_of(*app));
+    app = next;
+  }
+}
+
+const CLI::App& chosen_of(const CLI::App& root) {
+  const CLI::App* at = &root;
+  while (!at->get_subcommands().empty())
+    at = at->get_subcommands().front();
+  return *at;
+}
+
+std::string not_known(const CLI::App& app, const std::string& argument) {
+  const std::string name = argument.substr(0, argument.find('='));
+  return fmt::format("{} is not known here{}", name, did_you_mean(name, option_names(app)));
+}
+
+/// Of a key in a --config file.
+std::string no_option(const CLI::App& app, const std::string& key) {
+  std::string meant = nearest("--" + key, option_names(app));
+  return fmt::format("no option '{}'{}", key,
+                     meant.empty() ? "" : fmt::format("; did you mean '{}'?", meant.substr(2)));
+}
+
 /// True if there is something to run; false if a text was asked for and printed.
 bool parse(CLI::App& root, std::vector<std::string> arguments) {
+  check_command(root, arguments);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     root.parse(std::move(arguments));
@@ -49,23 +102,21 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
   } catch (const CLI::ConfigError& error) {
     // CLI11 calls the file INI, and the key COMMAND.KEY.
     const std::string why = error.what(), of_key = "INI was not able to parse ";
-    fail(
-        Error::Kind::Usage, "{}: {}; keys are the long options of the command without their dashes",
-        root.get_config_ptr()->as<std::string>(),
-        why.starts_with(of_key)
-            ? fmt::format("no option '{}'", why.substr(std::max(why.rfind('.') + 1, of_key.size())))
-            : why);
+    fail(Error::Kind::Usage,
+         "{}: {}; keys are the long options of the command without their dashes",
+         root.get_config_ptr()->as<std::string>(),
+         why.starts_with(of_key)
+             ? no_option(chosen_of(root), why.substr(std::max(why.rfind('.') + 1, of_key.size())))
+             : why);
   } catch (const CLI::ParseError& error) {
-    std::string chosen;
-    for (const CLI::App* at = &root; !at->get_subcommands().empty();) {
-      at = at->get_subcommands().front();
-      chosen += " " + at->get_name();
-    }
+    const CLI::App& app = chosen_of(root);
+    const std::string chosen = path_of(app);
     // What is missing is noticed first, but what is mistyped is what the user wants to hear of.
     const std::vector<std::string> unknown = root.remaining(/*recurse=*/true);
-    const bool mistyped = dynamic_cast<const CLI::RequiredError*>(&error) && !unknown.empty();
+    const bool mistyped = !unknown.empty() && (dynamic_cast<const CLI::RequiredError*>(&error) ||
+                                               dynamic_cast<const CLI::ExtrasError*>(&error));
     fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the {}.",
-         mistyped ? fmt::format("{} is not known here", unknown.front()) : error.what(), chosen,
+         mistyped ? not_known(app, unknown.front()) : error.what(), chosen,
          chosen.empty() ? "commands" : "options");
   }
 }

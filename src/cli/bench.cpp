@@ -205,10 +205,7 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
   app.add_flag("--no-ceilings", options.no_ceilings,
                "Do not measure copy and matrix product first; then no floors are reported")
       ->group(group);
-  app.add_option("--seed", options.seed, "Of inputs and random weights")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(group);
+  add_seed(app, options.seed, "Of inputs and random weights")->group(group);
   add_results(app, "-o,--output", options.output,
               "JSON Lines, written anew each time; - is standard output")
       ->group(group);

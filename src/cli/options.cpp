@@ -1,7 +1,6 @@
 #include "src/cli/options.h"
 
 #include <charconv>
-#include <limits>
 
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"
@@ -79,8 +78,10 @@ int64_t parse_size(std::string_view text, std::string_view what) {
       error == std::errc() && whole, Error::Kind::Usage,
       "{}: '{}' is not a size; expected a whole number, or one with K, M or G behind it (K = 1024)",
       what, text);
-  check(value <= std::numeric_limits<int64_t>::max() >> shift && value >= 0, Error::Kind::Usage,
-        "{}: '{}' is out of range", what, text);
+  // What is above is a slip of the pen: no stream is that long, and no machine.
+  constexpr int64_t kMost = int64_t{1} << 40;
+  check(value <= kMost >> shift && value >= 0, Error::Kind::Usage,
+        "{}: '{}' is out of range, the most is 1024G", what, text);
   return value << shift;
 }
 
@@ -109,6 +110,17 @@ CLI::Option* add_size(CLI::App& app,
     option->default_str(home > 0 && home % 1024 == 0 ? fmt::format("{}K", home / 1024)
                                                      : fmt::format("{}", home));
   return option;
+}
+
+CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description) {
+  const auto set = [&home](const std::string& text) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), home);
+    check(error == std::errc() && end == text.data() + text.size(), Error::Kind::Usage,
+          "--seed: '{}' is not a whole number from 0 to 2^64 - 1", text);
+  };
+  return app.add_option_function<std::string>("--seed", set, description)
+      ->default_str(fmt::format("{}", home))
+      ->type_name("N");
 }
 
 CLI::Option* add_sizes(CLI::App& app,
@@ -222,10 +234,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
                "Run what is refused as too slow: clamp_norm with every=1 beyond 64K tokens")
       ->group(group);
   add_gated_norm(app, options.gated_norm, group);
-  app.add_option("--seed", options.seed, "Everything random is a function of it")
-      ->capture_default_str()
-      ->type_name("N")
-      ->group(group);
+  add_seed(app, options.seed, "Everything random is a function of it")->group(group);
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {

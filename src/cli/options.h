@@ -35,7 +35,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
 /// --gated-norm.
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group);
 
-/// "8192", "8K", "128k", "1M", "2G", with K = 1024. Throws Usage, naming `what`.
+/// "8192", "8K", "128k", "1M", "2G", with K = 1024, at most 1024G. Throws Usage, naming `what`.
 int64_t parse_size(std::string_view text, std::string_view what);
 
 /// Sizes and ranges FIRST..LAST:STEP (LAST included), joined by commas: "1K,2K,4K..16K:4K". Throws
@@ -49,6 +49,9 @@ CLI::Option* add_size(CLI::App& app,
                       int64_t& home,
                       const std::string& description,
                       int64_t minimum = 1);
+
+/// --seed N: a whole number from 0 to 2^64 - 1.
+CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description);
 
 /// An option that takes sizes and ranges; in a config file also an array of them.
 CLI::Option* add_sizes(CLI::App& app,

@@ -91,7 +91,11 @@ void run_train(const TrainOptions& options, const Context& context) {
 void add_data_options(CLI::App& app, TrainOptions& options) {
   const char* const group = "Data";
   train::DataConfig& data = options.config.data;
-  app.add_option("--text", options.text, "Files whose bytes are trained on; repeatable")
+  app.add_flag("--wait", data.wait, "Wait for a pipe that gives nothing for 10 s")->group(group);
+  app.add_option(
+         "--text", options.text,
+         "Files whose bytes are trained on; repeatable. Also - (standard input), pipes, gzip, "
+         "zstd")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--held-out", options.held_out, "Files for validation, never trained on")
@@ -191,9 +195,7 @@ void add_train(CLI::App& root, Commands& commands) {
       ->capture_default_str();
   add_choice(*app, "--dtype", config.dtype, {"f32", "bf16"},
              "Type of activations; weights, states and moments are f32");
-  app->add_option("--seed", config.seed, "Initial weights and every draw are functions of it")
-      ->type_name("N")
-      ->capture_default_str();
+  add_seed(*app, config.seed, "Initial weights and every draw are functions of it");
   add_data_options(*app, *options);
   add_optimiser_options(*app, config);
   add_record_options(*app, config);

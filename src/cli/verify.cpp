@@ -232,10 +232,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--tokenizer", options.model.tokenizer, "Default: the one in the model's folder")
       ->type_name("PATH|bytes")
       ->group(stream);
-  app.add_option("--seed", options.model.seed, "Of the random ids")
-      ->type_name("N")
-      ->capture_default_str()
-      ->group(stream);
+  add_seed(app, options.model.seed, "Of the random ids")->group(stream);
   add_size(app, "--length", options.length,
            "Tokens fed to every path; the reference takes about 0.3 s a token for a model of 1.3B")
       ->group(stream);
