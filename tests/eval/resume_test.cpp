@@ -224,7 +224,7 @@ TEST_P(ResumeOne, ALostSidecarIsNoticed) {
   const Runner run = ppl({}, 1);
   TempFolder folder;
   run_once(run, folder.path(), 3);
-  fs::remove(folder / "nll.safetensors.partial");
+  fs::remove_all(folder / "nll.safetensors.partial");
   expect_error(Error::Kind::Input, {"nll.safetensors.partial"},
                [&] { run_once(run, folder.path(), -1); });
 }
