@@ -128,11 +128,15 @@ fs::path arrays_beside(const std::string& output) {
   if (older == beside || !fs::is_regular_file(output, ignored))
     return beside;
   // Older versions replaced whatever follows the last dot: 2b in mamba2-1.2b.
-  const io::json config =
-      io::read_journal(output, [](const io::json&, io::LinePlace) {}).header.config;
-  const bool is_older = config.is_object() && config.contains("arrays") &&
-                        config.at("arrays") == name_in_journal(older, output);
-  return is_older ? older : beside;
+  try {
+    const io::json config =
+        io::read_journal(output, [](const io::json&, io::LinePlace) {}).header.config;
+    if (config.is_object() && config.contains("arrays") &&
+        config.at("arrays") == name_in_journal(older, output))
+      return older;
+  } catch (const Error&) {  // no journal, which whoever writes there will say
+  }
+  return beside;
 }
 
 io::json name_in_journal(const fs::path& arrays, const std::string& output) {
