@@ -67,6 +67,8 @@ class Run {
       take_up();
       measure_all();
       conclude();
+    } else {
+      task_.check_finished();
     }
     task_.remove_partial();
     checkpoint_.remove();

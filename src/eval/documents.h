@@ -64,6 +64,8 @@ class DocumentTask {
   /// Another process goes on: the sidecar must hold the documents that have so many `targets`, and
   /// part of one more if the run stopped in the middle. Errors  Input
   virtual void keep(const std::vector<int64_t>& targets, bool in_the_middle) = 0;
+  /// The journal is finished; is everything beside it there? Errors  Input
+  virtual void check_finished() const {}
   /// One record per document, without what all tasks record (document, name, targets, boundaries).
   virtual std::vector<io::json> measure(const Batch& batch, Measuring& measuring) = 0;
   /// What the records of all documents say together, without what the source left out.
