@@ -13,8 +13,8 @@ constexpr int kColumns = 64;  // of a tile
 constexpr int kTiles = 2;     // per CTA
 constexpr int kGroup = 128;   // threads
 constexpr int kThreads = (1 + kTiles) * kGroup;
-constexpr int kStages = 2;
-constexpr int kPart = 16;  // tokens: decays within a part and between parts are kept apart
+constexpr int kStages = 2;  // as many as there are copies of the state and of y
+constexpr int kPart = 16;   // tokens: decays within a part and between parts are kept apart
 constexpr int kParts = kBlock / kPart;
 
 /// One block's decays, sums and products of factors <= 1 only.
@@ -35,9 +35,9 @@ struct alignas(1024) Shared {
     __nv_bfloat16 v[kTiles][kTile / 2];                              // [token][column]
   };
   Stage stages[kStages];
-  // Both of a block and the next: a warp may be a block's products ahead of another.
-  __nv_bfloat16 state[kTiles][2][kKeyTiles][kTile / 2];  // [column][key], before the block
-  __nv_bfloat16 y[kTiles][2][kTile / 2];                 // [token][column]
+  // Both of a block and the next, by its stage: a warp may be a block's products ahead of another.
+  __nv_bfloat16 state[kTiles][kStages][kKeyTiles][kTile / 2];  // [column][key], before the block
+  __nv_bfloat16 y[kTiles][kStages][kTile / 2];                 // [token][column]
   Decays decays[kStages][kTiles];
   uint64_t full[kStages], empty[kStages];
   Ends ends[kTiles];  // kept out of registers
@@ -227,28 +227,28 @@ class Walk {
   /// use(element of the state, its offset in [K,V]) for those that exist.
   template <class Use>
   __device__ __forceinline__ void for_state(Use use) {
+    // What only this needs is not kept in registers around the walk.
+    const int thread = recomputed(threadIdx.x) % kGroup;
+    const int row = 16 * (thread >> 5) + (thread >> 2 & 7), pair = 2 * (thread & 3);
 #pragma unroll
     for (int keys = 0; keys < kKeyTiles; ++keys)
 #pragma unroll
       for (int i = 0; i < 32; ++i) {
-        const int key = 64 * keys + 8 * (i >> 2) + pair_ + (i & 1);
-        const int column = at_.channel + row_ + 8 * (i >> 1 & 1);
+        const int key = 64 * keys + 8 * (i >> 2) + pair + (i & 1);
+        const int column = at_.channel + row + 8 * (i >> 1 & 1);
         if (exists() && key < p_.keys && column < p_.columns)
           use(state_[keys][i], key * p_.columns + column);
       }
   }
 
-  /// The bf16 copy that q reads in the block of this buffer.
-  __device__ __forceinline__ void publish_state(int buffer) {
+  /// The bf16 copy that q reads in the block of this stage.
+  __device__ __forceinline__ void publish_state(int stage) {
 #pragma unroll
     for (int keys = 0; keys < kKeyTiles; ++keys)
-      store_tile(state_[keys], shared_address(shared_.state[tile_][buffer][keys]), warp_, lane_);
+      store_tile(state_[keys], shared_address(shared_.state[tile_][stage][keys]), warp_, lane_);
   }
 
-  __device__ __forceinline__ void multiply_q(float (&scores)[32],
-                                             float (&y)[32],
-                                             int stage,
-                                             int buffer) const;
+  __device__ __forceinline__ void multiply_q(float (&scores)[32], float (&y)[32], int stage) const;
   __device__ __forceinline__ void insertions(uint32_t (&v)[4][4], int stage) const;
   __device__ __forceinline__ void weigh(uint32_t (&weights)[4][4],
                                         const float (&scores)[32],
@@ -258,7 +258,7 @@ class Walk {
   __device__ __forceinline__ void advance(float (&state)[32],
                                           const float (&fresh)[32],
                                           float change) const;
-  __device__ __forceinline__ void take_block(int stage, int buffer);
+  __device__ __forceinline__ void take_block(int stage);
 
   Shared<kKeyTiles>& shared_;
   const DecayScanParams& p_;
@@ -274,11 +274,10 @@ class Walk {
 template <int kKeyTiles, bool kWrites>
 __device__ __forceinline__ void Walk<kKeyTiles, kWrites>::multiply_q(float (&scores)[32],
                                                                      float (&y)[32],
-                                                                     int stage,
-                                                                     int buffer) const {
+                                                                     int stage) const {
   const Stage& tiles = shared_.stages[stage];
   const uint64_t k = tile_descriptor(tiles.k);
-  const uint64_t state = tile_descriptor(shared_.state[tile_][buffer]);
+  const uint64_t state = tile_descriptor(shared_.state[tile_][stage]);
   uint32_t q[kKeySteps][4];
 #pragma unroll
   for (int step = 0; step < kKeySteps; ++step)
@@ -376,14 +375,14 @@ __device__ __forceinline__ void Walk<kKeyTiles, kWrites>::advance(float (&state)
 }
 
 template <int kKeyTiles, bool kWrites>
-__device__ __forceinline__ void Walk<kKeyTiles, kWrites>::take_block(int stage, int buffer) {
+__device__ __forceinline__ void Walk<kKeyTiles, kWrites>::take_block(int stage) {
   const Decays& decays = shared_.decays[stage][tile_];
   const Stage& tiles = shared_.stages[stage];
   const uint64_t v = tile_descriptor(tiles.v[tile_]), k = tile_descriptor(tiles.k);
   float scores[32], y[32];
   uint32_t weights[4][4], inserted[4][4];
   if (kWrites)
-    multiply_q(scores, y, stage, buffer);
+    multiply_q(scores, y, stage);
   insertions(inserted, stage);
   if (kWrites) {
     const float2 prefix = {decays.prefix[row_], decays.prefix[row_ + 8]};
@@ -420,7 +419,7 @@ __device__ __forceinline__ void Walk<kKeyTiles, kWrites>::take_block(int stage, 
   if (kWrites) {
     wait_products<kKeyTiles>();
     pin(y);
-    store_tile(y, shared_address(shared_.y[tile_][buffer]), warp_, lane_);
+    store_tile(y, shared_address(shared_.y[tile_][stage]), warp_, lane_);
   }
   if (kKeyTiles == 2) {
     wait_products<1>();
@@ -432,13 +431,13 @@ __device__ __forceinline__ void Walk<kKeyTiles, kWrites>::take_block(int stage, 
   arrive_as_warp(shared_.empty + stage, lane_);
   advance(state_[kKeyTiles - 1], fresh[kKeyTiles - 1], change);
   if (kWrites) {
-    publish_state(buffer ^ 1);
+    publish_state(stage ^ 1);
     if (warp_ == 0 && lane_ == 0)
-      wait_stores_read();  // of the block before: its buffer is the next block's
+      wait_stores_read();  // of the block before: its place is the next block's
     fence_async();
     group_barrier(1 + tile_);
     if (warp_ == 0 && lane_ == 0)
-      store_box(y_, shared_.y[tile_][buffer], at_);
+      store_box(y_, shared_.y[tile_][stage], at_);
   }
 }
 
@@ -456,11 +455,12 @@ __device__ __forceinline__ void Walk<kKeyTiles, kWrites>::run() {
     group_barrier(1 + tile_);
   }
   Ring<kStages> ring;
-  for (int buffer = 0; left_ > 0; --left_, ring.next(), buffer ^= 1, at_.token += kBlock) {
+  for (; left_ > 0; --left_, ring.next(), at_.token += kBlock) {
     wait(shared_.full + ring.stage, ring.parity);
-    take_block(ring.stage, buffer);
+    take_block(ring.stage);
   }
-  const Ends ends = shared_.ends[tile_];
+  // By a shuffle, so that the compiler knows that lanes agree and keeps no address for this.
+  const Ends ends = shared_.ends[__shfl_sync(~0u, tile_, 0)];
   if (ends.end)
     for_state([&](float& x, int at) { ends.end[at] = x; });
   if (ends.decay && exists() && at_.channel == 0 && warp_ == 0 && lane_ == 0)
@@ -536,7 +536,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     publish_barriers();
   }
   __syncthreads();
-  const int group = threadIdx.x / kGroup, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int group = static_cast<int>(threadIdx.x) / kGroup;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0)
