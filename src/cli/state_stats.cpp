@@ -12,6 +12,8 @@
 #include "src/cli/state_report.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
+#include "stuffed/io/output_guard.h"
+#include "stuffed/io/tensor_file.h"
 
 namespace stuffed::cli {
 
@@ -94,6 +96,20 @@ void check_dump_size(const eval::StateDump& dump, bool force) {
       size, kMostGB);
 }
 
+/// A dump replaces nothing but the dump of its own journal.
+/// Errors  Usage if it is another run's; Input if it is something else; Output if it is no file
+void check_dump_place(const fs::path& dump, const std::string& output) {
+  io::check_place(dump, [](const io::TensorFile& file) {
+    return file.has("positions") && file.has("layers") && file.has("heads") &&
+           !file.has("loss.mean_nll");
+  });
+  std::error_code ignored;
+  check(!fs::exists(dump, ignored) ||
+            (fs::is_regular_file(output, ignored) && !fs::is_empty(output, ignored)),
+        Error::Kind::Usage, "{}: belongs to another run than -o {}; name another, or move it away",
+        dump.string(), output);
+}
+
 io::json describe_dump(const eval::DumpOptions& dump, const std::string& output) {
   return {{"positions", dump.positions},
           {"layers", dump.layers},
@@ -124,6 +140,7 @@ void run(const Options& options, Context& context) {
   std::optional<eval::StateDump> dump;
   if (std::optional<eval::DumpOptions> what = dump_of(options, model)) {
     check_outputs(options, "--dump", what->file);
+    check_dump_place(what->file, options.output);
     it.config["dump"] = describe_dump(*what, options.output);
     what->metadata = {{"model_sha256", model.hash}, {"family", model.family}};
     dump.emplace(*it.model, std::move(*what));

@@ -139,6 +139,18 @@ def test_arrays_have_the_whole_name_of_their_journal(command, other, tmp_path):
     assert (tmp_path / "war.safetensors").read_bytes() == whole
 
 
+def test_a_dump_replaces_nothing_but_its_own_journals(tmp_path):
+    dump, more = tmp_path / "a.dump.safetensors", ["--documents", "1", "--dump", "16"]
+    assert measure("state-stats", tmp_path / "a.jsonl", *more).returncode == 0
+    whole = dump.read_bytes()
+    arrays = ["--arrays", tmp_path / "other.safetensors"]
+    refused(measure("state-stats", tmp_path / "a", *arrays, *more), 2, dump, "another run")
+    assert dump.read_bytes() == whole
+    dump.write_text("kept")
+    refused(measure("state-stats", tmp_path / "a.jsonl", *more, "--overwrite"), 3, dump, "left as it is")
+    assert dump.read_text() == "kept"
+
+
 def test_an_older_journal_keeps_the_name_of_its_arrays(tmp_path):
     out = tmp_path / "mamba2-1.3b"
     assert measure("state-stats", out, "--arrays", tmp_path / "mamba2-1.safetensors").returncode == 0
