@@ -70,8 +70,10 @@ bool OutputGuard::File::is(const File& other) const {
 
 OutputGuard::File OutputGuard::look_at(std::string_view flag, const fs::path& path) {
   std::error_code error;
-  File file{.flag = std::string(flag),
-            .path = fs::weakly_canonical(fs::absolute(path, error), error)};
+  const fs::path whole = fs::absolute(path, error);
+  File file{.flag = std::string(flag), .path = fs::weakly_canonical(whole, error)};
+  if (error)  // a loop of links, or a name that is too long: whoever opens it will say so
+    file.path = whole.lexically_normal();
   for (int links = 0; links < 40 && fs::is_symlink(file.path, error); ++links) {  // to nothing yet
     const fs::path target = fs::read_symlink(file.path, error);
     file.path =

@@ -56,6 +56,13 @@ TEST_F(OutputGuardTest, OutputsThatAreNotThereYetMustDiffer) {
   guard_.writes("--arrays", folder_ / "b.safetensors");
 }
 
+TEST_F(OutputGuardTest, NamesThatNoFileCanHaveAreLeftToWhoeverOpensThem) {
+  fs::create_symlink("loop", folder_ / "loop");
+  guard_.writes("-o", folder_ / "loop");
+  guard_.writes("--arrays", folder_ / std::string(300, 'a'));
+  guard_.writes("--dump", folder_ / std::string(300, 'b'));
+}
+
 TEST_F(OutputGuardTest, AModelIsItsWeightsShardsConfigurationAndTokenizer) {
   for (const char* name : {"config.json", "tokenizer.json", "part-1.bin", "model.safetensors",
                            "rwkv_vocab_v20230424.txt", "w.pth"})
