@@ -144,9 +144,12 @@ class SpmTokenizer final : public Tokenizer {
   /// Pieces spell a space as U+2581.
   void keep_whole(std::string_view piece) {
     cut_.keep_whole(piece);
-    std::string plain(piece);
-    for (size_t at = 0; (at = plain.find(kSpace)) != plain.npos;)
-      plain.replace(at, kSpace.size(), " ");
+    std::string plain;
+    for (size_t at = 0; at < piece.size();) {
+      const bool is_space = piece.substr(at).starts_with(kSpace);
+      plain += is_space ? ' ' : piece[at];
+      at += is_space ? kSpace.size() : 1;
+    }
     cut_.keep_whole(plain);
   }
 
