@@ -37,7 +37,8 @@ std::optional<int> descriptor_of(fs::path path) {
 bool is_models(const std::string& name) {
   const auto begins = [&](std::string_view with) { return name.starts_with(with); };
   const bool is_weights = begins("model") || begins("pytorch_model") || begins("consolidated") ||
-                          name.ends_with(".pth") || name.ends_with(".st");
+                          name.ends_with(".pth") || name.ends_with(".st") ||
+                          name.ends_with(".index.json");
   const bool is_text = begins("config") || begins("params") || begins("generation_config") ||
                        begins("tokenizer") || begins("rwkv_vocab") || begins("vocab") ||
                        begins("merges") || begins("special_tokens") || begins("added_tokens") ||

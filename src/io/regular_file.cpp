@@ -33,8 +33,10 @@ void check_regular(const std::string& path, const struct stat& status) {
 
 void check_regular_file(const std::filesystem::path& path) {
   struct stat status {};
-  check(::stat(path.c_str(), &status) == 0, Error::Kind::Input, "{}: cannot be read: {}",
-        path.string(), std::strerror(errno));
+  // Not inside check(): its arguments may be evaluated from the last, errno before the call.
+  const bool is_there = ::stat(path.c_str(), &status) == 0;
+  check(is_there, Error::Kind::Input, "{}: cannot be read: {}", path.string(),
+        std::strerror(errno));
   check_regular(path.string(), status);
 }
 
@@ -45,11 +47,10 @@ RegularFile::RegularFile(const std::filesystem::path& path) {
   check(descriptor_ >= 0, Error::Kind::Input, "{}: cannot be read: {}", path.string(),
         std::strerror(errno));
   struct stat status {};
-  const bool is_known = ::fstat(descriptor_, &status) == 0;
-  if (!is_known || !S_ISREG(status.st_mode))
+  const int why = ::fstat(descriptor_, &status) == 0 ? 0 : errno;
+  if (why != 0 || !S_ISREG(status.st_mode))
     ::close(descriptor_);
-  check(is_known, Error::Kind::Input, "{}: cannot be read: {}", path.string(),
-        std::strerror(errno));
+  check(why == 0, Error::Kind::Input, "{}: cannot be read: {}", path.string(), std::strerror(why));
   check_regular(path.string(), status);
   size_ = status.st_size;
 }

@@ -246,10 +246,14 @@ void Results::Impl::resume(const RunHeader& header) {
   header_hash = found.header_hash;
   if (::ftruncate(fd, end_bytes) != 0)
     fail_to_write(path, errno);
-  if (found.empty)
+  if (found.empty) {
     write_header(header);
-  else if (!finished && found.commit != text_in(header.provenance, "commit"))
+    // What an earlier run kept is of no use without its journal, which somebody removed.
+    if (has_metadata(state_path(), kStateKey))
+      fs::remove(state_path(), ignored);
+  } else if (!finished && found.commit != text_in(header.provenance, "commit")) {
     write_line(line_of("\"resumed\":true", {{"provenance", without_id(header.provenance)}}));
+  }
   identity = identify(path, found.empty ? header : found.header);
 }
 

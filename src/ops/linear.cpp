@@ -124,6 +124,18 @@ Tensor multiply_blocks(const Tensor& x, int64_t rows, const Linear& layer) {
 
 }  // namespace
 
+namespace {
+
+/// oneDNN packs bf16 weights only where the processor can multiply them, and throws elsewhere.
+bool packs(at::ScalarType type) {
+  static const bool multiplies_bf16 = __builtin_cpu_supports("avx512bw") &&
+                                      __builtin_cpu_supports("avx512vl") &&
+                                      __builtin_cpu_supports("avx512dq");
+  return type == at::kFloat || (type == at::kBFloat16 && multiplies_bf16);
+}
+
+}  // namespace
+
 int64_t Linear::in_features() const {
   return weight.defined() ? weight.size(1) : in;
 }
@@ -132,8 +144,7 @@ int64_t Linear::out_features() const {
 }
 
 void Linear::pack(bool drop) {
-  const auto type = weight.scalar_type();
-  if (!weight.is_cpu() || (type != at::kFloat && type != at::kBFloat16) ||
+  if (!weight.is_cpu() || !packs(weight.scalar_type()) ||
       !dispatcher_has("mkldnn::_reorder_linear_weight"))
     return;
   in = weight.size(1);

@@ -8,6 +8,7 @@
 
 #include "stuffed/io/tensor_file.h"
 #include "support/files.h"
+#include "support/journal.h"
 
 namespace stuffed::eval {
 namespace {

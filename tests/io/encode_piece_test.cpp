@@ -16,8 +16,10 @@ using stuffed::testing::repeat;
 using Ids = std::vector<int32_t>;
 
 std::vector<std::string> tokenizer_files() {
-  const std::string data = std::string(STUFFED_SOURCE_DIR) + "/tests/data/tokenizers/";
-  std::vector<std::string> files = {"bytes", data + "small_neox.json", data + "small_spm.json"};
+  const std::filesystem::path data =
+      std::filesystem::path(STUFFED_SOURCE_DIR) / "tests" / "data" / "tokenizers";
+  std::vector<std::string> files = {"bytes", (data / "small_neox.json").string(),
+                                    (data / "small_spm.json").string()};
   for (const std::string& published :
        {published_file("20B_tokenizer.json"), published_file("rwkv_vocab_v20230424.txt"),
         package_file("mistral_common/data/tokenizer.model.v1"),

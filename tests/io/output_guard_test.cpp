@@ -35,7 +35,7 @@ TEST_F(OutputGuardTest, AnInputIsKnownByWhateverName) {
   fs::create_symlink(text, folder_ / "link");
   fs::create_hard_link(text, folder_ / "hard");
   fs::create_directory_symlink(folder_.path(), folder_ / "up");
-  for (const char* name : {"x.txt", "link", "hard", "up/x.txt", "up/up/../x.txt"})
+  for (const char* name : {"x.txt", "link", "hard", "up/x.txt", "up/up/x.txt"})
     expect_refused(folder_ / name);
   guard_.writes("--per-token", folder_ / "new.safetensors");
 }

@@ -32,7 +32,7 @@ class Model {
     const auto bpe = make().value();
     Ids ids;
     BpeEncoder encoder(bpe.merges(), text.size(), ids);
-    bpe.encode(text, encoder, ids);
+    bpe.encode(text, /*goes_on=*/false, encoder, ids);
     return ids;
   }
   SpmModel& settings() { return model_; }

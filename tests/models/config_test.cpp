@@ -148,7 +148,7 @@ TEST(Config, TheTokenizerDecidesBeforeTheRuleOfThumb) {
   json config = config_of("mamba2-hf");
   const auto file = write_checkpoint(folder, tensors_of("mamba2-hf"), config);
   const auto vocab = [&](std::optional<int64_t> ids) {
-    return open_skeleton(file, {.tokenizer_ids = ids}).model->config().vocab;
+    return open_skeleton(file, {.gated_norm = {}, .tokenizer_ids = ids}).model->config().vocab;
   };
   EXPECT_EQ(vocab(std::nullopt), 320);
   EXPECT_EQ(vocab(317), 317);
@@ -161,7 +161,8 @@ TEST(Config, TheWayOfTheGatedNormIsOneOfTwo) {
   const auto file =
       write_checkpoint(folder, tensors_of("mamba2-original"), config_of("mamba2-original"));
   const auto form = [&](std::optional<std::string> asked) {
-    return open_skeleton(file, {.gated_norm = std::move(asked)}).model->config();
+    return open_skeleton(file, {.gated_norm = std::move(asked), .tokenizer_ids = {}})
+        .model->config();
   };
   EXPECT_EQ(form(std::nullopt).gated_norm, "group");
   EXPECT_TRUE(form(std::nullopt).warnings.empty()) << "the original's is by group, whatever else";

@@ -174,6 +174,23 @@ def test_a_state_beside_another_journal_is_refused(tmp_path):
     finish((*command, tmp_path / "b.jsonl", "--overwrite"))
 
 
+def test_a_journal_that_was_removed_takes_its_state_along(tmp_path):
+    command = ppl(tmp_path, 8000, "--save-every", "0.05")
+    out, state = tmp_path / "a.jsonl", tmp_path / "a.jsonl.state"
+    process = start((*command, out))
+    wait_until(state.exists, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == STOPPED
+    out.unlink()
+    finish((*command, out))
+    finish((*command, tmp_path / "whole.jsonl"))
+    assert records(out) == records(tmp_path / "whole.jsonl") and not state.exists()
+    state.write_bytes(b"somebody's notes")
+    out.unlink()
+    errors = start((*command, out)).communicate(timeout=60)[1]
+    assert state.read_bytes() == b"somebody's notes" and "a.jsonl.state" in errors
+
+
 def test_a_segment_of_many_seconds_is_left_and_done_again(tmp_path):
     """One segment of 600K tokens takes longer than anybody who stops a run should wait."""
     process = start((*ppl(tmp_path, 900_000, segment="600K"), tmp_path / "a.jsonl"))
