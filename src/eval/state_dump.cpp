@@ -182,8 +182,8 @@ void StateDump::on_update(Where where, const ScanInputs& in, const LayerState& a
 
 void StateDump::finish() {
   const fs::path from = partial(options_.file);
-  check(::fsync(file_) == 0 && ::rename(from.c_str(), options_.file.c_str()) == 0,
-        Error::Kind::Output, "{}: cannot be written: {}", options_.file.string(),
+  const bool is_whole = ::fsync(file_) == 0 && ::rename(from.c_str(), options_.file.c_str()) == 0;
+  check(is_whole, Error::Kind::Output, "{}: cannot be written: {}", options_.file.string(),
         std::strerror(errno));
   ::close(file_);
   file_ = -1;

@@ -62,9 +62,11 @@ void TokenLosses::write(std::span<const float> nll, int64_t place) const {
 }
 
 void TokenLosses::sync() const {
-  if (sidecar_.exists())
-    check(::fdatasync(file_) == 0, Error::Kind::Output, "{}: cannot be written: {}",
-          part().string(), std::strerror(errno));
+  if (!sidecar_.exists())
+    return;
+  const bool is_written = ::fdatasync(file_) == 0;
+  check(is_written, Error::Kind::Output, "{}: cannot be written: {}", part().string(),
+        std::strerror(errno));
 }
 
 void TokenLosses::finish(const std::vector<int64_t>& targets) const {

@@ -128,7 +128,8 @@ struct TensorFile::Impl {
     for (const std::string& shard : shards) {
       const fs::path file = path.parent_path() / shard;
       std::error_code error;  // a name too long for the system is no file, either
-      check(fs::exists(file, error), Error::Kind::Input,
+      const bool is_there = fs::exists(file, error);  // before check()'s other arguments
+      check(is_there, Error::Kind::Input,
             "{}: the shard {} that the index names is missing{}; fetch it too", path.string(),
             shown(shard), error ? fmt::format(" ({})", error.message()) : "");
       const auto map = std::make_shared<const MappedFile>(file);
