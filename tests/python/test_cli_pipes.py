@@ -77,10 +77,10 @@ def test_a_text_is_the_same_from_a_file_a_pipe_and_compressed(flags, data, tmp_p
 
 @pytest.mark.parametrize("flag", ["--text", "--jsonl"])
 def test_compressed_data_that_end_too_soon_are_refused(flag, tmp_path):
-    for packed in compressed(LINES):
+    for number, packed in enumerate(compressed(LINES)):
         file = tmp_path / "cut"
         file.write_bytes(packed[:-5])
-        refused(measure(tmp_path / "a.jsonl", flag, file), 3, file, "truncated")
+        refused(measure(tmp_path / f"{number}.jsonl", flag, file), 3, file, "truncated")
         refused(stuffed("tokenize", "--tokenizer", "bytes", file), 3, file, "truncated")
 
 
