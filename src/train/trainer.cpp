@@ -36,10 +36,9 @@ std::string step_key(int64_t step) {
   return fmt::format("step={}", step);
 }
 
-/// A folder with a model but without its journal is not ours to train into; a checkpoint without
-/// one would go on from steps that are recorded nowhere.
+/// A folder with a model but with neither journal nor checkpoint is not ours to train into.
 /// Errors  Usage for a text in the folder; Input
-void check_folder(const TrainConfig& config, const fs::path& folder, bool overwrite) {
+void check_folder(const TrainConfig& config, const fs::path& folder) {
   io::OutputGuard guard;
   for (const fs::path& text : config.data.text)
     guard.reads("--text", text);
@@ -52,13 +51,12 @@ void check_folder(const TrainConfig& config, const fs::path& folder, bool overwr
   std::error_code error;
   const bool has_journal =
       fs::exists(folder / kJournalFile, error) && !fs::is_empty(folder / kJournalFile, error);
-  const bool has_checkpoint = is_checkpoint(folder / kCheckpointFile);
-  if (has_journal || (overwrite && has_checkpoint))
+  if (has_journal || is_checkpoint(folder / kCheckpointFile))
     return;
   for (const char* name : kModelFiles)
     check(!fs::exists(folder / name, error), Error::Kind::Input,
-          "{}: is there, but its journal {} is not; {}", (folder / name).string(), kJournalFile,
-          has_checkpoint ? "put it back, or start anew with --overwrite" : "name another folder");
+          "{}: is there, but its journal {} is not; name another folder", (folder / name).string(),
+          kJournalFile);
 }
 
 void check_config(const TrainConfig& config) {
@@ -334,7 +332,7 @@ void train(const TrainConfig& config,
            bool overwrite,
            const std::function<void(const Progress&)>& on_progress) {
   check_config(config);
-  check_folder(config, folder, overwrite);
+  check_folder(config, folder);
   TrainConfig filled = config;
   filled.data.seed = config.seed;
   check(filled.model.is_object(), Error::Kind::Usage,
