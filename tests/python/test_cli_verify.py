@@ -63,7 +63,7 @@ def test_a_text_and_long_streams_are_compared_too(tmp_path):
     records = list(stuffed_results.read(out).records.values())
     assert [(r["path"], r["tokens"]) for r in records] == [("whole", 50), ("segments of 7", 50), ("whole", 300)]
     assert records[2]["against"] == "cpu f32 chunked, segments of 64"
-    short = verify(model, *arguments, "--length", "5000")
+    short = verify(model, *arguments, "--overwrite", "--length", "5000")
     assert short.returncode == 3, short.stderr
 
 
