@@ -91,6 +91,21 @@ def test_needles_are_exported_and_drawn_where_they_are(run: pathlib.Path, tmp_pa
     assert edges.tolist() == [0, 0.3, 1] and values.tolist() == [1, 0.5]
 
 
+def test_the_papers_needles_are_in_the_blocks_nearest_to_its_positions(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "a.jsonl"
+    arguments = [*TINY[:4], "--lengths", "1K,3K", "--depths", "8", "--trials", "1", "--protocol", "paper-text"]
+    done = stuffed("passkey", "--model", GOLDEN / "mamba2-hf", *arguments, "-o", out)
+    assert done.returncode == 0, done.stderr
+    trials = [r for r in map(json.loads, out.read_text().splitlines()) if "passkey" in r]
+    block = 92  # bytes of a filler and a blank line
+    inside = [t for t in trials if 0 < t["position_blocks"] < t["blocks"] - 1]
+    assert len(inside) >= 12
+    for trial in inside:  # the paper's: token length * i/n - 1
+        assert abs(trial["needle_token"] - (trial["length_tokens"] * trial["depth"] - 1)) <= block / 2
+    for trial in trials:
+        assert trial["length_tokens"] - 2 * block < trial["prompt_tokens"] <= trial["length_tokens"]
+
+
 def test_a_journal_cut_in_the_middle_is_exported_with_a_warning(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     lines = run.read_text().splitlines(keepends=True)
     for kept in (len(lines) // 2, len(lines) - 1):
