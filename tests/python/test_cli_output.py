@@ -165,14 +165,15 @@ def test_an_older_journal_keeps_the_name_of_its_arrays(tmp_path):
 def test_one_sidecar_of_two_runs_is_refused(other, tmp_path):
     shared, a, b = tmp_path / "nll.safetensors", tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     documents = tmp_path / "docs.jsonl"
-    documents.write_text("".join(json.dumps({"text": f"{i} " + "hello world " * 400}) + "\n" for i in range(40)))
+    documents.write_text("".join(json.dumps({"text": f"{i} " + "hello world " * 400}) + "\n" for i in range(30)))
     more = ["--segment", "64", "--per-token", shared]
     base = ["ppl-by-length", "--tokenizer", "bytes", "--jsonl", documents, "--length", "4K", "--device", "cpu", *more]
-    first = subprocess.Popen([str(x) for x in (STUFFED, *base, "--model", MODEL, "-o", a)], stderr=subprocess.DEVNULL)
+    command = [str(x) for x in (STUFFED, *base, "--model", MODEL, "-o", a)]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     until = time.monotonic() + 60
     while first.poll() is None and (not a.exists() or not records(a)) and time.monotonic() < until:
         time.sleep(0.01)
-    refused(stuffed(*base, "--model", other, "-o", b), 7, shared, "another process")
+    refused(stuffed(*base, "--model", other, "-o", b), 2, shared, "another run", "a.jsonl")
     first.send_signal(signal.SIGKILL)
     first.wait()
     refused(stuffed(*base, "--model", other, "-o", b), 2, shared, "another run", "a.jsonl")
