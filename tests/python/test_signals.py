@@ -10,8 +10,10 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 from cli_support import GOLDEN, ROOT, STUFFED, needs_binary
+from safetensors.numpy import load_file, save_file
 
 pytestmark = needs_binary
 
@@ -172,6 +174,38 @@ def test_a_state_beside_another_journal_is_refused(tmp_path):
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 3 and "b.jsonl.state" in errors, errors
     finish((*command, tmp_path / "b.jsonl", "--overwrite"))
+
+
+@pytest.mark.parametrize("way", [signal.SIGTERM, signal.SIGKILL], ids=lambda way: way.name)
+def test_a_dump_and_mitigated_decays_go_on_in_the_middle_of_a_document(tmp_path, way):
+    save_file({"limits": np.full((3, 8), 0.02)}, tmp_path / "limits.safetensors")
+    text = ("--text", text_file(tmp_path, 4001), "--tokenizer", "bytes", "--device", "cpu", "--segment", 64)
+    clamp = f"clamp_norm:limits={tmp_path}/limits.safetensors"
+    rule = ("--mitigation", "scale_gates:decay=0.999", "--mitigation", clamp)
+    common = ("--model", GOLDEN / "mamba2-hf", *text, *rule, "--save-every", "0.05", "-o")
+    tasks = {
+        "state-stats": ("--stride", 512, "--dump", "100,1000,4000:0,2:1", "--length", 4000),
+        "retention": ("--points", 4, "--length", 4000),
+    }
+    for task, more in tasks.items():
+        folders = [tmp_path / f"{task}-{name}" for name in ("whole", "stopped")]
+        for folder in folders:
+            folder.mkdir()
+        finish((task, *more, *common, folders[0] / "a.jsonl"))
+        out = folders[1] / "a.jsonl"
+        process = start((task, *more, *common, out))
+        wait_until((folders[1] / "a.jsonl.state").exists, process)
+        process.send_signal(way)
+        process.communicate(timeout=30)
+        finish((task, *more, *common, out))
+        assert records(out) == records(folders[0] / "a.jsonl")
+        files = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+        assert files[0] == files[1] and len(files[0]) == (3 if task == "state-stats" else 2)
+        for name in files[0]:
+            if name.endswith(".safetensors"):
+                whole, stopped = (load_file(folder / name) for folder in folders)
+                assert whole.keys() == stopped.keys()
+                assert all(np.array_equal(whole[tensor], stopped[tensor], equal_nan=True) for tensor in whole)
 
 
 def test_a_journal_that_was_removed_takes_its_state_along(tmp_path):
