@@ -29,7 +29,7 @@ constexpr std::array<std::pair<std::string_view, at::ScalarType>, 13> kDtypes = 
 
 void StoredChecksum::verify(const MappedFile& file) {
   std::call_once(once_, [&] {
-    const uint32_t found = crc32(file.bytes().subspan(offset_, size_));
+    const uint32_t found = crc32(file, offset_, size_);
     check(found == crc_, Error::Kind::Input,
           "{}: the {} bytes of zip entry {} have the CRC-32 {:08x}, and are said to have {:08x}: "
           "the file is damaged; fetch it again",
