@@ -240,14 +240,23 @@ const ConfigTable& config_table(const Checkpoint&, const Recognition&) {
   return kFla;
 }
 
-/// Upstream gives the heads' norm head_dim times the eps of the others.
+/// flash-linear-attention gives the heads' norm head_dim times the eps of the others. RWKV-LM
+/// trains with 64e-5, whatever the heads' size: its norm_eps, which conversions keep, means that.
 void read_eps(const Checkpoint& checkpoint, RwkvConfig& config) {
+  constexpr double kTrained = 1e-5;
   const ConfigValues values(checkpoint);
-  config.eps = values.eps("norm_eps").value_or(1e-5);
+  config.eps = values.eps("norm_eps").value_or(kTrained);
   values.agree_eps("norm_eps", config.eps);
-  config.ln_x_eps = static_cast<double>(config.head_size) * config.eps;
   values.agree("num_heads", config.heads);
   values.agree("head_dim", config.head_size);
+  const double by_head = static_cast<double>(config.head_size) * config.eps;
+  if (config.eps != kTrained)
+    config.ln_x_eps = by_head;
+  else if (by_head != config.ln_x_eps)
+    config.warnings.push_back(fmt::format(
+        "{}: heads of {} with norm_eps {}: their norm takes {}, with which RWKV-LM trains; "
+        "flash-linear-attention takes head_dim x norm_eps, {}",
+        checkpoint.config_path.string(), config.head_size, config.eps, config.ln_x_eps, by_head));
 }
 
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {

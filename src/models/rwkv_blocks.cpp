@@ -26,6 +26,7 @@ RwkvModel::RwkvModel(const RwkvConfig& config, int64_t vocab)
   config_.key_width = config_.value_width = r_.head_size;
   config_.vocab = head_.vocab = vocab;
   config_.padded_vocab = r_.vocab_rows;
+  config_.warnings = r_.warnings;
 }
 
 void RwkvModel::visit(ParameterVisitor& v) {

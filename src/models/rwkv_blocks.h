@@ -22,6 +22,7 @@ struct RwkvConfig {
   // Training divides the heads' outputs by 8 and normalises with 1e-5; inference skips the
   // division, so eps x 8^2.
   double ln_x_eps = 64e-5;
+  std::vector<std::string> warnings = {};
 };
 
 /// The trunk. A generation writes time_mix and channel_mix.

@@ -31,6 +31,25 @@ def assert_right(case, model, tmp_path, *more):
     return said
 
 
+def read_raw(file):
+    """name -> (dtype, shape, bytes): any type, bf16 too."""
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    data = data[8 + length :]
+    return {name: (at["dtype"], at["shape"], data[slice(*at["data_offsets"])]) for name, at in header.items()}
+
+
+def write_raw(tensors, file, metadata=None):
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
 def copy(folder, tmp_path, **changes):
     """The folder with other keys in its config; None takes one out."""
     here = tmp_path / "model"
@@ -46,9 +65,22 @@ def copy(folder, tmp_path, **changes):
     return here
 
 
-@pytest.mark.parametrize("case", ["falcon-mamba", "step-limit", "no-limit", "rwkv7-packed-mix"])
+@pytest.mark.parametrize("case", ["falcon-mamba", "step-limit", "no-limit"])
 def test_what_the_config_decides_is_upstreams(case, tmp_path):
     assert assert_right(case, CASES / case, tmp_path) == ""
+
+
+def test_packed_token_shifts_and_the_eps_of_small_heads(tmp_path):
+    """Heads of 32: RWKV-LM trains with 64e-5, flash-linear-attention computes 32 x norm_eps; which, is said."""
+    said = assert_right("rwkv7-packed-mix", CASES / "rwkv7-packed-mix", tmp_path)
+    assert said.count("warning: ") == 1 and "norm_eps" in said
+    model = copy(CASES / "rwkv7-packed-mix", tmp_path)
+    tensors = read_raw(model / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("attn.x_x")]:
+        dtype, (six, width), raw = tensors[name]
+        tensors[name] = (dtype, [six, 1, 1, width], raw)
+    write_raw(tensors, model / "model.safetensors")
+    assert_right("rwkv7-packed-mix", model, tmp_path)
 
 
 @pytest.mark.parametrize("limit", ["[0.0, Infinity]", "[0.0, 1e308]", '[0.0, {"__float__": "Infinity"}]',
@@ -136,9 +168,9 @@ def test_a_key_that_cannot_be_honoured_is_refused(golden, change, says, tmp_path
 
 def test_lower_bounds_that_are_not_there(tmp_path):
     model = copy(GOLDEN / "hgrn2-fla", tmp_path)
-    tensors = load_file(model / "model.safetensors")
+    tensors = read_raw(model / "model.safetensors")
     del tensors["model.lower_bounds"]
-    save_file(tensors, model / "model.safetensors")
+    write_raw(tensors, model / "model.safetensors")
     refused(stuffed("inspect", model), 3, "use_lower_bound is true", "model.lower_bounds")
 
 
@@ -174,8 +206,8 @@ def test_keys_that_published_conversions_keep_from_the_original(tmp_path):
 def test_names_behind_what_wraps_a_model_for_training(prefix, tmp_path):
     for golden, layout in (("mamba2-hf", "hf"), ("hgrn2-fla", "fla"), ("rwkv6-fla", "fla")):
         model = copy(GOLDEN / golden, tmp_path)
-        tensors = load_file(model / "model.safetensors")
-        save_file({prefix + name: tensor for name, tensor in tensors.items()}, model / "model.safetensors")
+        tensors = read_raw(model / "model.safetensors")
+        write_raw({prefix + name: tensor for name, tensor in tensors.items()}, model / "model.safetensors")
         done = stuffed("inspect", model, "--json")
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -190,31 +222,40 @@ def test_tied_weights_that_are_stored_under_one_name(kept, tmp_path):
     """As safetensors' save_model() writes them: the metadata gives the other name."""
     for golden, embedding in (("mamba2-hf", "backbone.embeddings.weight"), ("hgrn2-fla", "model.embeddings.weight")):
         model = copy(GOLDEN / golden, tmp_path, tie_word_embeddings=True)
-        tensors = load_file(model / "model.safetensors")
+        tensors = read_raw(model / "model.safetensors")
         tensors.pop("lm_head.weight", None)
-        save_file(tensors, model / "model.safetensors")
+        write_raw(tensors, model / "model.safetensors")
         tokens = GOLDEN / golden / "golden.safetensors"
         expected, _ = losses(model, tokens, tmp_path)
         names = {"embedding": embedding, "head": "lm_head.weight"}
         other = names["head" if kept == "embedding" else "embedding"]
         tensors[names[kept]] = tensors.pop(embedding)
-        save_file(tensors, model / "model.safetensors", metadata={"format": "pt", other: names[kept]})
+        write_raw(tensors, model / "model.safetensors", {"format": "pt", other: names[kept]})
         ours, said = losses(model, tokens, tmp_path)
         assert np.array_equal(ours, expected) and said == ""
 
 
 def test_the_tokenizer_decides_which_rows_are_padding(tmp_path):
-    """One of 318 ids, in the folder of a model of 320 rows: the last two take no part in any loss."""
+    """One of 259 ids, in the folder of a model of 320 rows: the others take no part in any loss."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable] + [chr(0x100 + i) for i in range(len(others))]
+    added = [{"id": 256 + i, "content": f"<extra_{i}>", "single_word": False, "lstrip": False, "rstrip": False,
+              "normalized": False, "special": True} for i in range(3)]
+    tokenizer = {"version": "1.0", "added_tokens": added, "normalizer": {"type": "NFC"},
+                 "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+                 "post_processor": None, "decoder": {"type": "ByteLevel"},
+                 "model": {"type": "BPE", "vocab": {letter: i for i, letter in enumerate(letters)}, "merges": []}}
     model = copy(GOLDEN / "mamba2-hf", tmp_path)
-    small = json.loads((DATA / "tokenizers" / "small_neox.json").read_text())
-    ids = {entry["id"] for entry in small["added_tokens"]} | set(small["model"]["vocab"].values())
-    count = max(ids) + 1
-    if count > 320:
-        pytest.skip("the small tokenizer has more ids than the golden has rows")
-    (model / "tokenizer.json").write_text(json.dumps(small))
-    assert json.loads(stuffed("inspect", model, "--json").stdout)["vocab"] == count
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    found = stuffed("inspect", model, "--json")
+    assert json.loads(found.stdout)["vocab"] == 259, found.stdout
+    save_file({"tokens": np.arange(2, 258)[None]}, tmp_path / "tokens")
+    masked, _ = losses(model, tmp_path / "tokens", tmp_path)
     (model / "tokenizer.json").unlink()
     assert json.loads(stuffed("inspect", model, "--json").stdout)["vocab"] == 320
+    whole, _ = losses(model, tmp_path / "tokens", tmp_path)
+    assert (masked < whole).all()  # fewer rows to share the probability
 
 
 def test_codestrals_own_folder(tmp_path):
