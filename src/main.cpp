@@ -38,12 +38,14 @@ int complain_of(const std::exception& error) {
 }
 
 /// A descriptor that was closed must not become an output's, which messages would then be written
-/// into. Reading standard input and writing the others fails as it would have.
-void fill_closed_descriptors() {
+/// into. Returns whether standard output was: whoever closed it wants no table, but results that
+/// are to go there (-o -) cannot be written.
+bool fill_closed_descriptors() {
+  const bool no_output = ::fcntl(STDOUT_FILENO, F_GETFD) < 0;
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (::fcntl(descriptor, F_GETFD) < 0)  // the lowest that is free is this one
-        [[maybe_unused]]
-      const int filled = ::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+      static_cast<void>(::open("/dev/null", descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+  return no_output;
 }
 
 /// A mapped file that is cut short while it is read leaves nothing to read on from: say so, where
@@ -75,12 +77,13 @@ int main(int argc, char** argv) {
   // LibTorch then asks for large tensors in huge pages: a pass makes and drops gigabytes of them,
   // and taking those from the system 4 KB at a time cost a twelfth of it.
   setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
-  fill_closed_descriptors();
+  const bool no_output = fill_closed_descriptors();
   set_signals();
   try {
     stuffed::cli::run(argc, argv);
     const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
-    stuffed::check(written, Error::Kind::Output, "standard output could not be written");
+    stuffed::check(written || no_output, Error::Kind::Output,
+                   "standard output could not be written");
     return 0;
   } catch (const Error& error) {
     return complain(error.kind(), error.what());

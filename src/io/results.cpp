@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <fcntl.h>
 #include <map>
 #include <sys/file.h>
@@ -223,9 +224,15 @@ void Results::Impl::write_header(const RunHeader& header) {
 }
 
 void Results::Impl::resume(const RunHeader& header) {
-  const auto on_record = [this, &header](const json& record, LinePlace place) {
+  std::exception_ptr strange;  // thrown once it is known that the records are this run's
+  const auto on_record = [&](const json& record, LinePlace place) {
     const std::string key = record.at("key").get<std::string>();
-    check_record(header, record, path);
+    try {
+      if (!strange)
+        check_record(header, record, path);
+    } catch (const Error&) {
+      strange = std::current_exception();
+    }
     check(places.emplace(key, place).second, Error::Kind::Input, "{}: has two records of key '{}'",
           path.string(), key);
   };
@@ -241,6 +248,8 @@ void Results::Impl::resume(const RunHeader& header) {
     found = {.header = {}, .commit = {}, .header_hash = {}, .empty = true};
   if (!found.empty)
     check_same_run(path, found.header, header);
+  if (strange)
+    std::rethrow_exception(strange);
   end_bytes = found.whole_bytes;
   finished = found.finished;
   header_hash = found.header_hash;

@@ -80,7 +80,7 @@ def test_a_record_does_not_depend_on_which_documents_share_its_batch(tokens, tmp
     save_file({"tokens": ids[order]}, shuffled)
     found = {}
     for name, path, size in (("plain", tokens, "4"), ("shuffled", shuffled, "4"), ("alone", tokens, "1")):
-        out, nll = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.safetensors"
+        out, nll = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.nll.safetensors"
         done = run(*command(path, out, "--batch-size", size, "--per-token", nll))
         assert done.returncode == 0, done.stderr
         found[name] = [json.loads(r)["nll_sum_nats"] for r in records(out)[:DOCUMENTS]], load_file(nll)["nll"]
