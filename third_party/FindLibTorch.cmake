@@ -46,8 +46,10 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   target_include_directories(LibTorch::cpu SYSTEM INTERFACE
     ${STUFFED_LIBTORCH}/include ${STUFFED_LIBTORCH}/include/torch/csrc/api/include)
   target_link_libraries(LibTorch::cpu INTERFACE ${LibTorch_CPU_LIBRARY} ${LibTorch_C10_LIBRARY})
-  # LibTorch carries fmt 12 headers that shadow the system's; its own library is not there to link.
-  target_compile_definitions(LibTorch::cpu INTERFACE FMT_HEADER_ONLY=1)
+  # LibTorch carries fmt 12 headers that shadow the system's, without the library to them: we compile that ourselves.
+  add_library(LibTorch_fmt STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/fmt_library.cpp)
+  target_include_directories(LibTorch_fmt SYSTEM PRIVATE ${STUFFED_LIBTORCH}/include)
+  target_link_libraries(LibTorch::cpu INTERFACE LibTorch_fmt)
   # at::parallel_for is a loop on one thread where its caller is compiled without OpenMP. The runtime must be the one
   # LibTorch brings, and so is its pool of threads: two pools would wait for the same cores.
   file(GLOB LibTorch_GOMP_LIBRARY ${STUFFED_LIBTORCH}/lib/libgomp*.so*)
