@@ -129,7 +129,6 @@ STUFFED_INLINE void advance(const TileChunk& c) {
 }
 
 #if defined(__x86_64__)
-#define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
 STUFFED_LEVEL("x86-64-v4")
 void scores_v4(const float* q, const float* k_t, int64_t keys, float* scores) {
   scores_of<16>(q, k_t, keys, scores);
@@ -159,9 +158,7 @@ std::span<const TileOps> tile_ops() {
 #if defined(__x86_64__)
   static constexpr TileOps kAll[] = {
       {scores_v4, advance_v4}, {scores_v3, advance_v3}, {scores_any, advance_any}};
-  static const size_t unusable = __builtin_cpu_supports("x86-64-v4")   ? 0
-                                 : __builtin_cpu_supports("x86-64-v3") ? 1
-                                                                       : 2;
+  static const size_t unusable = levels_lacking();
   return std::span(kAll).subspan(unusable);
 #else
   static constexpr TileOps kAll[] = {{scores_any, advance_any}};

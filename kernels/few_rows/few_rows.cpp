@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/common/wide.h"
+
 namespace stuffed::kernels {
 
 namespace {
@@ -96,7 +98,6 @@ STUFFED_INLINE void multiply(
 }
 
 #if defined(__x86_64__)
-#define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
 STUFFED_LEVEL("x86-64-v4")
 void f32_v4(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
   multiply<16>(block, in, x, rows, sums);
@@ -148,9 +149,7 @@ bool holds(const BlockedWeights& weights, int64_t index, const Bits* plain) {
 std::span<const FewRowsOps> few_rows_ops() {
 #if defined(__x86_64__)
   static constexpr FewRowsOps kAll[] = {{f32_v4, bf16_v4}, {f32_v3, bf16_v3}, {f32_any, bf16_any}};
-  static const size_t unusable = __builtin_cpu_supports("x86-64-v4")   ? 0
-                                 : __builtin_cpu_supports("x86-64-v3") ? 1
-                                                                       : 2;
+  static const size_t unusable = levels_lacking();
   return std::span(kAll).subspan(unusable);
 #else
   static constexpr FewRowsOps kAll[] = {{f32_any, bf16_any}};

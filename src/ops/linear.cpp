@@ -11,6 +11,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
+#include "kernels/common/wide.h"
 
 namespace stuffed::ops {
 
@@ -122,16 +123,11 @@ Tensor multiply_blocks(const Tensor& x, int64_t rows, const Linear& layer) {
   return y;
 }
 
-}  // namespace
-
-namespace {
-
-/// oneDNN packs bf16 weights only where the processor can multiply them, and throws elsewhere.
+/// With AVX-512 alone. Elsewhere oneDNN throws at bf16, and in f32 the bits of a row depend on
+/// where in the batch it stands and on the number of threads, while the plain product's do not.
 bool packs(at::ScalarType type) {
-  static const bool multiplies_bf16 = __builtin_cpu_supports("avx512bw") &&
-                                      __builtin_cpu_supports("avx512vl") &&
-                                      __builtin_cpu_supports("avx512dq");
-  return type == at::kFloat || (type == at::kBFloat16 && multiplies_bf16);
+  static const bool has_avx512 = kernels::levels_lacking() == 0;
+  return has_avx512 && (type == at::kFloat || type == at::kBFloat16);
 }
 
 }  // namespace
