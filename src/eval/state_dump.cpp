@@ -77,8 +77,7 @@ struct StateDump::Slot {
 };
 
 StateDump::StateDump(const RecurrentLM& model, DumpOptions options)
-    : model_(model),
-      options_(std::move(options)),
+    : options_(std::move(options)),
       heads_(at::tensor(options_.heads, at::kLong).to(model.device())),
       slots_(static_cast<size_t>(model.config().layers)) {
   Probe probe;

@@ -131,10 +131,11 @@ std::string tuple(at::IntArrayRef values) {
 
 /// _rebuild_tensor_v2(storage "0", offset, size, stride, requires_grad, hooks).
 std::string pickle_of(const Tensor& tensor) {
-  return std::string("\x80\x02") + "ctorch._utils\n_rebuild_tensor_v2\n((" + word("storage") +
-         "ctorch\nFloatStorage\n" + word("0") + word("cpu") + integer(tensor.numel()) + "tQ" +
-         integer(0) + tuple(tensor.sizes()) + tuple(tensor.strides()) + "\x89" +
-         "ccollections\nOrderedDict\n)RtR.";
+  std::string out = "\x80\x02";
+  out += "ctorch._utils\n_rebuild_tensor_v2\n((" + word("storage");
+  out += "ctorch\nFloatStorage\n" + word("0") + word("cpu") + integer(tensor.numel()) + "tQ";
+  out += integer(0) + tuple(tensor.sizes()) + tuple(tensor.strides()) + "\x89";
+  return out + "ccollections\nOrderedDict\n)RtR.";
 }
 
 }  // namespace

@@ -49,7 +49,6 @@ class StateDump : public Observer {
   std::string header() const;
   void write(const void* data, size_t bytes, int64_t place);
 
-  const RecurrentLM& model_;
   DumpOptions options_;
   Tensor heads_;                                    // int64, on the model's device
   std::vector<std::map<std::string, Slot>> slots_;  // of each layer of the model, by gate
