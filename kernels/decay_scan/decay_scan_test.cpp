@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"

@@ -2,6 +2,7 @@
 #include "kernels/layer/layer_cuda.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "kernels/common/cuda_call.h"
 #include "stuffed/core/error.h"

@@ -5,6 +5,7 @@
 // large: then CudaLayer.NormsAgree and ShortConvolutionsAgree must fail.
 #include "kernels/layer/layer_cuda.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "decay_scan_blocks.h"
 #include "kernels/decay_scan/decay_scan_tile.h"

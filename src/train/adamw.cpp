@@ -1,6 +1,7 @@
 #include "src/train/adamw.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 namespace stuffed::train {
 

@@ -1,6 +1,7 @@
 #include "src/train/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"

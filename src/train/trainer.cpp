@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "src/train/adamw.h"
 #include "src/train/checkpoint.h"

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "stuffed/core/error.h"

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "stuffed/eval/decode.h"

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "stuffed/core/error.h"

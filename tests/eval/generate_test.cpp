@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "stuffed/core/error.h"

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <set>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "src/eval/passkey_summary.h"

@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"

@@ -1,4 +1,5 @@
 // retention on a GPU: the same weights, half-lives and distances as on the CPU.
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "src/eval/suffix_walk.h"

@@ -1,5 +1,6 @@
 // state-stats on a GPU: the same reductions as on the CPU, and an observer that changes no bit.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"

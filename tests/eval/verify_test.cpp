@@ -1,5 +1,6 @@
 #include "stuffed/eval/verify.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "kernels/decay_scan/decay_scan_cases.h"

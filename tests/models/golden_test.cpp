@@ -1,6 +1,7 @@
 // Every family and layout against the upstream code's logits, losses and greedy continuation.
 #include "support/golden.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 namespace stuffed {

@@ -1,5 +1,6 @@
 // Layouts that no golden has: written here from a golden's weights, they must compute what the
 // golden's upstream code computed.
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "support/pickle_writer.h"

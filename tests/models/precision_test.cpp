@@ -1,5 +1,6 @@
 // What bf16 costs in each family: nll against f32 over the goldens' long streams. The bound is the
 // requirement's; the figures themselves are in tests/golden/README.md.
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "support/relayout.h"
