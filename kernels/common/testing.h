@@ -16,6 +16,16 @@ namespace stuffed::testing {
 
 using kernels::relative_rms;
 
+/// What an elementwise op may be off by: a rounding to bf16 is 2^-9 at most.
+inline double bound_of(at::ScalarType type) {
+  return type == at::kFloat ? 1e-6 : 4e-3;
+}
+
+/// On the CPU in f64; an undefined tensor stays undefined.
+inline Tensor wide(const Tensor& x) {
+  return x.defined() ? x.to(at::kCPU, at::kDouble) : x;
+}
+
 /// For EXPECT_TRUE(close(...)): on failure prints the error, the bound and the worst element.
 inline ::testing::AssertionResult close(const Tensor& actual,
                                         const Tensor& expected,

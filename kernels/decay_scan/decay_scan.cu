@@ -63,7 +63,7 @@ int32_t choose_path(const DecayScanParams& p) {
 
 /// Blocks of segment 0, for each later segment's `each`: all other segments first sum up what they
 /// will add, which costs this share of walking them, and meanwhile segment 0 is walked. With one
-/// decay a head only as much is summed up as is not forgotten: the smaller a share, the longer the
+/// decay per head only as much is summed up as is not forgotten: the smaller a share, the longer the
 /// segments.
 double prefix_cost(int32_t path, int64_t each) {
   if (!has_one_decay_per_head(path))

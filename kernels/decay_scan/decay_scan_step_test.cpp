@@ -63,7 +63,7 @@ TEST(DecayScanStep, TakesWhatMitigationsMakeOfTheInputs) {
     p.in.bonus_k = at::randn({c.B, c.T, c.H, c.K}).to(type);
     p.in.v_scale = at::rand({c.B, c.T, c.H});
     expect_reference(p, "a bonus key and a scale");
-    p.in.log_decay = p.in.log_decay.narrow(3, 0, 1);  // a bonus and one decay a head
+    p.in.log_decay = p.in.log_decay.narrow(3, 0, 1);  // a bonus and one decay per head
     expect_reference(p, "one decay");
     p = make_problem(small(Variant::Mamba1, 3, type, Decay::Weak));
     p.in.factored_decay->offset = -0.5;

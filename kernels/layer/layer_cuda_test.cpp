@@ -22,17 +22,11 @@ namespace stuffed {
 namespace {
 
 using testing::bitwise_equal;
+using testing::bound_of;
 using testing::close;
+using testing::wide;
 
 constexpr std::array kTypes = {at::kFloat, at::kBFloat16};
-
-double bound_of(at::ScalarType type) {
-  return type == at::kFloat ? 1e-6 : 4e-3;  // a rounding to bf16 is 2^-9 at most
-}
-
-Tensor wide(const Tensor& x) {
-  return x.defined() ? x.to(at::kCPU, at::kDouble) : x;
-}
 
 /// [B,T,C] inside a wider parent whose other columns are NaN.
 Tensor view(int64_t B, int64_t T, int64_t C, at::ScalarType type, double scale = 1) {
@@ -148,7 +142,7 @@ TEST_F(CudaLayer, GatedNormsWithASkipAgree) {
   for (const auto type : kTypes)
     for (const int64_t groups : {1, 8})
       for (const bool norm_first : {false, true})
-        for (const int64_t skips : {0, 16, 1024})  // weights: none, one a head, one a channel
+        for (const int64_t skips : {0, 16, 1024})  // weights: none, one per head, one per channel
           for (const bool has_norm : {false, true}) {
             const int64_t D = 1024;
             const Tensor y = view(2, 5, D, type), z = view(2, 5, D, type), x = view(2, 5, D, type);

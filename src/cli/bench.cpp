@@ -189,7 +189,7 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
   add_sizes(app, "--batch", options.batches, "Sequences side by side; default 1")->group("Cases");
   add_sizes(app, "--tokens", options.lengths, tokens_help)->group("Cases");
   const char* const group = "Measurement";
-  app.add_option("--device", options.device, "auto takes the first GPU if there is one")
+  app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str()
       ->group(group);
@@ -199,9 +199,9 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
   add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
              "Of the recurrence")
       ->group(group);
-  add_size(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
+  add_count(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
       ->group(group);
-  add_size(app, "--warmup", options.warmup, "Runs before them", 0)->group(group);
+  add_count(app, "--warmup", options.warmup, "Runs before them", 0)->group(group);
   app.add_flag("--no-ceilings", options.no_ceilings,
                "Do not measure copy and matrix product first; then no floors are reported")
       ->group(group);
@@ -213,12 +213,12 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
       ->group(group);
   app.add_flag("--break", options.broken,
                "For tests: makes the recurrence 1 % wrong, which must be refused with exit code 1")
-      ->group(group);
+      ->group("");
 }
 
 void add_scan(CLI::App& bench, Commands& commands) {
   CLI::App* app = add_subcommand(
-      bench, "scan", "Times one call of the recurrence on random inputs, the caches flushed",
+      bench, "scan", "Time one call of the recurrence on random inputs, with caches flushed",
       "  stuffed bench scan --family rwkv6 --tokens 8K,32K,128K --batch 1,8 -o scan.jsonl\n"
       "  stuffed bench scan --family all --tokens 1K --device cpu --repeats 10\n");
   auto options = std::make_shared<ScanOptions>();
@@ -227,7 +227,7 @@ void add_scan(CLI::App& bench, Commands& commands) {
   app->add_option("--family", options->families, "One or more, by commas; or all")
       ->required()
       ->delimiter(',')
-      ->check(CLI::IsMember(families))
+      ->check(CLI::IsMember(families).description(""))
       ->type_name(fmt::format("{}", fmt::join(families, "|")))
       ->group("Cases");
   add_shared_options(*app, *options, "Of a call; default 8K");
@@ -243,7 +243,7 @@ void add_scan(CLI::App& bench, Commands& commands) {
 void add_model(CLI::App& bench, Commands& commands) {
   CLI::App* app = add_subcommand(
       bench, "model",
-      "Times a model: prefill of a segment, the evaluation loop (prefill, logits and cross "
+      "Time a model: prefill of a segment, the evaluation loop (prefill, logits and cross "
       "entropy), and decoding",
       "  stuffed bench model --shape mamba2-1.3b --tokens 8K,64K -o mamba2.jsonl\n"
       "  stuffed bench model --model RWKV-x060-World-1B6.pth --phase decode --batch 1,16,64\n"
@@ -255,15 +255,15 @@ void add_model(CLI::App& bench, Commands& commands) {
       ->group("Cases");
   add_gated_norm(*app, options->gated_norm, "Cases");
   app->add_option("--shape", options->shape, "Random weights of a published size instead")
-      ->check(CLI::IsMember(shape_names()))
+      ->check(CLI::IsMember(shape_names()).description(""))
       ->type_name(fmt::format("{}", fmt::join(shape_names(), "|")))
       ->group("Cases");
   app->add_option("--phase", options->phases, "One or more, by commas; default: all three")
       ->delimiter(',')
-      ->check(CLI::IsMember({"prefill", "evaluate", "decode"}))
+      ->check(CLI::IsMember({"prefill", "evaluate", "decode"}).description(""))
       ->type_name("prefill|evaluate|decode")
       ->group("Cases");
-  add_size(*app, "--decode-steps", options->decode_steps, "Tokens decoded per repeat")
+  add_count(*app, "--decode-steps", options->decode_steps, "Tokens decoded per repeat")
       ->group("Cases");
   add_shared_options(*app, *options,
                      "Of the segment; before decoding at most 512 of them are fed; default 8K");
@@ -276,8 +276,8 @@ void add_model(CLI::App& bench, Commands& commands) {
 void add_bench(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "bench",
-      "Measures speed, and how far it is from what the machine allows. What is wrong at its shape "
-      "is refused (exit code 1).",
+      "Measure speed, and how far it is from what the machine allows. A result that fails its "
+      "accuracy check is not timed (exit code 1).",
       "  stuffed bench scan --help\n  stuffed bench model --help\n"
       "\nThe floor of a measurement is the time that its least bytes need at the speed of a large "
       "copy, or its FLOPs at the speed\n"

@@ -8,16 +8,19 @@ namespace stuffed::cli {
 void add_data_options(CLI::App& app, DataOptions& options) {
   const char* const group = "Data (exactly one of --text, --jsonl, --tokens, --prompt)";
   io::SourceOptions& source = options.source;
-  app.add_option(
-         "--text", source.text,
-         "UTF-8 text; each file is one document. Also - (standard input), pipes, gzip, zstd")
-      ->type_name("FILE...")
+  app.add_option("--text", source.text,
+                 "UTF-8 text; each file is one document. - is standard input; pipes, gzip and zstd "
+                 "are read too")
+      ->type_name("FILE")
       ->group(group);
-  app.add_option("--jsonl", source.jsonl, "Each line is one document. Also -, pipes, gzip, zstd")
+  app.add_option("--jsonl", source.jsonl,
+                 "JSON Lines; each line is one document. - is standard input; pipes, gzip and zstd "
+                 "are read too")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--field", source.field,
-                 "Of a JSONL line; a.b descends, also into JSON held in strings")
+                 "Key of the text in a JSONL line; a.b descends into objects, and into JSON held "
+                 "in strings")
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
@@ -28,26 +31,28 @@ void add_data_options(CLI::App& app, DataOptions& options) {
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
-  app.add_option("--prompt", source.prompt, "A text that repeats until --length is reached")
-      ->check(CLI::IsMember({"newlines", "capital"}))
+  app.add_option("--prompt", source.prompt, "Repeat this text until --length is reached")
+      ->check(CLI::IsMember({"newlines", "capital"}).description(""))
       ->type_name("newlines|capital")
       ->group(group);
-  add_size(app, "--length", source.length, "Targets scored per document; default: all there are")
+  add_size(app, "--length", source.length, "Targets scored per document (default: all)")
       ->group(group);
-  add_size(app, "--documents", source.documents,
-           source.documents > 0 ? "How many, from the first" : "Default: all there are")
+  add_count(app, "--documents", source.documents,
+            source.documents > 0 ? "Documents to read" : "Documents to read (default: all)")
       ->group(group);
   app.add_flag("--skip-short", options.skip_short,
-               "Leave out documents shorter than --length, and list them")
+               "Skip documents shorter than --length, and list them in the results")
       ->group(group);
-  app.add_flag("--pack", options.pack, "Join documents until --length is reached, and record where")
+  app.add_flag("--pack", options.pack,
+               "Concatenate documents until --length is reached; the boundaries are recorded")
       ->group(group);
-  app.add_flag(
-         "--skip-bad-lines", source.skip_bad_lines,
-         "Leave out lines of --jsonl that cannot be read, and list them; later documents keep "
-         "their numbers")
+  app.add_flag("--skip-bad-lines", source.skip_bad_lines,
+               "Skip lines of --jsonl that cannot be read, and list them in the results; later "
+               "documents keep their numbers")
       ->group(group);
-  app.add_flag("--wait", source.wait, "Wait for a pipe that gives nothing for 10 s")->group(group);
+  app.add_flag("--wait", source.wait,
+               "Keep waiting for a pipe that gives nothing for 10 s (default: an error)")
+      ->group(group);
 }
 
 std::shared_ptr<const io::Tokenizer> tokenizer_for(const DataOptions& data,

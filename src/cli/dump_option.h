@@ -11,7 +11,8 @@ struct DumpSelection {
 };
 
 /// "POSITIONS[:LAYERS[:HEADS]]", each sizes and ranges as parse_sizes() reads them. In a range
-/// FIRST..LAST:STEP the colon belongs to the range. Errors  Usage
+/// FIRST..LAST:STEP the colon belongs to the range.
+/// Errors  Usage
 DumpSelection parse_dump(std::string_view text);
 
 }  // namespace stuffed::cli

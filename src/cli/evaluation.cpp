@@ -14,13 +14,13 @@ namespace fs = std::filesystem;
 
 void add_output_option(CLI::App& app, EvaluationOptions& options) {
   add_results(app, "-o,--output", options.output,
-              "Results, JSON Lines; - is standard output, which cannot be resumed")
+              "Results, JSON Lines; - is standard output (which cannot be resumed)")
       ->required()
       ->group("Output");
 }
 
 void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::string& what) {
-  app.add_flag("--overwrite", options.overwrite, "Start anew instead of resuming")->group("Output");
+  app.add_flag("--overwrite", options.overwrite, "Start over instead of resuming")->group("Output");
   add_save_every(app, options.save_every, "Output");
   app.add_flag("--fail-nonfinite", options.fail_nonfinite,
                "Exit code 6 if " + what + " is not finite")

@@ -40,8 +40,8 @@ struct Evaluation {
 };
 
 /// `observer`, if there is one, is told of every update of the rule, and `inner_observer` of what
-/// its mitigations make of it; they are not owned. Errors  Usage for options that exclude each
-/// other or a stream too long for its mitigations;
+/// its mitigations make of it; they are not owned.
+/// Errors  Usage for options that exclude each other or a stream too long for its mitigations;
 ///         Input; Unsupported: see the functions of wiring.h and data_options.h
 Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,
@@ -63,15 +63,16 @@ io::Results open_results(const EvaluationOptions& options,
                          const Evaluation& evaluation,
                          const JournalKind& kind);
 
-/// Prints `table` where it does not mix with the results. Errors  NonFinite saying `what` ("the
-/// loss is not finite"), if so by the summary and asked for
+/// Prints `table` where it does not mix with the results.
+/// Errors  NonFinite saying `what` ("the loss is not finite"), if so by the summary and asked for
 void finish(const EvaluationOptions& options,
             const io::json& summary,
             const std::string& table,
             std::string_view what);
 
 /// The journal and its sidecar (given by `flag`, or "") take the place of nothing that the run
-/// reads, nor of each other. Errors  as OutputGuard::writes
+/// reads, nor of each other.
+/// Errors  as OutputGuard::writes
 void check_outputs(const EvaluationOptions& options,
                    std::string_view flag,
                    const std::filesystem::path& sidecar);

@@ -17,7 +17,7 @@ void add_export(CLI::App& root, Commands& commands) {
     int64_t drop_chunk_targets = 0;
   };
   CLI::App* app = add_subcommand(
-      root, "export", "Writes results in the file formats of other programs",
+      root, "export", "Convert results to the file formats of other programs",
       "  stuffed export --format paper passkey.jsonl -o output/mamba2-370m\n"
       "  stuffed export --format paper newlines.jsonl -o . --drop-chunk-targets 128K\n"
       "\npaper: the files that the code published with arXiv:2410.07145 writes.\n"
@@ -36,17 +36,17 @@ void add_export(CLI::App& root, Commands& commands) {
                   "Journal of a passkey run, or of a ppl-by-length run with --per-token")
       ->required()
       ->type_name("RESULTS.jsonl");
-  add_choice(*app, "--format", options->format, {"paper"}, "Whose files");
+  add_choice(*app, "--format", options->format, {"paper"}, "File format to write");
   app->add_option("-o,--output", options->output, "Folder to write to")
       ->required()
       ->type_name("DIR");
-  app->add_flag("--overwrite", options->overwrite, "Replace files of other contents");
+  app->add_flag("--overwrite", options->overwrite, "Replace files that hold something else");
   app->add_option("--per-token", options->per_token,
-                  "The losses' file; default: the one the journal names")
+                  "File with the losses (default: the one that the journal names)")
       ->type_name("FILE.safetensors");
   add_size(*app, "--drop-chunk-targets", options->drop_chunk_targets,
-           "Leave out the loss of every chunk's first token, as the published code does (131072 "
-           "there); default: none");
+           "Leave out the loss of the first token of every chunk of this size, as the published "
+           "code does (131072 there); default: none");
   commands.push_back({.app = app, .run = [options](Context&) {
                         const eval::PaperFiles files =
                             eval::export_paper(options->results, options->output,

@@ -216,23 +216,24 @@ void add_prompt_options(CLI::App& app, Options& options) {
       ->type_name("NAME")
       ->group(group);
   app.add_option("--load-state", options.load_state,
-                 "Go on from a saved state; the prompt, if any, comes after it")
+                 "Start from a saved state; the prompt, if any, comes after it")
       ->type_name("FILE")
       ->group(group);
 }
 
 void add_sampling_options(CLI::App& app, Options& options) {
   const char* const group = "Sampling (greedy unless one of these is given; seeded by --seed)";
-  app.add_option("--temperature", options.temperature, "Divides the logits")
-      ->check(CLI::Range(1e-6, 1e6))
+  app.add_option("--temperature", options.temperature, "Divide the logits by it")
+      ->check(CLI::Range(1e-6, 1e6).description(""))
       ->type_name("X")
       ->group(group);
-  app.add_option("--top-k", options.top_k, "Only the k most likely tokens")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30))
+  app.add_option("--top-k", options.top_k, "Sample from the k most likely tokens")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))
       ->type_name("K")
       ->group(group);
-  app.add_option("--top-p", options.top_p, "Only the fewest tokens whose probability reaches p")
-      ->check(CLI::Range(1e-9, 1.0))
+  app.add_option("--top-p", options.top_p,
+                 "Sample from the fewest tokens whose probability reaches p")
+      ->check(CLI::Range(1e-9, 1.0).description(""))
       ->type_name("P")
       ->group(group);
 }
@@ -241,7 +242,7 @@ void add_sampling_options(CLI::App& app, Options& options) {
 
 void add_generate(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
-      root, "generate", "Continues a text; a long prompt's state can be saved and gone on from",
+      root, "generate", "Continue a prompt; the state after a long prompt can be saved and loaded",
       "  stuffed generate --model DIR --prompt 'Once upon a time' --max-new-tokens 100\n"
       "  stuffed generate --model DIR --prompt-file book.txt --max-new-tokens 0 --save-state "
       "book.state\n"
@@ -251,17 +252,17 @@ void add_generate(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model);
   add_prompt_options(*app, *options);
   add_sampling_options(*app, *options);
-  add_size(*app, "--max-new-tokens", options->how.max_new_tokens, "Length of the continuation", 0)
+  add_count(*app, "--max-new-tokens", options->how.max_new_tokens, "Tokens to generate, at most", 0)
       ->group("Output");
-  app->add_option("--stop", options->how.stop, "End once the new text contains this; repeatable")
+  app->add_option("--stop", options->how.stop, "Stop once the new text contains this; repeatable")
       ->type_name("TEXT")
       ->group("Output");
-  app->add_flag("--stop-eos", options->how.stop_eos, "End at the tokenizer's end-of-text token")
+  app->add_flag("--stop-eos", options->how.stop_eos, "Stop at the tokenizer's end-of-text token")
       ->group("Output");
   app->add_option("--save-state", options->save_state, "Write the state after the last new token")
       ->type_name("FILE")
       ->group("Output");
-  app->add_flag("--json", options->json, "One JSON object instead of streamed text")
+  app->add_flag("--json", options->json, "Print one JSON object instead of streamed text")
       ->group("Output");
   commands.push_back({.app = app, .run = [options](Context& context) { run(*options, context); }});
 }

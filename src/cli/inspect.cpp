@@ -56,7 +56,7 @@ std::string table(const io::json& found) {
   for (const auto& warning : found["warnings"])
     row("warning", warning.get<std::string>());
   row("parameters", fmt::format("{}", found["parameters"].get<int64_t>()));
-  row("shape", fmt::format("d_model {}, {} layers, {} heads, state {} x {} a head",
+  row("shape", fmt::format("d_model {}, {} layers, {} heads, state {} x {} per head",
                            found["d_model"].get<int64_t>(), found["layers"].get<int64_t>(),
                            found["heads"].get<int64_t>(), found["key_width"].get<int64_t>(),
                            found["value_width"].get<int64_t>()));
@@ -89,20 +89,20 @@ void add_inspect(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* app = add_subcommand(
       root, "inspect",
-      "Says what a checkpoint is: family, layout, parameters, dtypes, shapes, tokenizer, hashes, "
-      "state size, and what the paper's fits predict for that size. Reads no weight into memory.",
+      "Describe a checkpoint: family, layout, parameters, dtypes, shapes, tokenizer, hashes, state "
+      "size, and what the paper's fits predict for that size. Weights are not read into memory.",
       "  stuffed inspect mamba2-130m\n"
       "  stuffed inspect RWKV-x060-World-1B6.pth --json > model.json");
   app->add_option("model,--model", options->model, "Folder or weight file of the model")
       ->required()
       ->type_name("PATH");
   app->add_option("--tokenizer", options->tokenizer,
-                  "tokenizer.json, tokenizer.model, a World vocabulary, or 'bytes'; default: the "
-                  "one in the model's folder")
+                  "tokenizer.json, tokenizer.model, a World vocabulary, or 'bytes' (default: the "
+                  "one in the model's folder)")
       ->type_name("PATH|bytes");
   add_gated_norm(*app, options->gated_norm, "Options");
   app->add_flag("--json", options->json,
-                "One JSON object, every tensor's shape and dtype included");
+                "Print one JSON object, with every tensor's shape and dtype");
   commands.push_back({.app = app, .run = [options](Context&) {
                         const io::json found =
                             eval::inspect(options->model, options->tokenizer, options->gated_norm);

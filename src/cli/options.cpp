@@ -4,15 +4,16 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"
+#include "stuffed/recurrence/mitigations.h"
 
 namespace stuffed::cli {
 
 const char* const kExitCodes =
     "Exit codes: 0 ok; 1 a comparison or verification failed; 2 wrong usage; 3 an input file is "
     "missing, damaged,\n"
-    "foreign or unsupported; 4 this build or device cannot; 5 out of memory; 6 a non-finite number "
-    "under\n"
-    "--fail-nonfinite; 7 an output cannot be written; 70 a bug of ours; 75 stopped by a signal, "
+    "foreign or unsupported; 4 not supported by this build or device; 5 out of memory; 6 a "
+    "non-finite number under\n"
+    "--fail-nonfinite; 7 an output cannot be written; 70 a bug in stuffed; 75 stopped by a signal, "
     "resumable.";
 
 namespace {
@@ -112,6 +113,17 @@ CLI::Option* add_size(CLI::App& app,
   return option;
 }
 
+CLI::Option* add_count(CLI::App& app,
+                       const std::string& flag,
+                       int64_t& home,
+                       const std::string& description,
+                       int64_t minimum) {
+  CLI::Option* option = add_size(app, flag, home, description, minimum)->type_name("N");
+  if (home >= minimum)
+    option->default_str(fmt::format("{}", home));
+  return option;
+}
+
 CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description) {
   const auto set = [&home](const std::string& text) {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), home);
@@ -140,9 +152,9 @@ CLI::Option* add_sizes(CLI::App& app,
 
 void add_save_every(CLI::App& app, double& home, const std::string& group) {
   app.add_option("--save-every", home,
-                 "Seconds between saves of an unfinished measurement, so that a kill without "
-                 "warning costs no more; a signal saves in any case; 0: only then")
-      ->check(CLI::Range(0.0, 1e9))
+                 "Seconds between saves of an unfinished measurement: what a kill without warning "
+                 "can cost. A signal always saves; 0: save on signals only")
+      ->check(CLI::Range(0.0, 1e9).description(""))
       ->type_name("SECONDS")
       ->capture_default_str()
       ->group(group);
@@ -154,7 +166,7 @@ CLI::Option* add_choice(CLI::App& app,
                         const std::vector<std::string>& choices,
                         const std::string& description) {
   return app.add_option(flag, home, description)
-      ->check(CLI::IsMember(choices))
+      ->check(CLI::IsMember(choices).description(""))
       ->type_name(fmt::format("{}", fmt::join(choices, "|")))
       ->capture_default_str();
 }
@@ -187,21 +199,32 @@ CLI::App* add_subcommand(CLI::App& root,
   return app;
 }
 
+namespace {
+
+/// The paragraph on mitigations that the help of a command with --mitigation ends with.
+std::string mitigations_paragraph() {
+  std::string text = "\nMitigations, with their keys and defaults:\n";
+  for (const MitigationHelp& help : mitigation_help())
+    text += fmt::format("  {}:{}\n", help.name, help.keys);
+  return text + "sliding_window must be the last one, and excludes clamp_norm.\n";
+}
+
+}  // namespace
+
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
   const char* const group = "Model";
   app.add_option(
          "--model", options.model,
-         "Folder or weight file of the model (read as published; family and layout are recognised)")
+         "Folder or weight file of the model, as published; family and layout are recognised")
       ->required(model_required)
       ->type_name("PATH")
       ->group(group);
   app.add_option("--tokenizer", options.tokenizer,
                  "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
-                 "or 'bytes'; "
-                 "default: the one in the model's folder")
+                 "or 'bytes' (default: the one in the model's folder)")
       ->type_name("PATH|bytes")
       ->group(group);
-  app.add_option("--device", options.device, "auto takes the first GPU if there is one")
+  app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
       ->check(CLI::Validator(
           [](const std::string& text) {
             const bool indexed = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
@@ -217,31 +240,34 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   add_choice(app, "--dtype", options.dtype, {"f32", "bf16"}, "Type of weights and activations")
       ->group(group);
   add_choice(app, "--state-dtype", options.state_dtype, {"f32", "bf16"},
-             "Type the state is rounded to between segments")
+             "Type that the state is rounded to between segments")
       ->group(group);
   add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
-             "Implementation of the recurrence; one that is named never falls back to another")
+             "Implementation of the recurrence; a named one never falls back to another")
       ->group(group);
-  add_size(app, "--segment", options.segment, "Tokens fed at a time; changes rounding only")
+  add_size(app, "--segment", options.segment, "Tokens fed at a time; affects rounding only")
       ->group(group);
   app.add_option("--mitigation", options.mitigations,
-                 "NAME:key=value,... changes the recurrence; repeatable, applied in order")
+                 "Change the recurrence (NAME:key=value,...); repeatable, applied in order; "
+                 "`stuffed mitigations` lists all")
       ->take_all()
       ->expected(1)
       ->type_name("NAME:KEY=VALUE")
       ->group(group);
   app.add_flag("--force", options.force,
-               "Run what is refused as too slow: clamp_norm with every=1 beyond 64K tokens")
+               "Run what is refused for its cost: clamp_norm with every=1 beyond 64K tokens")
       ->group(group);
   add_gated_norm(app, options.gated_norm, group);
-  add_seed(app, options.seed, "Everything random is a function of it")->group(group);
+  add_seed(app, options.seed, "Seed of everything random")->group(group);
+  std::string footer = app.get_footer();
+  app.footer(footer.insert(footer.find("\nExamples:\n"), mitigations_paragraph()));
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {
   app.add_option("--gated-norm", home,
-                 "Mamba-2 of several groups: its gated norm is over each group (mamba_ssm) or the "
-                 "whole width (transformers); default: what the folder says, else group")
-      ->check(CLI::IsMember({"group", "whole"}))
+                 "Mamba-2 with several groups: the gated norm is over each group (mamba_ssm) or "
+                 "the whole width (transformers) (default: what the folder says, else group)")
+      ->check(CLI::IsMember({"group", "whole"}).description(""))
       ->type_name("group|whole")
       ->group(group);
 }

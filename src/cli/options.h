@@ -50,6 +50,13 @@ CLI::Option* add_size(CLI::App& app,
                       const std::string& description,
                       int64_t minimum = 1);
 
+/// The same of a number of things that are not tokens: shown as N.
+CLI::Option* add_count(CLI::App& app,
+                       const std::string& flag,
+                       int64_t& home,
+                       const std::string& description,
+                       int64_t minimum = 1);
+
 /// --seed N: a whole number from 0 to 2^64 - 1.
 CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description);
 

@@ -200,27 +200,29 @@ void add_task_options(CLI::App& app, Options& options) {
   add_sizes(app, "--lengths", task.lengths_tokens, "Prompt lengths, such as 1K..128K:1K")
       ->required()
       ->group(group);
-  add_size(app, "--depths", task.depths, "Positions of the needle per length")->group(group);
-  add_size(app, "--trials", task.trials, "Samples per length and position")->group(group);
+  add_count(app, "--depths", task.depths, "Needle positions per length")->group(group);
+  add_count(app, "--trials", task.trials, "Samples per length and needle position")->group(group);
   add_choice(app, "--protocol", options.protocol, {"ours", "paper-code", "paper-text"},
-             "Words and rules: ours leaves room for the answer; paper-code is the published code's "
-             "(5 new tokens); paper-text has the prompt printed in the paper")
+             "Prompt and rules: ours leaves room for the answer; paper-code is the published "
+             "code's (5 new tokens); paper-text is the prompt printed in the paper")
       ->group(group);
   app.add_option("--grid", options.grid,
-                 "shared: lengths have needles in common, and one stream answers many; per-length: "
-                 "each sample has its own; default: shared for ours, per-length for the paper's")
-      ->check(CLI::IsMember({"shared", "per-length"}))
+                 "shared: lengths share needles, so one stream answers many; per-length: every "
+                 "sample has its own (default: shared for ours, per-length for the paper's)")
+      ->check(CLI::IsMember({"shared", "per-length"}).description(""))
       ->type_name("shared|per-length")
       ->group(group);
-  app.add_flag("--use-bos", task.use_bos, "Put the text <|endoftext|> in front")->group(group);
-  app.add_flag("--add-prefix", task.add_prefix, "Put 1200 sentences of filler in front")
+  app.add_flag("--use-bos", task.use_bos, "Put the text <|endoftext|> in front of the prompt")
       ->group(group);
-  add_size(app, "--digits", task.digits, "Of a passkey")->group(group);
-  add_size(app, "--max-new-tokens", options.max_new_tokens,
-           "Tokens decoded greedily; default: 8, or the protocol's 5 for paper-code")
+  app.add_flag("--add-prefix", task.add_prefix,
+               "Put 1200 sentences of filler in front of the prompt")
+      ->group(group);
+  add_count(app, "--digits", task.digits, "Digits in the passkey")->group(group);
+  add_count(app, "--max-new-tokens", options.max_new_tokens,
+            "Tokens decoded greedily (default: 8; 5 for paper-code)")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
-           "Training length of the model: recorded, and drawn in figures")
+           "Training length of the model; recorded, and drawn in figures")
       ->group(group);
 }
 
@@ -229,31 +231,33 @@ void add_task_options(CLI::App& app, Options& options) {
 void add_passkey(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "passkey",
-      "Finds a number hidden in filler, at every length and depth, feeding shared text once",
+      "Passkey retrieval: find a number hidden in filler text, at every length and depth; text "
+      "that prompts share is fed once",
       "  stuffed passkey --model DIR --lengths 1K..128K:1K -o passkey.jsonl\n"
       "  stuffed passkey --model DIR --lengths 1K,2K,256K --depths 40 --trials 5 --train-len 8K -o "
       "passkey.jsonl\n"
       "  stuffed passkey --tokenizer tokenizer.json --lengths 1K..128K:1K --dry-run\n"
-      "\nA trial is correct if the key occurs in the decoded tokens. Killed at any moment, the "
+      "\nA trial is correct if the key occurs in the decoded tokens. If the run is killed, run the "
       "same "
-      "command goes on.\n");
+      "command again: it resumes.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model, false);
   add_task_options(*app, *options);
   add_size(*app, "--state-memory", options->state_memory_bytes,
-           "Bytes of states alive at a time, with what mitigations keep; more gives wider batches")
+           "Bytes for the states held at a time, mitigations' included; more gives wider batches")
       ->default_str("4G")
       ->group("Evaluation");
-  add_size(*app, "--batch-size", options->batch_size, "Sequences fed at a time, at most")
+  add_count(*app, "--batch-size", options->batch_size, "Most sequences per batch")
       ->group("Evaluation");
-  add_results(*app, "-o,--output", options->output, "Results, JSON Lines; - is standard output")
+  add_results(*app, "-o,--output", options->output,
+              "Results, JSON Lines; - is standard output (which cannot be resumed)")
       ->group("Output");
-  app->add_flag("--overwrite", options->overwrite, "Start anew instead of resuming")
+  app->add_flag("--overwrite", options->overwrite, "Start over instead of resuming")
       ->group("Output");
   add_save_every(*app, options->save_every, "Output");
   app->add_flag("--dry-run", options->dry_run,
-                "Print prompts, their tokens, and tokens to feed as JSON; loads no weights but for "
-                "sliding_window")
+                "Print the number of prompts, their tokens and the tokens to feed as JSON, and "
+                "stop; loads no weights except for sliding_window")
       ->group("Output");
   commands.push_back({.app = app,
                       .run = [options](Context& context) { run(*options, context); },

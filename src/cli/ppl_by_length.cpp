@@ -55,32 +55,30 @@ void run(const Options& options, Context& context) {
 
 void add_ppl_by_length(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
-      root, "ppl-by-length",
-      "Loss and perplexity by position in long streams (results: JSON Lines; resumes when run "
-      "again)",
+      root, "ppl-by-length", "Loss and perplexity by position in long streams",
       "  stuffed ppl-by-length --model DIR --text war.txt --length 1M --train-len 8K -o war.jsonl\n"
       "  stuffed ppl-by-length --model DIR --jsonl books.jsonl --field text --length 64K "
       "--skip-short -o books.jsonl\n"
       "  stuffed ppl-by-length --model DIR --prompt newlines --length 256K --per-token "
       "nll.safetensors -o newlines.jsonl\n"
       "\nLosses are in nats. Bucket b covers positions b*bucket to (b+1)*bucket-1; position j "
-      "scores token j+1. Killed at\n"
-      "any moment, the same command goes on and ends with the same records.\n");
+      "scores token j+1. If the run\n"
+      "is killed, run the same command again: it resumes, and ends with the same records.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
-  add_size(*app, "--bucket", options->bucket, "Positions averaged together")->group("Evaluation");
-  add_size(
-      *app, "--batch-size", options->batch_size,
-      "Documents of equal length fed side by side (a GPU is idle with one short one); no record "
-      "depends on its neighbours")
+  add_size(*app, "--bucket", options->bucket, "Positions per bucket of the averages")
+      ->group("Evaluation");
+  add_count(*app, "--batch-size", options->batch_size,
+            "Documents of equal length fed in one batch (one short document leaves a GPU idle); no "
+            "record depends on its neighbours")
       ->group("Evaluation");
   add_size(*app, "--train-len", options->train_len,
-           "Training length of the model: the collapse onset is looked for beyond it")
+           "Training length of the model; the onset of collapse is looked for beyond it")
       ->group("Evaluation");
   add_output_option(*app, *options);
   app->add_option("--per-token", options->per_token,
-                  "Every loss: nll [documents, N] f32, in nats; column j scores token j+1")
+                  "Write every loss: nll [documents, N] f32, in nats; column j scores token j+1")
       ->type_name("OUT.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a loss");

@@ -97,18 +97,18 @@ void run(const Options& options, Context& context) {
 void add_task_options(CLI::App& app, Options& options) {
   const char* const group = "Retention";
   add_sizes(app, "--at", options.read_tokens,
-            "Measure after so many tokens; default: after all of a document")
+            "Positions to measure at (default: the end of each document)")
       ->group(group);
-  add_size(app, "--points", options.points,
-           "Suffix lengths n per --at, log-spaced from 1 to all tokens read")
+  add_count(app, "--points", options.points,
+            "Suffix lengths n per --at, log-spaced from 1 to all tokens read")
       ->group(group);
   add_sizes(app, "--grid", options.suffixes, "Suffix lengths n, instead of --points")->group(group);
-  add_size(app, "--half-life-starts", options.half_life_starts,
-           "Positions half-lives are measured from, evenly over the first half; default: 15, or as "
-           "many as it has")
+  add_count(app, "--half-life-starts", options.half_life_starts,
+            "Positions that half-lives are measured from, evenly over the first half (default: 15, "
+            "or as many as it has)")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
-           "Training length of the model: recorded, and drawn in figures")
+           "Training length of the model; recorded, and drawn in figures")
       ->group(group);
 }
 
@@ -117,8 +117,8 @@ void add_task_options(CLI::App& app, Options& options) {
 void add_retention(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "retention",
-      "How long tokens last: surviving weights and half-lives of the decays, and how much old text "
-      "matters to the prediction (results: JSON Lines; resumes when run again)",
+      "How long tokens last in the state: surviving weights, half-lives, and how much old text "
+      "changes the predictions",
       "  stuffed retention --model DIR --text war.txt --length 64K --train-len 8K -o war.jsonl\n"
       "  stuffed retention --model DIR --jsonl books.jsonl --length 64K --skip-short --documents "
       "16 "
@@ -160,17 +160,17 @@ void add_retention(CLI::App& root, Commands& commands) {
       "f64; "
       "with --mitigation the same\n"
       "names behind mitigated/.\n"
-      "They gather in OUT.safetensors.partial/: killed at any moment, the same command goes on and "
-      "ends with the same records\n"
-      "and arrays.\n");
+      "They gather in OUT.safetensors.partial/. If the run is killed, run the same command again: "
+      "it resumes, and ends\n"
+      "with the same records and arrays.\n");
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
   add_task_options(*app, *options);
   add_output_option(*app, *options);
   app->add_option("--arrays", options->arrays,
-                  "Weights and half-lives of every head; default: OUT.safetensors beside the "
-                  "results, none for -")
+                  "File for the weights and half-lives of every head (default: OUT.safetensors "
+                  "beside the results, none for -)")
       ->type_name("OUT.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a prediction or a decay");

@@ -82,7 +82,8 @@ std::optional<eval::DumpOptions> dump_of(const Options& options, const ModelConf
   return dump;
 }
 
-/// Says how large the dump will be. Errors  Usage if that is too much and --force was not given
+/// Says how large the dump will be.
+/// Errors  Usage if that is too much and --force was not given
 void check_dump_size(const eval::StateDump& dump, bool force) {
   constexpr double kGB = 1e9, kMostGB = 8;
   const eval::DumpOptions& what = dump.options();
@@ -171,30 +172,34 @@ void add_statistics_options(CLI::App& app, Options& options) {
   const char* const group = "Statistics";
   eval::StateStatsOptions& task = options.task;
   add_size(app, "--stride", task.stride,
-           "The state is sampled after every multiple of it, whatever --segment; also what inputs "
-           "and losses are averaged over")
+           "Tokens between samples of the state, whatever --segment; inputs and losses are "
+           "averaged over as many")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
-           "Training length of the model: finds the heads that explode past it, and writes the "
-           "limits clamp_norm reads")
+           "Training length of the model; heads that explode past it are found, and the limits "
+           "that clamp_norm reads are written")
       ->group(group);
-  add_sizes(app, "--layers", task.layers, "Such as 0,3 or 0..47:1; default: all", 0)->group(group);
-  add_sizes(app, "--heads", task.heads, "Likewise, in each layer (Mamba-1: channels)", 0)
+  add_sizes(app, "--layers", task.layers, "Layers to record, such as 0,3 or 0..47:1 (default: all)",
+            0)
       ->group(group);
-  app.add_flag("--no-rank", options.no_rank,
-               "Leave out the effective rank, an eigenvalue problem per sample, layer and head")
+  add_sizes(app, "--heads", task.heads,
+            "Heads to record in each layer (Mamba-1: channels) (default: all)", 0)
+      ->group(group);
+  app.add_flag(
+         "--no-rank", options.no_rank,
+         "Skip the effective rank, which costs an eigenvalue problem per sample, layer and head")
       ->group(group);
   add_sizes(app, "--histogram-at", task.histogram_at,
-            "Positions, multiples of --stride: histograms of each head's state over their common "
-            "range")
+            "Positions (multiples of --stride) to take a histogram of each head's state at, over "
+            "their common range")
       ->group(group);
-  add_size(app, "--histogram-bins", task.histogram_bins, "Of each histogram")->group(group);
+  add_count(app, "--histogram-bins", task.histogram_bins, "Bins of each histogram")->group(group);
   app.add_option("--dump", options.dump,
-                 "Write whole states and gates after so many tokens, of these layers and heads "
-                 "(default: those recorded) to OUT.dump.safetensors: such as 8K,20K:38:0..7:1")
+                 "Write whole states and gates at these positions, of these layers and heads "
+                 "(default: those recorded), to OUT.dump.safetensors; such as 8K,20K:38:0..7:1")
       ->type_name("POSITIONS[:LAYERS[:HEADS]]")
       ->group(group);
-  add_size(app, "--top", task.top, "Heads in the table of those that explode")->group(group);
+  add_count(app, "--top", task.top, "Rows in the table of exploding heads")->group(group);
 }
 
 }  // namespace
@@ -202,8 +207,7 @@ void add_statistics_options(CLI::App& app, Options& options) {
 void add_state_stats(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "state-stats",
-      "What the recurrent state of each layer and head is like along long streams (results: JSON "
-      "Lines and arrays; resumes when run again)",
+      "Statistics of the recurrent state per layer and head along long streams",
       std::string(
           "  stuffed state-stats --model DIR --prompt newlines --length 32K --stride 128 "
           "--train-len 8K --histogram-at 8K,20K -o newlines.jsonl\n"
@@ -217,16 +221,17 @@ void add_state_stats(CLI::App& root, Commands& commands) {
           "clamp_norm:limits=limits.safetensors -o clamped.jsonl\n\n") +
           eval::kStateStatsArrays + eval::kStateDumpTensors +
           "The arrays take 180 bytes per document, sample, layer and head: 280 MB for 1M tokens at "
-          "a "
-          "stride of 1K of a model of\n48 x 32 heads. Killed at any moment, the same command goes "
-          "on and ends with the same records and arrays.\n");
+          "a stride of 1K of a model of\n"
+          "48 x 32 heads. If it is killed, run the same command again: it resumes, and ends with "
+          "the same records and arrays.\n");
   auto options = std::make_shared<Options>();
   options->data.source.documents = 1;
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
   add_statistics_options(*app, *options);
   add_output_option(*app, *options);
-  app->add_option("--arrays", options->arrays, "Default: OUT.safetensors beside OUT.jsonl")
+  app->add_option("--arrays", options->arrays,
+                  "File for the arrays (default: OUT.safetensors beside OUT.jsonl)")
       ->type_name("FILE.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a loss or a state");

@@ -142,33 +142,33 @@ void run_tokenize(const TokenizeOptions& options) {
 void add_tokenize(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<TokenizeOptions>();
   options->files = {"-"};
-  CLI::App* app = add_subcommand(
-      root, "tokenize",
-      "Turns text into token ids: a JSON array a line for each FILE, or a token file that other "
-      "commands take as --tokens",
-      kExamples);
+  CLI::App* app = add_subcommand(root, "tokenize",
+                                 "Turn text into token ids: one line with a JSON array per FILE, "
+                                 "or a token file that other commands take as --tokens",
+                                 kExamples);
   app->add_option("--tokenizer", options->tokenizer,
                   "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
                   "or 'bytes'")
       ->required()
       ->type_name("PATH|bytes");
-  app->add_option(
-         "FILE", options->files,
-         "Texts, each one document; '-' is standard input. Also pipes, gzip, zstd. UTF-8, or "
-         "any bytes for World and bytes")
+  app->add_option("FILE", options->files,
+                  "Text files (UTF-8; any bytes for World and bytes tokenizers); each is one "
+                  "document. - is standard input; pipes, gzip and zstd are read too")
       ->capture_default_str();
   CLI::Option* output = app->add_option(
       "-o,--output", options->output,
       "Write a safetensors file with `tokens` [documents, N] i64 instead of printing");
   app->add_flag("--no-bos", options->no_bos,
-                "Leave out the beginning-of-text token that the tokenizer's policy puts in front");
-  app->add_flag("--literal-special", options->literal_special,
-                "Take special tokens written in the text, such as <|endoftext|>, as ordinary text");
+                "Do not put the tokenizer's beginning-of-text token in front");
+  app->add_flag(
+      "--literal-special", options->literal_special,
+      "Encode special tokens written in the text, such as <|endoftext|>, as ordinary text");
   app->add_flag("--decode", options->decode,
-                "The other way: each FILE is a JSON array of ids; prints their text")
+                "The reverse: each FILE is a JSON array of ids; print their text")
       ->excludes(output);
-  app->add_flag("--wait", options->wait, "Wait for a pipe that gives nothing for 10 s");
-  app->add_flag("--time", options->time, "Report seconds spent encoding on standard error");
+  app->add_flag("--wait", options->wait,
+                "Keep waiting for a pipe that gives nothing for 10 s (default: an error)");
+  app->add_flag("--time", options->time, "Report the seconds spent encoding, on standard error");
   commands.push_back({.app = app, .run = [options](Context&) { run_tokenize(*options); }});
 }
 

@@ -91,11 +91,12 @@ void run_train(const TrainOptions& options, const Context& context) {
 void add_data_options(CLI::App& app, TrainOptions& options) {
   const char* const group = "Data";
   train::DataConfig& data = options.config.data;
-  app.add_flag("--wait", data.wait, "Wait for a pipe that gives nothing for 10 s")->group(group);
-  app.add_option(
-         "--text", options.text,
-         "Files whose bytes are trained on; repeatable. Also - (standard input), pipes, gzip, "
-         "zstd")
+  app.add_flag("--wait", data.wait,
+               "Keep waiting for a pipe that gives nothing for 10 s (default: an error)")
+      ->group(group);
+  app.add_option("--text", options.text,
+                 "Files whose bytes are trained on; repeatable. - is standard input; pipes, gzip "
+                 "and zstd are read too")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--held-out", options.held_out, "Files for validation, never trained on")
@@ -131,24 +132,26 @@ void add_optimiser_options(CLI::App& app, train::TrainConfig& config) {
   };
   number("--lr", config.schedule.peak, "Learning rate between warm-up and decay (AdamW)", 0, 1e3);
   number("--last-lr", config.schedule.last, "Learning rate of the last step", 0, 1e3);
-  add_size(app, "--warmup", config.schedule.warmup, "Steps of linear warm-up", 0)->group(group);
-  add_size(app, "--decay", config.schedule.decay, "Steps of linear decay at the end", 0)
+  add_count(app, "--warmup", config.schedule.warmup, "Steps of linear warm-up", 0)->group(group);
+  add_count(app, "--decay", config.schedule.decay, "Steps of linear decay at the end", 0)
       ->group(group);
-  number("--weight-decay", config.weight_decay, "On matrices and the embedding alone", 0, 1e3);
-  number("--beta2", config.beta2, "AdamW's second coefficient (the first is 0.9)", 0, 0.999999);
-  number("--clip", config.clip, "Largest norm of the gradient; 0: none", 0, 1e30);
+  number("--weight-decay", config.weight_decay, "Weight decay, on matrices and the embedding only",
+         0, 1e3);
+  number("--beta2", config.beta2, "AdamW's beta2 (beta1 is 0.9)", 0, 0.999999);
+  number("--clip", config.clip, "Clip the gradient's norm to this; 0: do not clip", 0, 1e30);
 }
 
 void add_record_options(CLI::App& app, train::TrainConfig& config) {
   const char* const group = "Records";
-  add_size(app, "--log-every", config.log_every, "Steps between reports of the loss")->group(group);
-  add_size(app, "--validate-every", config.validate_every, "Steps between validations")
+  add_count(app, "--log-every", config.log_every, "Steps between reports of the loss")
       ->group(group);
-  add_size(app, "--checkpoint-every", config.checkpoint_every,
-           "Steps between checkpoints, from which the same command goes on")
+  add_count(app, "--validate-every", config.validate_every, "Steps between validations")
+      ->group(group);
+  add_count(app, "--checkpoint-every", config.checkpoint_every,
+            "Steps between checkpoints, which the same command resumes from")
       ->group(group);
   add_save_every(app, config.save_every, group);
-  add_size(app, "--validation-rows", config.validation_rows, "Validation sequences of each source")
+  add_count(app, "--validation-rows", config.validation_rows, "Validation sequences of each source")
       ->group(group);
   add_size(app, "--validation-length", config.validation_length,
            "Tokens of a validation sequence; default: --length. Beyond --length the loss is "
@@ -162,8 +165,7 @@ void add_train(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<TrainOptions>();
   train::TrainConfig& config = options->config;
   CLI::App* app = add_subcommand(
-      root, "train",
-      "Train a small byte-level model; ppl-by-length and transformers read the result",
+      root, "train", "Train a small byte-level model that ppl-by-length and transformers can read",
       "  stuffed train --config configs/smoke/train_bytes.toml\n"
       "  stuffed train --model-config '{\"hidden_size\":96,\"num_hidden_layers\":4,\"head_dim\":32,"
       "\"state_size\":128}'\n"
@@ -175,22 +177,21 @@ void add_train(CLI::App& root, Commands& commands) {
          "one that is unknown or cannot be honoured is refused")
       ->type_name("FILE|JSON")
       ->required();
-  app->add_option(
-         "--gated-norm", options->gated_norm,
-         "With n_groups > 1: the gated norm over the whole width, as transformers reads it "
-         "(default), or by group, saved in the original layout")
-      ->check(CLI::IsMember({"group", "whole"}))
+  app->add_option("--gated-norm", options->gated_norm,
+                  "With n_groups > 1: the gated norm is over the whole width, as transformers "
+                  "reads it (default), or over each group, saved in the original layout")
+      ->check(CLI::IsMember({"group", "whole"}).description(""))
       ->type_name("group|whole");
   app->add_option("-o,--output", options->output,
                   "Folder for the model, its journal train.jsonl and its checkpoint; the same "
                   "command resumes")
       ->type_name("DIR")
       ->required();
-  app->add_flag("--overwrite", options->overwrite, "Start anew if the folder holds a run");
-  add_size(*app, "--length", config.length, "Tokens in a training sequence");
-  add_size(*app, "--batch", config.batch, "Sequences in a step");
-  add_size(*app, "--steps", config.schedule.steps, "Optimiser steps in all")->required();
-  app->add_option("--device", options->device, "auto takes the first GPU if there is one")
+  app->add_flag("--overwrite", options->overwrite, "Start over if the folder holds a run");
+  add_size(*app, "--length", config.length, "Tokens per training sequence");
+  add_count(*app, "--batch", config.batch, "Sequences per step");
+  add_count(*app, "--steps", config.schedule.steps, "Optimiser steps")->required();
+  app->add_option("--device", options->device, "auto: the first GPU if there is one, else the CPU")
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str();
   add_choice(*app, "--dtype", config.dtype, {"f32", "bf16"},

@@ -214,10 +214,10 @@ void add_options(CLI::App& app, Options& options) {
       ->type_name("PATH");
   add_gated_norm(app, options.model.gated_norm, "Options");
   app.add_flag("--kernels", options.kernels,
-               "The recurrence alone: all families' shapes, adversarial decays, lengths and cuts, "
-               "against f64; needs no model");
+               "Check the recurrence alone against f64: all families' shapes, adversarial decays, "
+               "lengths and cuts; needs no model");
   app.add_option("--device", options.model.device,
-                 "auto: the CPU, and the first GPU if there is one; else this one alone")
+                 "auto: the CPU, and the first GPU if there is one; otherwise this device alone")
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str();
   add_choice(app, "--family", options.family,
@@ -232,12 +232,13 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--tokenizer", options.model.tokenizer, "Default: the one in the model's folder")
       ->type_name("PATH|bytes")
       ->group(stream);
-  add_seed(app, options.model.seed, "Of the random ids")->group(stream);
-  add_size(app, "--length", options.length,
-           "Tokens fed to every path; the reference takes about 0.3 s a token for a model of 1.3B")
+  add_seed(app, options.model.seed, "Seed of the random ids")->group(stream);
+  add_size(
+      app, "--length", options.length,
+      "Tokens fed to every path; the reference takes about 0.3 s per token for a model of 1.3B")
       ->group(stream);
   add_sizes(app, "--segments", options.segments,
-            "Pieces to feed it in, default 1,37,512 (those shorter than --length)")
+            "Segment lengths to compare (default: 1,37,512, those shorter than --length)")
       ->group(stream);
   add_sizes(app, "--long", options.long_lengths,
             "Longer streams, whole against pieces of --piece, without the reference; default: on a "
@@ -245,14 +246,16 @@ void add_options(CLI::App& app, Options& options) {
       ->group(stream);
   add_size(app, "--piece", options.piece, "Pieces that a --long stream is compared in")
       ->group(stream);
-  app.add_flag("--no-long", options.no_long,
-               "No long streams, and with --kernels nothing of a million tokens or 2^31 elements");
+  app.add_flag(
+      "--no-long", options.no_long,
+      "Skip long streams, and with --kernels whatever has a million tokens or 2^31 elements");
   add_results(app, "-o,--output,--json", options.output,
               "Verdicts, JSON Lines, written anew each time; - is standard output");
   app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
   add_choice(app, "--break", options.broken, {"none", "reference", "chunked", "cuda"},
              "For tests: makes every insertion of this implementation 1 % too large, which must "
-             "end in exit code 1");
+             "end in exit code 1")
+      ->group("");
 }
 
 }  // namespace
@@ -260,8 +263,8 @@ void add_options(CLI::App& app, Options& options) {
 void add_verify(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "verify",
-      "Checks that all ways of computing the same numbers agree on this machine: a stream whole, "
-      "in segments, one token at a time, by the reference, on the CPU and a GPU. Exit code 1 if "
+      "Check that all ways to compute the same numbers agree on this machine: a stream whole, in "
+      "segments, one token at a time, by the reference, on the CPU and on a GPU. Exit code 1 if "
       "any disagree.",
       "  stuffed verify mamba2-130m\n"
       "  stuffed verify mamba2-1.3b --device cuda --text war.txt --length 2K -o verdicts.jsonl\n"

@@ -11,7 +11,7 @@ namespace stuffed::eval {
 class ScanGate {
  public:
   /// `in`, `before` and `out` are one call; f32 results must lie within 1e-5 of f64, bf16 within
-  /// 5e-3 (y) and 3e-3 (state), relative RMS a head.
+  /// 5e-3 (y) and 3e-3 (state), relative RMS per head.
   void look_at(const ScanInputs& in, const Tensor& before, const ScanResult& out);
   bool is_right() const {
     return calls_ > 0 && y_error_ <= y_bound_ && state_error_ <= state_bound_;

@@ -48,7 +48,7 @@ DecodeSession::DecodeSession(const RecurrentLM& model,
                              const DecodeOptions& options)
     : model_(model), rule_(rule), options_(options) {
   check(options.batch > 0 && options.tokens_per_step > 0, kBug,
-        "DecodeSession: a batch of {} with {} tokens a step", options.batch,
+        "DecodeSession: a batch of {} with {} tokens per step", options.batch,
         options.tokens_per_step);
   why_no_graph_ = !options.wants_graph        ? "none was asked for"
                   : !model.device().is_cuda() ? "the model is on the CPU"

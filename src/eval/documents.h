@@ -62,7 +62,8 @@ class DocumentTask {
   /// Documents of one length that are fed side by side, at most.
   virtual int64_t batch() const { return 1; }
   /// Another process goes on: the sidecar must hold the documents that have so many `targets`, and
-  /// part of one more if the run stopped in the middle. Errors  Input
+  /// part of one more if the run stopped in the middle.
+  /// Errors  Input
   virtual void keep(const std::vector<int64_t>& targets, bool in_the_middle) = 0;
   /// The journal is finished; is everything beside it there? Errors  Input
   virtual void check_finished() const {}

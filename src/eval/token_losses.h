@@ -20,7 +20,8 @@ class TokenLosses {
   TokenLosses& operator=(const TokenLosses&) = delete;
 
   /// Keeps the first `floats` values, those of the documents the journal holds, and what lies
-  /// behind them if the run stopped `in_the_middle` of one more. Errors  Input if fewer are there
+  /// behind them if the run stopped `in_the_middle` of one more.
+  /// Errors  Input if fewer are there
   void keep(int64_t floats, bool in_the_middle = false);
   /// Errors  Input if fewer than `floats` are there
   void check_holds(int64_t floats) const;

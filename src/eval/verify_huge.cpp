@@ -109,7 +109,7 @@ class HugeCheck {
     } catch (const std::exception& error) {
       if (!is_out_of_memory(error))
         throw;
-      verdict.not_run = "the memory does not suffice";
+      verdict.not_run = "not enough memory";
     }
     verdicts.push_back(verdict);
     on_verdict_(verdict, true);

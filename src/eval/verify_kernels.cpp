@@ -27,7 +27,7 @@ constexpr int64_t kCpuLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 
 constexpr int64_t kGpuLengths[] = {1,  2,   8,   9,   15,   16,   17,   63,   64,
                                    65, 127, 128, 129, 1000, 8191, 8192, 8193, 65537};
 
-/// kernels.md 5.2 in f32 ("exact mode") and bf16: y a head, final state a head.
+/// kernels.md 5.2 in f32 ("exact mode") and bf16: y per head, final state per head.
 void set_bounds(Verdict& verdict, at::ScalarType dtype) {
   const bool is_f32 = dtype == at::kFloat;
   verdict.output_bound = is_f32 ? 1e-5 : 5e-3;

@@ -74,7 +74,7 @@ const char* short_name(at::ScalarType dtype) {
 /// Runs `body`; memory that does not suffice becomes the verdict's reason.
 template <class Body>
 void run_if_it_fits(Verdict& verdict, const Body& body) {
-  constexpr const char* kReason = "the memory does not suffice";
+  constexpr const char* kReason = "not enough memory";
   try {
     body();
   } catch (const std::exception& error) {

@@ -27,7 +27,8 @@ class JsonField {
 
   /// Errors  Input, naming `where` and the byte, for what is not JSON or does not have that field
   void add(std::string_view text);
-  /// The text ends here. Errors  Input if the JSON is not whole or does not have the field
+  /// The text ends here.
+  /// Errors  Input if the JSON is not whole or does not have the field
   void finish();
 
  private:

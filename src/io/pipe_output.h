@@ -9,7 +9,8 @@ namespace stuffed::io {
 /// Errors  Output if no one does within ten seconds; Interrupted
 int open_fifo(const std::filesystem::path& path);
 
-/// Returns 0, or the errno that stopped it. Errors  Interrupted while the reader takes nothing
+/// Returns 0, or the errno that stopped it.
+/// Errors  Interrupted while the reader takes nothing
 int write_pipe(int fd, std::string_view bytes);
 
 }  // namespace stuffed::io

@@ -76,7 +76,8 @@ std::string describe(const Owner& owner) {
   return owner.journal.empty() ? "" : fmt::format(" ({})", owner.journal.filename().string());
 }
 
-/// Of a finished file: what it says of its run. Errors  Input if it is no such file
+/// Of a finished file: what it says of its run.
+/// Errors  Input if it is no such file
 struct Finished {
   std::string signature;
   bool has_tensor = false;

@@ -20,7 +20,7 @@ class SpmBpe {
   static std::optional<SpmBpe> make(const SpmModel& model, const std::string& path);
 
   /// Encodes one text, or with `goes_on` what follows a place where last_cut() cut it. It must be
-  /// UTF-8 and not empty. Memory: a few bytes a token beyond `ids`,
+  /// UTF-8 and not empty. Memory: a few bytes per token beyond `ids`,
   /// and with user-defined pieces a copy of the text; 20 bytes a character of the longest run that
   /// pieces join.
   void encode(std::string_view text,

@@ -1,5 +1,5 @@
 // Mamba-2 (arXiv:2405.21060) from the original state-spaces layout, Hugging Face's and Codestral's.
-// The recurrence is one scalar decay a head; C, B and x come out of a short convolution, dt and the
+// The recurrence is one scalar decay per head; C, B and x come out of a short convolution, dt and the
 // gate z around it.
 #include <algorithm>
 #include <cmath>

@@ -41,12 +41,13 @@ const ConfigTable& mamba2_config_table(const Checkpoint& checkpoint,
 /// Errors  Input if tensors and config contradict each other, or say what is not computed
 Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition& recognition);
 
-/// From a config.json in Hugging Face's keys; every width must be given. Errors  Usage for a key
-/// that is not known or cannot be honoured
+/// From a config.json in Hugging Face's keys; every width must be given.
+/// Errors  Usage for a key that is not known or cannot be honoured
 Mamba2Config new_mamba2_config(const io::json& config);
 
 /// config.json in Hugging Face's layout; of a gated norm by group in the original's, as
-/// transformers has none. Errors  Unsupported if the layout cannot hold the model
+/// transformers has none.
+/// Errors  Unsupported if the layout cannot hold the model
 io::json saved_mamba2_config(const Mamba2Config& m);
 
 }  // namespace stuffed

@@ -239,7 +239,7 @@ InF32::InF32(RecurrentLM& model) : model_(model), dtype_(model.dtype()) {
             item.name);
       originals_.emplace_back(item.home, *item.home);
     }
-  std::vector<Tensor> wide;  // all of them first: nothing is changed if memory does not suffice
+  std::vector<Tensor> wide;  // all of them first: nothing is changed if there is not enough memory
   for (const auto& [home, original] : originals_)
     wide.push_back(original.to(at::kFloat));
   for (size_t i = 0; i < wide.size(); ++i)

@@ -98,7 +98,7 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
   const auto& shape = weights.entries().at(*decay).shape;
   const auto* gate = find_name(weights, "att.time_mix_g");
   check(gate && shape.size() == 2 && shape[1] > 1, Error::Kind::Input,
-        "{}: '{}' has shape [{}]{}: RWKV-5.0 or 5.1, with one decay a head, which are not "
+        "{}: '{}' has shape [{}]{}: RWKV-5.0 or 5.1, with one decay per head, which are not "
         "supported; RWKV-5.2 is",
         weights.path().string(), *decay, fmt::join(shape, ", "),
         gate ? "" : " and there is no gate");

@@ -50,7 +50,7 @@ class RwkvModel : public RecurrentLM {
   LayerState initial_layer_state(int64_t batch) const override;
 
   Tensor to_heads(const Tensor& x) const { return x.unflatten(-1, {r_.heads, r_.head_size}); }
-  /// The heads' outputs [B,T,H,V], normalised a head at a time: [B,T,H*V]; times silu(gate) if
+  /// The heads' outputs [B,T,H,V], normalised head by head: [B,T,H*V]; times silu(gate) if
   /// there is one [B,T,H*V].
   Tensor normalise_heads(const Tensor& y,
                          const LayerNormWeights& ln_x,

@@ -1,5 +1,5 @@
 // The recurrence as matrix products over chunks of tokens, in ATen: runs on any device, and has a
-// gradient. The derivation is in kernels/decay_scan/README.md. One decay a head without a gradient
+// gradient. The derivation is in kernels/decay_scan/README.md. One decay per head without a gradient
 // on the CPU is left to the tiled form, which is four times as fast.
 #include <algorithm>
 #include <bit>

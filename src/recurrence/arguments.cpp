@@ -1,7 +1,6 @@
 #include "arguments.h"
 
 #include <charconv>
-#include <vector>
 
 #include "stuffed/core/error.h"
 
@@ -38,6 +37,7 @@ Arguments::Arguments(std::string_view text) {
 }
 
 std::optional<std::string> Arguments::text(const std::string& key) {
+  keys_.push_back(key);
   const auto node = values_.extract(key);
   return node ? std::optional(node.mapped()) : std::nullopt;
 }
@@ -70,8 +70,8 @@ void Arguments::finish() const {
   std::vector<std::string> keys;
   for (const auto& [key, value] : values_)
     keys.push_back(key);
-  check(keys.empty(), Error::Kind::Usage, "mitigation {}: unknown {} '{}'", name_,
-        keys.size() == 1 ? "key" : "keys", fmt::join(keys, "', '"));
+  check(keys.empty(), Error::Kind::Usage, "mitigation {}: unknown {} '{}'; known: {}", name_,
+        keys.size() == 1 ? "key" : "keys", fmt::join(keys, "', '"), fmt::join(keys_, ", "));
 }
 
 }  // namespace stuffed::recurrence

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace stuffed::recurrence {
 
@@ -21,12 +22,13 @@ class Arguments {
                   std::optional<int64_t> missing,
                   int64_t least,
                   int64_t most = std::numeric_limits<int64_t>::max());
-  /// Usage if a key was never asked for.
+  /// Usage if a key was given that nobody asked for; the message names those that were.
   void finish() const;
 
  private:
   std::string name_;
-  std::map<std::string, std::string> values_;
+  std::map<std::string, std::string> values_;  // not yet taken
+  std::vector<std::string> keys_;              // asked for, in order
 };
 
 }  // namespace stuffed::recurrence

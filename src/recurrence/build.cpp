@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "stuffed/core/error.h"
+#include "stuffed/recurrence/mitigations.h"
 #include "stuffed/recurrence/window.h"
 #include "wrappers.h"
 
@@ -10,7 +11,7 @@ namespace stuffed {
 
 namespace recurrence {
 
-#define MITIGATION(name) \
+#define MITIGATION(name, ...) \
   Inner make_##name(Arguments arguments, Inner inner, const Building& building);
 #include "mitigations.inc"
 #undef MITIGATION
@@ -24,7 +25,7 @@ struct Mitigation {
 
 std::vector<Mitigation> mitigations() {
   return {
-#define MITIGATION(name) Mitigation{#name, make_##name},
+#define MITIGATION(name, ...) Mitigation{#name, make_##name},
 #include "mitigations.inc"
 #undef MITIGATION
   };
@@ -65,6 +66,14 @@ void check_order(const std::vector<std::string>& mitigations) {
 
 }  // namespace
 }  // namespace recurrence
+
+std::vector<MitigationHelp> mitigation_help() {
+  return {
+#define MITIGATION(name, ...) MitigationHelp{#name, __VA_ARGS__},
+#include "mitigations.inc"
+#undef MITIGATION
+  };
+}
 
 std::shared_ptr<const Recurrence> build_recurrence(const RecurrenceOptions& options,
                                                    InnerObserver* inner_observer) {

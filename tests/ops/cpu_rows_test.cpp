@@ -15,15 +15,9 @@ namespace stuffed {
 namespace {
 
 using testing::bitwise_equal;
+using testing::bound_of;
 using testing::close;
-
-double bound_of(at::ScalarType type) {
-  return type == at::kFloat ? 1e-6 : 4e-3;
-}
-
-Tensor wide(const Tensor& x) {
-  return x.to(at::kDouble);
-}
+using testing::wide;
 
 TEST(CpuRows, LogSumExpTakesAnyNumbers) {
   at::manual_seed(1);
@@ -98,7 +92,7 @@ TEST(CpuRows, ShortConvolutionsAgree) {
 
 TEST(CpuRows, GatedNormsWithASkipAgree) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16})
-    for (const int64_t weights : {96, 6}) {  // one a channel, one a head
+    for (const int64_t weights : {96, 6}) {  // one per channel, one per head
       const Tensor y = at::randn({2, 20, 96}).to(type), z = at::randn({2, 20, 96}).to(type);
       const Tensor x = at::randn({2, 20, 200}).to(type).narrow(2, 50, 96);
       const Tensor weight = at::randn({96}), skip = at::randn({weights});

@@ -2,10 +2,11 @@
 mistyped is named, together with the help that lists what there is."""
 
 import functools
+import json
 import re
 
 import pytest
-from cli_support import needs_binary, stuffed
+from cli_support import GOLDEN, needs_binary, stuffed
 
 pytestmark = needs_binary
 COLUMN = 36  # where descriptions begin
@@ -111,3 +112,37 @@ def test_the_reader_of_help_texts_sees_what_is_missing():
         ("--bare", ""),
         ("--long-name-of-an-option ALPHA|BETA|GAMMA", "On the next line"),
     ]
+
+
+def test_mitigations_are_listed_with_keys_cost_and_rules():
+    listed = json.loads(stuffed("mitigations", "--json").stdout)
+    assert [m["name"] for m in listed] == [
+        "scale_gates",
+        "rri",
+        "longmamba",
+        "clip_insert",
+        "clamp_norm",
+        "sliding_window",
+    ]
+    text, of_a_task = stuffed("mitigations").stdout, help_of("ppl-by-length")
+    for m in listed:
+        assert all(m[key] for key in ("keys", "effect", "cost", "rules"))
+        assert f"{m['name']}:{m['keys']}" in text
+        assert f"  {m['name']}:{m['keys']}" in of_a_task
+
+
+@pytest.mark.parametrize(
+    ("mitigation", "known"),
+    [("rri:decai=1", "decay, insert, dt"), ("sliding_window:tokens=4,size=3", "tokens")],
+)
+def test_a_wrong_key_of_a_mitigation_names_the_right_ones(mitigation, known):
+    model = GOLDEN / "mamba2-hf"
+    done = stuffed("generate", "--model", model, "--tokenizer", "bytes", "--prompt", "a", "--mitigation", mitigation)
+    assert done.returncode == 2 and done.stderr.rstrip().endswith(f"known: {known}"), done.stderr
+
+
+def test_choices_are_shown_once_and_the_options_of_tests_not_at_all():
+    for command in COMMANDS:
+        text = help_of(*command.split())
+        assert ":{" not in text and " in [" not in text, command
+        assert "--break" not in text, command

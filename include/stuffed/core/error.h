@@ -20,7 +20,7 @@ class Error : public std::runtime_error {
     Memory = 5,        // out of memory
     NonFinite = 6,     // --fail-nonfinite was given and a non-finite number was seen
     Output = 7,        // an output cannot be written
-    Internal = 70,     // a bug of ours
+    Internal = 70,     // a bug in stuffed
     Interrupted = 75,  // stopped by a signal; the same command resumes
   };
 

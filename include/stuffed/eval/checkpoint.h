@@ -51,7 +51,8 @@ class Checkpoint {
   /// last, writes the file and throws Interrupted.
   [[noreturn]] void stop();
 
-  /// Between two measurements. Errors  Interrupted if a signal came
+  /// Between two measurements.
+  /// Errors  Interrupted if a signal came
   void stop_if_asked();
 
   /// The measurement is in the journal: what was reached in it no longer matters.

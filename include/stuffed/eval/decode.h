@@ -1,4 +1,4 @@
-// Decoding: the same few tokens a step, step after step, from states of its own.
+// Decoding: the same few tokens per step, step after step, from states of its own.
 #pragma once
 #include <memory>
 #include <string>

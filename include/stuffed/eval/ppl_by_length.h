@@ -29,7 +29,8 @@ struct PplByLengthOptions {
 ///   onset    = start of the first whole bucket beyond it whose mean exceeds twice the baseline
 /// Returns {"train_len_tokens","baseline_nll_nats","onset_tokens"}; the last is null if there is
 /// none and "unknown" if the stream ended before 8 x train_len. A mean that is not finite exceeds
-/// every bound. Errors  Usage if bucket > train_len / 4
+/// every bound.
+/// Errors  Usage if bucket > train_len / 4
 io::json collapse_onset(const std::vector<double>& mean_nll_nats,
                         int64_t bucket,
                         int64_t length,
@@ -38,8 +39,8 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
 /// Scores every document that `results` does not hold yet, then appends the summary and the end
 /// line; returns the summary. Every batch has options.batch rows, so a record depends on that
 /// number (by rounding), but not on which documents share the batch. `tokenizer` may be null: then
-/// no text is known and there are no bits per byte. Errors  Interrupted; whatever source, model and
-/// results throw
+/// no text is known and there are no bits per byte.
+/// Errors  Interrupted; whatever source, model and results throw
 io::json run_ppl_by_length(const RecurrentLM& model,
                            const Recurrence& rule,
                            io::TokenSource& source,

@@ -94,7 +94,8 @@ struct TreeWatch {
 /// are fed whole, so that a resumed run repeats the numbers of the first. `on_leaves` gets every
 /// prompt of a step that is fed, wanted or not, and may copy the batch's states once (these copies
 /// are within the plan). But for rounding, a prompt's state and hidden row are those of the prompt
-/// fed alone. Errors  Interrupted by `watch`; Input if `watch.from` is of another plan
+/// fed alone.
+/// Errors  Interrupted by `watch`; Input if `watch.from` is of another plan
 TreeCount feed_tree(const RecurrentLM& model,
                     const Recurrence& rule,
                     const PromptTree& tree,

@@ -41,7 +41,8 @@ class StateDump : public Observer {
   void begin(int64_t position = 0);
   /// For batches of one sequence and updates that end at every chosen position.
   void on_update(Where where, const ScanInputs& in, const LayerState& after) override;
-  /// Gives the file its name. Errors  Output
+  /// Gives the file its name.
+  /// Errors  Output
   void finish();
 
  private:

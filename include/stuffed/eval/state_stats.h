@@ -45,7 +45,8 @@ std::vector<int64_t> resolve_indices(std::vector<int64_t> chosen,
                                      std::string_view flag);
 
 /// Refuses what cannot be sampled in `targets` tokens, or would not fit into memory; with 0
-/// targets, what cannot be sampled in any number of them. `what` names the tokens. Errors  Usage
+/// targets, what cannot be sampled in any number of them. `what` names the tokens.
+/// Errors  Usage
 void check_state_stats(const StateStatsOptions& options,
                        const ModelConfig& model,
                        std::string_view what,
@@ -57,8 +58,8 @@ void check_state_stats(const StateStatsOptions& options,
 /// its arrays depend on no other. Arrays of finished documents wait in ARRAYS.partial/. The stream
 /// is cut at multiples of segment and of stride, and where a state is dumped. `make_rule` builds
 /// the update around the observer it is given; inputs are recorded as the model asks for them,
-/// before any mitigation, and states after it. Cost    about 22 numbers (f64) per document, sample,
-/// layer and head, on the host; what is on
+/// before any mitigation, and states after it.
+/// Cost  about 22 numbers (f64) per document, sample, layer and head, on the host; what is on
 ///         the device at a time is bounded
 /// Errors  Usage if options contradict each other or the arrays would exceed 4 GiB; Interrupted;
 ///         whatever source, model and results throw

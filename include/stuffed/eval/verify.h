@@ -14,7 +14,7 @@ namespace stuffed::eval {
 inline constexpr const char* kVerifySchema = "stuffed.verify";
 inline constexpr int kVerifyVersion = 1;
 
-/// One comparison. Errors are relative RMS: of the losses (models) or of y a head (kernels), and of
+/// One comparison. Errors are relative RMS: of the losses (models) or of y per head (kernels), and of
 /// the final state, the worst layer's or head's.
 struct Verdict {
   std::string subject;              // "model", or family and group of cases: "rwkv6 decays"

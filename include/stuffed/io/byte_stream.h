@@ -63,8 +63,9 @@ class ByteStream {
 /// Whether `path` is standard input or a pipe. Throws Input for what open() refuses.
 bool is_pipe(const std::filesystem::path& path);
 
-/// All of it. Errors  as ByteStream; Input if what may be endless (a pipe, compressed data) has
-/// more than 1 GiB
+/// All of it.
+/// Errors  as ByteStream; Input if what may be endless (a pipe, compressed data) has more than 1
+///         GiB
 std::string read_stream(const std::filesystem::path& path, const StreamOptions& options = {});
 
 }  // namespace stuffed::io

@@ -41,7 +41,8 @@ class OutputGuard {
 };
 
 /// "-" for /dev/stdout and its other names: opened anew it would be written from its start, over
-/// what was printed. Other paths as they are. Errors  Usage for standard error's names
+/// what was printed. Other paths as they are.
+/// Errors  Usage for standard error's names
 std::string output_name(const std::string& path);
 
 /// May a safetensors file be written there? Only where there is nothing, or one that `is_ours`

@@ -91,7 +91,8 @@ class Results {
   json record(std::string_view key) const;
   /// One line, on the disk when this returns. A non-finite number becomes null, and is refused
   /// (Internal) unless the record says "finite": false. If the line cannot be written whole, the
-  /// file is cut back to the line before. Errors  Output
+  /// file is cut back to the line before.
+  /// Errors  Output
   void append(std::string_view key, const json& fields);
   /// The end line. A finished journal stays as it is when its command runs again.
   void finish(const json& fields = json::object());

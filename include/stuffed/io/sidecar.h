@@ -41,7 +41,8 @@ class Sidecar {
   std::filesystem::path part(std::string_view name) const;
   /// Takes over what an older stuffed left at `from`, unless the part is there.
   void adopt(const std::filesystem::path& from, std::string_view name) const;
-  /// The whole file. Errors  Output
+  /// The whole file.
+  /// Errors  Output
   void write(const Tensors& tensors, std::map<std::string, std::string> metadata) const;
   /// Call once PATH is written and the journal is finished.
   void remove_partial() const;

@@ -27,17 +27,20 @@ struct TensorEntry {
 class TensorFile {
  public:
   /// A .safetensors, .bin, .pth, .pt, .st file (the content decides, not the name), or an
-  /// *.index.json. Errors  Input, naming the file, for anything that is not whole and well-formed
+  /// *.index.json.
+  /// Errors  Input, naming the file, for anything that is not whole and well-formed
   static TensorFile open(const fs::path& path);
 
-  /// The same tensors, by the names that `rename` makes of theirs. Errors  Input if two become one
+  /// The same tensors, by the names that `rename` makes of theirs.
+  /// Errors  Input if two become one
   TensorFile renamed(const std::function<std::string(const std::string&)>& rename) const;
 
   const std::map<std::string, TensorEntry>& entries() const;
   bool has(const std::string& name) const;
   /// The tensor in the file's own dtype, as a read-only view of the mapped file where alignment
   /// allows; call .to(...) or .clone() to own it. Valid as long as any view or the TensorFile
-  /// lives. Errors  Input if a PyTorch zip's CRC-32 is not that of its bytes (checked once)
+  /// lives.
+  /// Errors  Input if a PyTorch zip's CRC-32 is not that of its bytes (checked once)
   Tensor load(const std::string& name) const;
   /// Tells the system that this tensor's pages are no longer needed, so that a pass over the file
   /// does not keep it resident.

@@ -49,8 +49,8 @@ class Tokenizer {
 };
 
 /// `path`: a tokenizer.json, a tokenizer.model, a World vocabulary, a folder that holds one of
-/// them, or "bytes". Errors  Input if missing or not understood: says which file is looked for and
-/// how to get it
+/// them, or "bytes".
+/// Errors  Input if missing or not understood: says which file is looked for and how to get it
 std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path,
                                                 const TokenizerOptions& options = {});
 

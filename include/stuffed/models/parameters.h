@@ -52,7 +52,8 @@ struct WeightMap {
 
 /// Fills every parameter from the file: shapes checked, converted to the type its role demands
 /// (`dtype` for matrices), moved to `device`. One pass; a tensor's pages are released once it is
-/// converted. Errors  Input if a tensor is missing, misshapen, or unknown tensors remain
+/// converted.
+/// Errors  Input if a tensor is missing, misshapen, or unknown tensors remain
 class ParameterLoader : public ParameterVisitor {
  public:
   ParameterLoader(const io::TensorFile& file,

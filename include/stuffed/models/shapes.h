@@ -17,7 +17,8 @@ std::unique_ptr<RecurrentLM> shape_skeleton(const std::string& name);
 /// Random weights on the device and in the types they run in, a function of (name, seed, device):
 /// matrices uniform within 1/sqrt(fan in), norms 1, biases 0, gates normal with deviation 0.5.
 /// Activations and states stay finite, and every term of the recurrence takes part; losses mean
-/// nothing. Errors  Usage for an unknown name; Memory
+/// nothing.
+/// Errors  Usage for an unknown name; Memory
 std::unique_ptr<RecurrentLM> random_model(const std::string& name,
                                           uint64_t seed,
                                           const LoadOptions& options = {});

@@ -18,15 +18,16 @@ namespace ops {
 ///   y_t = q_t^T S_t                                 without bonus (Mamba, HGRN-2, RWKV-7)
 ///   y_t = q_t^T (S_{t-1} + diag(bonus) k_t v_t^T)   with bonus (RWKV-5, RWKV-6)
 ///
-/// Shapes  q,k [B,T,H,K]; v [B,T,H,V]; log_decay [B,T,H,K] or [B,T,H,1]; v_scale [B,T,H]; bonus
-/// [H,K];
-///         state [B,H,K,V]; any T, 0 included
-/// Types   q,k,v bf16 or f32; log_decay, v_scale, bonus f32; state f32 (f64 throughout in tests); y
-/// has the type of v Units   log_decay in nats per token, <= 0 (-inf allowed: the state is
-/// forgotten exactly) Cost    O(B T H K V); allocates y and one new state, never writes its inputs
-/// Errors  Internal if a shape, type, device or sign above is wrong; Unsupported if `impl` is not
-/// in this build Source  arXiv:2405.21060 (Mamba-2), 2404.05892 (RWKV-5/6), 2404.07904 (HGRN-2),
-/// 2312.00752 (Mamba-1), 2503.14456 (RWKV-7)
+/// Shapes  q,k [B,T,H,K]; v [B,T,H,V]; log_decay [B,T,H,K] or [B,T,H,1]; v_scale [B,T,H];
+///         bonus [H,K]; state [B,H,K,V]; any T, 0 included
+/// Types   q,k,v bf16 or f32; log_decay, v_scale, bonus f32; state f32 (f64 throughout in tests);
+///         y has the type of v
+/// Units   log_decay in nats per token, <= 0 (-inf allowed: the state is forgotten exactly)
+/// Cost    O(B T H K V); allocates y and one new state, never writes its inputs
+/// Errors  Internal if a shape, type, device or sign above is wrong; Unsupported if `impl` is not in
+///         this build
+/// Source  arXiv:2405.21060 (Mamba-2), 2404.05892 (RWKV-5/6), 2404.07904 (HGRN-2),
+///         2312.00752 (Mamba-1), 2503.14456 (RWKV-7)
 ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl = Impl::Auto);
 
 /// decay_scan that writes the new state over `state`, which must be dense and nobody else's. The
