@@ -17,11 +17,12 @@ enum PathName : int32_t {
   kFactored,
   kScalarHopper,
   kVectorHopper,
-  kTiledFactored
+  kTiledFactored,
+  kWideHopper
 };
 
 bool is_hoppers(int32_t path) {
-  return path == kScalarHopper || path == kVectorHopper;
+  return path == kScalarHopper || path == kVectorHopper || path == kWideHopper;
 }
 
 __host__ __device__ bool has_one_decay_per_head(int32_t path) {
@@ -40,6 +41,8 @@ Path path_of(const DecayScanParams& p, int32_t name) {
       return scalar_hopper_path(p);
     case kVectorHopper:
       return vector_hopper_path(p);
+    case kWideHopper:
+      return wide_hopper_path(p);
     case kTiledFactored:
       return tiled_factored_path(p);
     default:
@@ -58,6 +61,8 @@ int32_t choose_path(const DecayScanParams& p) {
     name = kScalarHopper;
   if (name == kVector && vector_hopper_takes(p))
     name = kVectorHopper;
+  else if (name == kVector && wide_hopper_takes(p))
+    name = kWideHopper;
   return path_of(p, name).slots > 0 ? name : int32_t{kTokens};
 }
 
@@ -66,6 +71,8 @@ int32_t choose_path(const DecayScanParams& p) {
 /// decay per head only as much is summed up as is not forgotten: the smaller a share, the longer the
 /// segments.
 double prefix_cost(int32_t path, int64_t each) {
+  if (path == kWideHopper)
+    return 0.7;
   if (!has_one_decay_per_head(path))
     return 0.5;
   return path == kScalarHopper && each < 96 ? 0.35 : 0.15;

@@ -310,6 +310,36 @@ TEST(CudaDecayScan, TakesExtremeValues) {
     }
 }
 
+TEST(CudaDecayScan, DecaysAroundWhatAMiddleHoldsAgree) {
+  // Nats a token. 60 bits are 42 nats: 32 tokens of 1.3, or 8 of 5.2.
+  for (const double rate : {0.5, 1.25, 1.35, 3., 5., 5.5, 9.})
+    for (const Variant variant : {Variant::Rwkv6, Variant::Hgrn2})
+      for (const int segments : {1, 3}) {
+        Problem p = make_problem(published(variant, 500, at::kBFloat16));
+        p.in.log_decay = -rate * (1 - 0.02 * at::rand_like(p.in.log_decay));
+        p.in.log_decay.narrow(1, 130, 200).mul_(1e-3);  // weak for a while
+        p = to_gpu(p);
+        expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                     fmt::format("{}, {} nats", testing::name_of(variant), rate));
+      }
+}
+
+TEST(CudaDecayScan, QAndKOfAnySizeAgreeForAnyDecay) {
+  for (const double size : {1e-36, 1e-25, 1e-15, 1e15, 1e25})
+    for (const double rate : {0.01, 1.2, 4., 9.})
+      for (const bool is_q : {true, false}) {
+        Problem p = make_problem(published(Variant::Hgrn2, 200, at::kBFloat16));
+        p.in.log_decay = -rate * at::rand_like(p.in.log_decay);
+        Tensor& x = is_q ? p.in.q : p.in.k;
+        x = x * size;
+        if (!is_q)
+          p.state = p.state * size;
+        p = to_gpu(p);
+        expect_close(run(p, 1), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
+                     fmt::format("{} times {}, {} nats", is_q ? "q" : "k", size, rate));
+      }
+}
+
 TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
   for (const at::ScalarType type : kTypes)
     for (const Variant variant : kVariants) {
@@ -438,7 +468,8 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
   ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
   if (major != 9)
     GTEST_SKIP() << "needs a Hopper GPU";
-  constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5;
+  constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5,
+                kWideHopper = 7;
   const auto path = [](const Problem& p) { return decay_scan_cuda_path(p.in, p.state); };
   const Problem p = to_gpu(make_problem(published(Variant::Mamba2, 200, at::kBFloat16)));
   EXPECT_EQ(path(p), kScalarHopper);
@@ -455,6 +486,15 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
     rwkv.in.bonus.reset();
     EXPECT_EQ(path(rwkv), kVector);
   }
+  const Problem hgrn = to_gpu(make_problem(published(Variant::Hgrn2, 200, at::kBFloat16)));
+  EXPECT_EQ(path(hgrn), kWideHopper);
+  EXPECT_EQ(path({tokens_of(hgrn.in, 0, 8), hgrn.state}), kTokens);
+  Problem with_bonus = hgrn;
+  with_bonus.in.bonus = at::zeros({3, 128}, hgrn.state.options());
+  EXPECT_EQ(path(with_bonus), kVector);
+  misaligned = hgrn;
+  misaligned.in.log_decay = at::zeros({2, 200, 3, 131}, hgrn.state.options()).narrow(3, 1, 128);
+  EXPECT_EQ(path(misaligned), kVector);
 }
 
 }  // namespace

@@ -213,6 +213,25 @@ __device__ __forceinline__ void wgmma(float (&d)[32],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{adds}), "n"(kMajor));
 }
 
+constexpr int kColumnsAreRows = 1;  // of a: the tile's columns, so that its rows are reduced
+
+/// The same with a of a tile: a step of 16 along the reduction is +128 where its columns are a's
+/// rows, and +2 where its rows are.
+template <int kMajorA, int kMajorB>
+__device__ __forceinline__ void wgmma_tiles(float (&d)[32], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+      "%9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, "
+      "%27, %28, %29, %30, %31}, %32, %33, p, 1, 1, %35, %36;\n}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
+        "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
+        "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
+        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
+        "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+      : "l"(a), "l"(b), "r"(int{adds}), "n"(kMajorA), "n"(kMajorB));
+}
+
 /// Before products whose registers were written by other instructions.
 __device__ __forceinline__ void fence_products() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -291,5 +310,8 @@ cudaError_t launch_overlapping(void (*kernel)(Parameters...),
 
 /// y, dense.
 View output_view(const DecayScanParams& p);
+
+Path wide_hopper_path(const DecayScanParams& p);  // bf16, K = V = 128, where it takes them
+bool wide_hopper_takes(const DecayScanParams& p);
 
 }  // namespace stuffed::kernels::scan
