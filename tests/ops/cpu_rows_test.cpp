@@ -17,11 +17,11 @@ namespace {
 using testing::bitwise_equal;
 using testing::close;
 
-double bound_of(at::ScalarType type) {
+double row_bound(at::ScalarType type) {
   return type == at::kFloat ? 1e-6 : 4e-3;
 }
 
-Tensor wide(const Tensor& x) {
+Tensor in_f64(const Tensor& x) {
   return x.to(at::kDouble);
 }
 
@@ -32,7 +32,7 @@ TEST(CpuRows, LogSumExpTakesAnyNumbers) {
     for (const double scale : {0.0, 1.0, 30.0, 1e4}) {
       const Tensor x = at::randn({n}) * scale;
       EXPECT_NEAR(kernels::log_sum_exp_row(x.const_data_ptr<float>(), n),
-                  at::logsumexp(wide(x), 0).item<double>(),
+                  at::logsumexp(in_f64(x), 0).item<double>(),
                   2e-6 * (1 + x.abs().max().item<double>()));
     }
   for (const int64_t n : {5, 64}) {
@@ -69,12 +69,12 @@ TEST(CpuRows, StepGatesAgree) {
       for (const int64_t T : {1, 3, 40}) {
         const Tensor raw = (at::randn({1, T, 30}) * scale).to(type).narrow(2, 4, 24);
         const auto actual = ops::step_gates(raw, bias, a_log, 1e-3, 5.0);
-        const Tensor dt = at::softplus(wide(raw) + wide(bias)).clamp(1e-3, 5.0);
+        const Tensor dt = at::softplus(in_f64(raw) + in_f64(bias)).clamp(1e-3, 5.0);
         EXPECT_TRUE(close(actual.dt, dt, 1e-6)) << T;
-        EXPECT_TRUE(close(actual.log_decay, dt * -wide(a_log).exp(), 1e-6)) << T;
+        EXPECT_TRUE(close(actual.log_decay, dt * -in_f64(a_log).exp(), 1e-6)) << T;
         const double most = std::numeric_limits<double>::infinity();
         EXPECT_TRUE(close(ops::step_gates(raw, bias, a_log, 0, most).dt,
-                          at::softplus(wide(raw) + wide(bias)), 1e-6));
+                          at::softplus(in_f64(raw) + in_f64(bias)), 1e-6));
       }
   const Tensor nan = at::full({1, 1, 24}, NAN);
   EXPECT_TRUE(ops::step_gates(nan, bias, a_log, 0, 5).dt.isnan().all().item<bool>());
@@ -89,9 +89,9 @@ TEST(CpuRows, ShortConvolutionsAgree) {
         const Tensor columns = at::randn({2, 37, 3}).to(type);
         const auto actual = ops::short_conv(x, weight, bias, columns, silu);
         const auto expected =
-            ops::short_conv(wide(x), wide(weight), wide(bias), wide(columns), silu);
-        EXPECT_TRUE(close(actual.y, expected.y, bound_of(type))) << T;
-        EXPECT_TRUE(bitwise_equal(wide(actual.columns), expected.columns)) << T;
+            ops::short_conv(in_f64(x), in_f64(weight), in_f64(bias), in_f64(columns), silu);
+        EXPECT_TRUE(close(actual.y, expected.y, row_bound(type))) << T;
+        EXPECT_TRUE(bitwise_equal(in_f64(actual.columns), expected.columns)) << T;
         EXPECT_TRUE(actual.columns.is_contiguous());
       }
 }
@@ -102,12 +102,12 @@ TEST(CpuRows, GatedNormsWithASkipAgree) {
       const Tensor y = at::randn({2, 20, 96}).to(type), z = at::randn({2, 20, 96}).to(type);
       const Tensor x = at::randn({2, 20, 200}).to(type).narrow(2, 50, 96);
       const Tensor weight = at::randn({96}), skip = at::randn({weights});
-      const Tensor whole = wide(y) + wide(x) * wide(skip.repeat_interleave(96 / weights));
-      const Tensor expected = ops::gated_rms_norm(whole, wide(z), wide(weight), 3, 1e-5, false);
+      const Tensor whole = in_f64(y) + in_f64(x) * in_f64(skip.repeat_interleave(96 / weights));
+      const Tensor expected = ops::gated_rms_norm(whole, in_f64(z), in_f64(weight), 3, 1e-5, false);
       const Tensor trained = skip.clone().requires_grad_();  // takes ATen's passes
       for (const Tensor& d : {skip, trained})
         EXPECT_TRUE(close(ops::gated_rms_norm(y, z, weight, 3, 1e-5, false, {x, d}), expected,
-                          2 * bound_of(type)))
+                          2 * row_bound(type)))
             << weights;
     }
 }
@@ -140,10 +140,10 @@ TEST(CpuRows, NormsAgree) {
         const Tensor trained = weight.clone().requires_grad_();  // takes ATen's passes
         EXPECT_TRUE(close(ops::gated_rms_norm(y, z, weight, groups, 1e-5, norm_before_gate),
                           ops::gated_rms_norm(y, z, trained, groups, 1e-5, norm_before_gate),
-                          bound_of(type)));
+                          row_bound(type)));
         for (const at::ScalarType out : {at::kFloat, at::kBFloat16})
           EXPECT_TRUE(close(ops::rms_norm(y, weight, 1e-5, out),
-                            ops::rms_norm(y, trained, 1e-5, out), bound_of(out)));
+                            ops::rms_norm(y, trained, 1e-5, out), row_bound(out)));
       }
 }
 
@@ -169,8 +169,8 @@ TEST(CpuRows, PackedWeightsMultiplyLikePlainOnes) {
       for (const int64_t rows : {1, 2, 4, 5, 7, 300}) {
         const Tensor x = at::randn({2, rows, in}).to(type);
         EXPECT_TRUE(close(ops::linear(x, packed),
-                          at::linear(wide(x), wide(plain.weight), wide(plain.bias)),
-                          bound_of(type)))
+                          at::linear(in_f64(x), in_f64(plain.weight), in_f64(plain.bias)),
+                          row_bound(type)))
             << rows;
         EXPECT_EQ(ops::linear(x, packed).scalar_type(), type);
       }
