@@ -96,6 +96,10 @@ def read(path, schema: str | None = None) -> Run:
     return run
 
 
+# What reading or drawing raises over values that no run of stuffed wrote.
+_STRANGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+
+
 @contextlib.contextmanager
 def explained(script: str, results, output=None):
     """Whatever is wrong with the results ends the script with one line and exit code 3, as does drawing over them."""
@@ -107,7 +111,7 @@ def explained(script: str, results, output=None):
         yield
     except (ResultsError, OSError) as error:
         _end(script, str(error))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _STRANGE as error:
         reason = f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         _end(script, f"{', '.join(map(str, results))}: not what this script reads ({' '.join(reason.split())})")
 

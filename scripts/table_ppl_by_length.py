@@ -15,6 +15,8 @@ import stuffed_results
 
 def default_positions(runs) -> list[int]:
     train_len = min((r.config["train_len_tokens"] for r in runs if r.config["train_len_tokens"]), default=1024)
+    if train_len <= 0:
+        raise ValueError(f"train_len_tokens is {train_len}")
     reached = min(len(r.summary["mean_nll_nats"]) * r.summary["bucket_tokens"] for r in runs)
     positions = [train_len // 2, train_len]
     while positions[-1] * 4 < reached:

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/record_fields.h"
 
 namespace stuffed::eval {
 
@@ -167,7 +168,7 @@ class Run {
 
   void conclude() {
     if (!results_.done("summary")) {
-      io::json summary = task_.summarise(targets_);
+      io::json summary = summarise();
       summary["documents"] = done();
       summary["skipped"] = as_json(source_.skipped());
       summary["leftover_tokens"] = source_.leftover_tokens();
@@ -177,6 +178,21 @@ class Run {
     }
     task_.conclude(targets_);
     results_.finish();
+  }
+
+  /// Each record was looked at by itself; those that an earlier process left must fit together,
+  /// too.
+  io::json summarise() const {
+    try {
+      return task_.summarise(targets_);
+    } catch (const io::json::exception& error) {
+      if (done_before_ == 0)
+        throw;
+      fail(Error::Kind::Input,
+           "{}: its records do not fit together ({}); put the journal back as it was, or start "
+           "anew with --overwrite",
+           journal(), io::reason_of(error));
+    }
   }
 
   int64_t done() const { return static_cast<int64_t>(targets_.size()); }

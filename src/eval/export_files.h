@@ -1,5 +1,8 @@
 // What the parts of export_paper() share.
 #pragma once
+#include <functional>
+#include <string_view>
+
 #include "stuffed/eval/export_paper.h"
 #include "stuffed/io/results.h"
 
@@ -11,6 +14,12 @@ struct ReadJournal {
   io::JournalEnd end;
   std::map<std::string, io::json> records;
 };
+
+/// Reads fields of the journal; what is missing, or of another type, is said to be in `what`.
+/// Errors  Input
+void explained(const ReadJournal& journal,
+               std::string_view what,
+               const std::function<void()>& read);
 
 /// Writes a text where it replaces neither the journal nor, without `overwrite`, another text.
 void write_export(const ReadJournal& journal,

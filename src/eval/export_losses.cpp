@@ -5,8 +5,10 @@
 
 #include "export_files.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
 #include "stuffed/io/atomic_file.h"
 #include "stuffed/io/output_guard.h"
+#include "stuffed/io/record_fields.h"
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/io/torch_file.h"
 
@@ -18,7 +20,8 @@ namespace fs = std::filesystem;
 
 /// What followed `flag` on the command line that made the run; empty if it was not there.
 std::string argument_of(const io::json& provenance, const std::string& flag) {
-  const io::json line = provenance.value("command_line", io::json::array());
+  const io::json line =
+      provenance.is_object() ? provenance.value("command_line", io::json()) : io::json();
   for (size_t i = 0; line.is_array() && i < line.size(); ++i) {
     const std::string word = line[i].is_string() ? line[i].get<std::string>() : "";
     if (word == flag && i + 1 < line.size() && line[i + 1].is_string())
@@ -29,19 +32,77 @@ std::string argument_of(const io::json& provenance, const std::string& flag) {
   return {};
 }
 
+/// What the header says of a run; texts are empty where it does not.
+struct Asked {
+  std::string family, dtype, sha256;
+  std::string prompt;     // the built-in text's name
+  std::string model;      // as its command named it
+  std::string per_token;  // the losses' file, seen from the journal's folder
+  bool keeps_losses = false;
+  int64_t bucket_tokens = 0;
+  io::json train_len_tokens;  // null: unknown
+};
+
+std::string text_or_nothing(const io::json& fields, const char* field) {
+  return fields.is_object() && fields.contains(field) ? io::read_text(fields, field) : "";
+}
+
+/// A name from the journal as that of one folder.
+/// Errors  Input
+std::string as_folder(const std::string& name, const char* otherwise) {
+  std::string folder;
+  for (const char c : name)
+    folder += c == '/' ? "--" : std::string(1, c);
+  check(folder.find('\0') == folder.npos, Error::Kind::Input, "{:?} is no name of a file", name);
+  return folder.find_first_not_of('.') == folder.npos ? otherwise : folder;
+}
+
+/// "newlines" of a prompt; "" of files, whose documents have names of their own.
+std::string prompt_name(const io::json& data) {
+  if (text_or_nothing(data, "kind") != "prompt")
+    return "";
+  return as_folder(text_or_nothing(data, "name"), "prompt");
+}
+
+/// "war" of war.txt, "books" of books.jsonl:3.
+std::string file_name(const io::json& document) {
+  const std::string name = text_or_nothing(document, "name");
+  return as_folder(name.substr(0, name.find('.')), "text");
+}
+
+/// Errors  as io::read_integer()
+Asked read_header(const ReadJournal& journal) {
+  const io::json &config = journal.end.header.config, &provenance = journal.end.header.provenance;
+  Asked asked;
+  asked.family = io::read_text(config.at("model"), "family");
+  asked.sha256 = text_or_nothing(config.at("model"), "sha256");
+  asked.dtype = io::read_text(config, "dtype");
+  asked.bucket_tokens = io::read_integer(config, "bucket_tokens", 1);
+  asked.keeps_losses = config.contains("per_token") && io::read_flag(config, "per_token");
+  if (config.contains("train_len_tokens") && !config.at("train_len_tokens").is_null())
+    asked.train_len_tokens = io::read_integer(config, "train_len_tokens", 1);
+  asked.per_token = text_or_nothing(provenance, "per_token");
+  asked.model = text_or_nothing(provenance, "model");
+  if (asked.model.empty())
+    asked.model = argument_of(provenance, "--model");
+  while (asked.model.size() > 1 && asked.model.ends_with('/'))
+    asked.model.pop_back();
+  asked.prompt = prompt_name(config.at("data"));
+  return asked;
+}
+
 /// The sidecar: as given, as the journal names it (from its own folder), or as the command did.
-fs::path losses_path(const ReadJournal& journal, const PaperOptions& options) {
+fs::path losses_path(const ReadJournal& journal, const Asked& asked, const PaperOptions& options) {
   if (!options.per_token.empty())
     return options.per_token;
-  const io::RunHeader& header = journal.end.header;
-  check(header.config.value("per_token", false), Error::Kind::Input,
+  check(asked.keeps_losses, Error::Kind::Input,
         "{}: was made without --per-token, so its losses are kept by bucket alone; run "
         "ppl-by-length again with it",
         journal.path.string());
   const fs::path folder = journal.path.parent_path();
-  if (const io::json name = header.provenance.value("per_token", io::json()); name.is_string())
-    return folder / name.get<std::string>();
-  const fs::path named = argument_of(header.provenance, "--per-token");
+  if (!asked.per_token.empty())
+    return folder / asked.per_token;
+  const fs::path named = argument_of(journal.end.header.provenance, "--per-token");
   std::error_code ignored;
   const fs::path beside = folder / named.filename();
   const fs::path found = fs::exists(named, ignored) ? named : beside;
@@ -51,20 +112,34 @@ fs::path losses_path(const ReadJournal& journal, const PaperOptions& options) {
   return found;
 }
 
-/// Targets of the documents the journal holds, in order.
-std::vector<int64_t> targets_of(const ReadJournal& journal) {
+/// The documents of a journal, in order.
+struct Documents {
   std::vector<int64_t> targets;
-  for (int64_t i = 0;; ++i) {
-    const auto record = journal.records.find(fmt::format("document={}", i));
-    if (record == journal.records.end())
-      return targets;
-    targets.push_back(record->second.at("targets"));
+  std::string text;  // the first one's name, as a folder's
+};
+
+Documents read_documents(const ReadJournal& journal, const Asked& asked) {
+  std::map<int64_t, std::pair<int64_t, std::string>> by_number;  // --skip-bad-lines leaves gaps
+  for (const auto& [key, record] : journal.records)
+    explained(journal, fmt::format("the record '{}'", key), [&] {
+      check_ppl_record(record, asked.bucket_tokens);
+      if (const int64_t number = document_number(record); number >= 0)
+        by_number[number] = {io::read_integer(record, "targets", 1), file_name(record)};
+    });
+  Documents documents{.targets = {}, .text = asked.prompt};
+  for (const auto& [number, document] : by_number) {
+    documents.targets.push_back(document.first);
+    if (documents.text.empty())
+      documents.text = document.second;
   }
+  return documents;
 }
 
 /// nll [documents,N] f32, checked against the journal's documents.
-Tensor read_losses(const ReadJournal& journal, const fs::path& path, PaperFiles& files) {
-  const std::vector<int64_t> targets = targets_of(journal);
+Tensor read_losses(const ReadJournal& journal,
+                   const std::vector<int64_t>& targets,
+                   const fs::path& path,
+                   PaperFiles& files) {
   check(journal.end.finished && !targets.empty(), Error::Kind::Input,
         "{}: is not finished, so its losses are not complete; the run's command goes on with it",
         journal.path.string());
@@ -94,43 +169,24 @@ Tensor without_chunk_targets(const Tensor& nll, int64_t chunk) {
   return at::cat(parts, 1);
 }
 
-/// The text's name as a folder: "newlines", "war" of war.txt, "books" of books.jsonl:3.
-std::string text_name(const ReadJournal& journal) {
-  const io::json& data = journal.end.header.config.at("data");
-  if (data.value("kind", "") == "prompt")
-    return data.value("name", "prompt");
-  const std::string name = journal.records.at("document=0").value("name", "text");
-  const std::string stem = name.substr(0, name.find('.'));
-  return stem.empty() ? "text" : stem;
-}
-
 /// As the published code names a run: the model's path, its separators written as two dashes.
-std::string run_name(const ReadJournal& journal, const std::string& model) {
-  if (model.empty()) {
-    const io::json& config = journal.end.header.config.at("model");
-    return config.value("family", "model") + "-" + config.value("sha256", "").substr(0, 12);
-  }
-  std::string name;
-  for (const char c : model)
-    name += c == '/' ? "--" : std::string(1, c);
-  return name;
+std::string run_name(const Asked& asked) {
+  const bool is_named = !asked.model.empty();
+  return as_folder(is_named ? asked.model : asked.family + "-" + asked.sha256.substr(0, 12),
+                   "model");
 }
 
-io::json args_of(const ReadJournal& journal,
-                 const std::string& model,
-                 int64_t targets,
-                 int64_t chunk) {
-  const io::json& config = journal.end.header.config;
-  const io::json train_len = config.value("train_len_tokens", io::json());
+io::json args_of(const Asked& asked, const std::string& text, int64_t targets, int64_t chunk) {
+  const io::json& train_len = asked.train_len_tokens;
   return {
-      {"model_name", config.at("model").at("family")},
-      {"pretrained_path", model},
-      {"prompt_name", text_name(journal)},
+      {"model_name", asked.family},
+      {"pretrained_path", asked.model},
+      {"prompt_name", text},
       {"max_len", (targets + 1) / 1024},
       {"chunk_size", chunk / 1024},
-      {"bucket_size", config.at("bucket_tokens")},
-      {"train_len", train_len.is_number() ? io::json(train_len.get<int64_t>() / 1024) : io::json()},
-      {"dtype", config.at("dtype")}};
+      {"bucket_size", asked.bucket_tokens},
+      {"train_len", train_len.is_null() ? io::json() : io::json(train_len.get<int64_t>() / 1024)},
+      {"dtype", asked.dtype}};
 }
 
 }  // namespace
@@ -139,18 +195,19 @@ void export_losses(const ReadJournal& journal,
                    const fs::path& folder,
                    const PaperOptions& options,
                    PaperFiles& files) {
-  const fs::path losses = losses_path(journal, options);
-  Tensor nll = read_losses(journal, losses, files);
+  Asked asked;
+  std::string run;
+  explained(journal, "line 1", [&] {
+    asked = read_header(journal);
+    run = run_name(asked);
+  });
+  const fs::path losses = losses_path(journal, asked, options);
+  const Documents documents = read_documents(journal, asked);
+  Tensor nll = read_losses(journal, documents.targets, losses, files);
   const int64_t targets = nll.size(1), chunk = options.drop_chunk_targets;
   if (chunk > 0)
     nll = without_chunk_targets(nll, chunk);
-  std::string model = journal.end.header.provenance.value("model", std::string());
-  if (model.empty())
-    model = argument_of(journal.end.header.provenance, "--model");
-  while (model.size() > 1 && model.ends_with('/'))
-    model.pop_back();
-  const fs::path place =
-      folder / "result_per_token" / run_name(journal, model) / text_name(journal);
+  const fs::path place = folder / "result_per_token" / run / documents.text;
   make_folder(place);
   const fs::path tensor = place / "per_token_loss.pt";
   io::OutputGuard guard;
@@ -160,8 +217,8 @@ void export_losses(const ReadJournal& journal,
   std::error_code ignored;
   check(options.overwrite || !fs::exists(tensor, ignored), Error::Kind::Output,
         "{}: is there already; give another -o, or --overwrite to replace it", tensor.string());
-  write_export(journal, place / "args.json", args_of(journal, model, targets, chunk).dump(4) + "\n",
-               options, files);
+  write_export(journal, place / "args.json",
+               args_of(asked, documents.text, targets, chunk).dump(4) + "\n", options, files);
   io::write_torch_tensor(tensor, nll);
   files.written.push_back(tensor);
 }

@@ -46,7 +46,7 @@ struct Score {
 io::json describe(const Score& score) {
   if (score.trials == 0)
     return nullptr;
-  const Interval interval = wilson(score.correct, score.trials);
+  const ProportionInterval interval = wilson(score.correct, score.trials);
   return {{"trials", score.trials},
           {"correct", score.correct},
           {"accuracy", score.share(score.correct)},
@@ -133,7 +133,7 @@ io::json last_tokens_curves(const std::vector<PasskeyTrial>& trials,
 
 }  // namespace
 
-Interval wilson(int64_t successes, int64_t trials) {
+ProportionInterval wilson(int64_t successes, int64_t trials) {
   if (trials == 0)
     return {0, 1};
   constexpr double z = 1.959963984540054;  // 97.5 % quantile of the normal distribution

@@ -150,8 +150,8 @@ void StateDump::begin(int64_t position) {
         "{}: is missing or not whole, but the states up to token {} should be in it; start anew "
         "with --overwrite",
         path, position);
-  check(there && (!anew || ::ftruncate(file_, bytes()) == 0), Error::Kind::Output,
-        "{}: cannot be written: {}", path, std::strerror(errno));
+  const bool is_sized = there && (!anew || ::ftruncate(file_, bytes()) == 0);
+  check(is_sized, Error::Kind::Output, "{}: cannot be written: {}", path, std::strerror(errno));
   if (!anew)
     return;
   write(header_.data(), header_.size(), 0);

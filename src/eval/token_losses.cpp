@@ -41,8 +41,9 @@ void TokenLosses::keep(int64_t floats, bool in_the_middle) {
         std::strerror(errno));
   check_holds(floats);
   const auto bytes = floats * static_cast<int64_t>(sizeof(float));
-  check(in_the_middle || ::ftruncate(file_, bytes) == 0, Error::Kind::Output,
-        "{}: cannot be written: {}", part().string(), std::strerror(errno));
+  const bool is_sized = in_the_middle || ::ftruncate(file_, bytes) == 0;
+  check(is_sized, Error::Kind::Output, "{}: cannot be written: {}", part().string(),
+        std::strerror(errno));
 }
 
 void TokenLosses::write(std::span<const float> nll, int64_t place) const {

@@ -162,8 +162,9 @@ ByteStream ByteStream::open(const fs::path& path, const StreamOptions& options) 
   } else {
     // Without O_NONBLOCK, opening a pipe that nobody writes would never return.
     impl->fd = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    check(impl->fd >= 0 && ::fstat(impl->fd, &status) == 0, Error::Kind::Input,
-          "{}: cannot be read: {}", impl->name, std::strerror(errno));
+    // Not inside check(): its arguments may be evaluated from the last, errno before the call.
+    const bool is_there = impl->fd >= 0 && ::fstat(impl->fd, &status) == 0;
+    check(is_there, Error::Kind::Input, "{}: cannot be read: {}", impl->name, std::strerror(errno));
   }
   impl->is_regular = S_ISREG(status.st_mode);
   impl->is_pipe = impl->is_input || !impl->is_regular;

@@ -3,9 +3,11 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <limits>
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/record_fields.h"
 #include "stuffed/io/regular_file.h"
 #include "stuffed/io/results.h"
 
@@ -13,9 +15,13 @@ namespace stuffed::io {
 
 namespace {
 
+bool is_version(const json& value) {
+  return value.is_number_integer() && value >= 0 && value <= std::numeric_limits<int>::max();
+}
+
 RunHeader parse_header(const json& line, const std::string& where) {
   const bool whole = line.is_object() && line.contains("schema") && line.at("schema").is_string() &&
-                     line.contains("version") && line.at("version").is_number_integer() &&
+                     line.contains("version") && is_version(line.at("version")) &&
                      line.contains("config");
   check(whole, Error::Kind::Input,
         "{}: is not the header of a stuffed journal (schema, version, config)", where);
@@ -45,9 +51,8 @@ void hand_over(const json& record,
   try {
     on_record(record, place);
   } catch (const json::exception& error) {
-    const std::string_view what = error.what();
     fail(Error::Kind::Input, "{}: is not a record such as stuffed writes: {}", where,
-         what.substr(std::min(what.find("] ") + 2, what.size())));
+         reason_of(error));
   }
 }
 

@@ -16,6 +16,7 @@
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/output_guard.h"
+#include "stuffed/io/record_fields.h"
 
 namespace stuffed::io {
 
@@ -57,11 +58,16 @@ std::string text_of(const json& value) {
 void check_record(const RunHeader& header, const json& record, const fs::path& path) {
   if (!header.check_record)
     return;
+  const auto refuse = [&](std::string_view why) {
+    fail(Error::Kind::Input, "{}: the record '{}' is not such as this command writes: {}",
+         path.string(), record.at("key").get<std::string>(), why);
+  };
   try {
     header.check_record(record);
   } catch (const Error& error) {
-    fail(error.kind(), "{}: the record '{}' is not such as this command writes: {}", path.string(),
-         record.at("key").get<std::string>(), error.what());
+    refuse(error.what());
+  } catch (const json::exception& error) {
+    refuse(reason_of(error));
   }
 }
 

@@ -11,11 +11,6 @@ namespace {
 
 constexpr size_t kPiece = size_t{1} << 16;  // bytes
 
-void check_valid(size_t invalid, const std::string& where) {
-  check(invalid == std::string_view::npos, Error::Kind::Input,
-        "{}: byte {} does not belong to UTF-8; convert the file to UTF-8", where, invalid);
-}
-
 }  // namespace
 
 TextEncoder::TextEncoder(const Tokenizer& tokenizer, std::string where, bool checks_utf8)
@@ -26,7 +21,7 @@ TextEncoder::~TextEncoder() = default;
 
 void TextEncoder::add(std::string_view text, std::vector<int32_t>& ids) {
   if (utf8_)
-    check_valid(utf8_->add(text), where_);
+    check_utf8(utf8_->add(text), where_);
   pending_ += text;
   if (pending_.size() < enough_)
     return;
@@ -42,7 +37,7 @@ void TextEncoder::add(std::string_view text, std::vector<int32_t>& ids) {
 
 void TextEncoder::finish(std::vector<int32_t>& ids) {
   if (utf8_)
-    check_valid(utf8_->end(), where_);
+    check_utf8(utf8_->end(), where_);
   tokenizer_.encode_piece(pending_, {.is_first = is_first_, .is_last = true}, ids);
   pending_ = {};
 }

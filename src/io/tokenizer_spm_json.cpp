@@ -120,7 +120,7 @@ class SpmJsonTokenizer final : public Tokenizer {
   std::optional<int64_t> eos() const override { return eos_; }
 
   std::vector<int32_t> encode(std::string_view text) const override {
-    check_utf8(text, kind());
+    check_utf8(find_invalid_utf8(text), "text");
     std::vector<int32_t> ids;
     ids.reserve(text.size() / 3 + 16);
     encode_piece(text, {}, ids);

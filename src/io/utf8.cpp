@@ -99,14 +99,10 @@ size_t Utf8Stream::add(std::string_view piece) {
   return std::string_view::npos;
 }
 
-void check_utf8(std::string_view text, std::string_view tokenizer) {
-  const size_t at = find_invalid_utf8(text);
-  if (at == std::string_view::npos)
-    return;
-  fail(Error::Kind::Input,
-       "text is not UTF-8 at byte {} (0x{:02x}); the {} tokenizer is defined on Unicode text only: "
-       "convert the text to UTF-8, or replace what is broken in it",
-       at, static_cast<unsigned char>(text[at]), tokenizer);
+void check_utf8(size_t invalid, std::string_view where) {
+  check(invalid == std::string_view::npos, Error::Kind::Input,
+        "{}: not UTF-8 at byte {}; convert it to UTF-8, or replace what is broken in it", where,
+        invalid);
 }
 
 std::string replace_invalid_utf8(std::string_view text) {

@@ -49,8 +49,9 @@ class Utf8Stream {
   std::string open_;
 };
 
-/// Throws Input, naming the byte, unless the text is UTF-8. `tokenizer` says who wants to know.
-void check_utf8(std::string_view text, std::string_view tokenizer);
+/// Throws Input, naming the text and the byte, unless `invalid`, as the functions above found it,
+/// is npos.
+void check_utf8(size_t invalid, std::string_view where);
 
 /// Each maximal part of a broken sequence becomes one U+FFFD, as Python's errors="replace" has it.
 std::string replace_invalid_utf8(std::string_view text);

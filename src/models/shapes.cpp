@@ -142,8 +142,10 @@ io::TensorFile holes(const Shapes& shapes) {
   const bool is_written = file >= 0 && write(file, &size, sizeof size) == sizeof size &&
                           write(file, text.data(), size) == static_cast<ssize_t>(size) &&
                           ftruncate(file, static_cast<off_t>(sizeof size + size) + end) == 0;
-  check(is_written, Error::Kind::Memory, "a table of {} bytes could not be kept in memory: {}",
-        size, std::strerror(errno));
+  const int why = errno;
+  check(is_written, why == EFBIG ? Error::Kind::Output : Error::Kind::Memory,
+        "the imagined model's table of {} bytes could not be kept: {}{}", size, std::strerror(why),
+        why == EFBIG ? "; the limit on the size of files (ulimit -f) is below the model's" : "");
   const io::TensorFile holes = io::TensorFile::open(fmt::format("/proc/self/fd/{}", file));
   close(file);
   return holes;

@@ -1,5 +1,7 @@
 #include "src/train/checkpoint.h"
 
+#include <charconv>
+
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
@@ -8,6 +10,20 @@
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::train {
+
+namespace {
+
+/// Errors  Input if it is no number of steps
+int64_t step_in(const std::string& text, const std::filesystem::path& path) {
+  int64_t step = -1;
+  const char* const end = text.data() + text.size();
+  const bool is_number = std::from_chars(text.data(), end, step).ptr == end && step >= 0;
+  check(is_number, Error::Kind::Input,
+        "{}: its metadata say step '{}', which is no number of steps", path.string(), text);
+  return step;
+}
+
+}  // namespace
 
 void save_checkpoint(const std::filesystem::path& path,
                      const NamedTensors& tensors,
@@ -45,7 +61,7 @@ int64_t load_checkpoint(const std::filesystem::path& path,
           fmt::join(stored.sizes(), ","), fmt::join(tensor.sizes(), ","));
     tensor.copy_(stored);
   }
-  return std::stoll(metadata.at("step"));
+  return step_in(metadata.at("step"), path);
 }
 
 }  // namespace stuffed::train

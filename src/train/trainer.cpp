@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "src/train/adamw.h"
+#include "src/train/check_records.h"
 #include "src/train/checkpoint.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
@@ -32,10 +33,6 @@ constexpr const char* kTokenizerFile = "stuffed_tokenizer.json";
 /// What a run writes besides its journal.
 constexpr std::array<const char*, 4> kModelFiles = {kCheckpointFile, "model.safetensors",
                                                     "config.json", kTokenizerFile};
-
-std::string step_key(int64_t step) {
-  return fmt::format("step={}", step);
-}
 
 /// A folder with a model but with neither journal nor checkpoint is not ours to train into.
 /// Errors  Usage for a text in the folder; Input
@@ -128,12 +125,14 @@ class Run {
                           .inference = false})),
         rule_(build_recurrence({.mitigations = {}, .impl = Impl::Chunked})),
         loss_sum_(at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble))),
-        journal_(io::Results::open(folder / kJournalFile,
-                                   {.schema = "stuffed.train",
-                                    .version = 1,
-                                    .config = described_,
-                                    .provenance = provenance},
-                                   overwrite)) {
+        journal_(io::Results::open(
+            folder / kJournalFile,
+            {.schema = "stuffed.train",
+             .version = 1,
+             .config = described_,
+             .provenance = provenance,
+             .check_record = [this](const io::json& record) { check_record(record, config_); }},
+            overwrite)) {
     check(model_->config().vocab == kVocabulary, Error::Kind::Usage,
           "the model's vocabulary is {}; training is on bytes: 256", model_->config().vocab);
     ParameterList parameters;
@@ -148,6 +147,9 @@ class Run {
       for (const char* name : kModelFiles)
         fs::remove(folder / name);
     step_ = load_checkpoint(folder_ / kCheckpointFile, remembered(), described_);
+    check(step_ <= config_.schedule.steps, Error::Kind::Input,
+          "{}: says it is of step {}, but the run has {} steps",
+          (folder_ / kCheckpointFile).string(), step_, config_.schedule.steps);
     check_complete();
   }
 
@@ -263,7 +265,7 @@ class Run {
       return;
     const at::NoGradGuard no_grad;
     for (const auto& [source, share] : config_.data.mix) {
-      const std::string key = fmt::format("validation/step={}/{}", step_, source_name(source));
+      const std::string key = validation_key(step_, source_name(source));
       if (share == 0 || (source == Source::Text && config_.data.held_out.empty()) ||
           journal_.done(key))
         continue;

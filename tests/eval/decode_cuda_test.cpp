@@ -25,9 +25,9 @@ using testing::relative_rms;
 
 const std::array kLayouts = {"mamba2-hf", "mamba1-hf", "hgrn2-fla",
                              "rwkv5-pth", "rwkv6-hf",  "rwkv7-pth"};
-constexpr std::array kTypes = {at::kFloat, at::kBFloat16};
+constexpr std::array kStepTypes = {at::kFloat, at::kBFloat16};
 
-double bound_of(at::ScalarType type) {
+double step_bound(at::ScalarType type) {
   return type == at::kFloat ? 1e-5 : 5e-3;
 }
 
@@ -93,10 +93,10 @@ bool same_bits(const Trace& a, const Trace& b) {
   return true;
 }
 
-void expect_close(const Trace& actual,
-                  const Trace& expected,
-                  double bound,
-                  const std::string& what) {
+void expect_close_steps(const Trace& actual,
+                        const Trace& expected,
+                        double bound,
+                        const std::string& what) {
   ASSERT_EQ(actual.hidden.size(), expected.hidden.size());
   for (size_t i = 0; i < actual.hidden.size(); ++i)
     EXPECT_TRUE(close(actual.hidden[i], expected.hidden[i], bound)) << what << ", step " << i;
@@ -116,7 +116,7 @@ void expect_close(const Trace& actual,
 TEST(CudaDecode, RecordedStepsAreForwardCalls) {
   at::NoGradGuard no_grad;
   for (const std::string layout : kLayouts)
-    for (const at::ScalarType dtype : kTypes) {
+    for (const at::ScalarType dtype : kStepTypes) {
       const auto model = on_gpu(layout, dtype);
       const Tensor prompts = prompts_of(layout);
       State start = model->initial_state(3);
@@ -130,7 +130,7 @@ TEST(CudaDecode, RecordedStepsAreForwardCalls) {
         const Trace expected = forward_calls(*model, plain_scan(), start, prompts, per_step);
         const Trace first = session_steps(session, start, prompts);
         const Trace again = session_steps(session, start, prompts);
-        expect_close(first, expected, bound_of(dtype), what);
+        expect_close_steps(first, expected, step_bound(dtype), what);
         EXPECT_TRUE(same_bits(again, first)) << what << ": a second load gives other bits";
         fmt::print("{}: graph {}, {} as forward calls\n", what,
                    session.why_no_graph().empty() ? "yes" : "no",
@@ -223,14 +223,15 @@ TEST(CudaDecode, AFailedRecordingFallsBackAndSaysWhy) {
     EXPECT_NE(session.why_no_graph().find("recording a step failed"), std::string::npos)
         << session.why_no_graph();
     fmt::print("why: {}\n", session.why_no_graph());
-    expect_close(session_steps(session, start, prompts),
-                 forward_calls(*model, plain_scan(), start, prompts, 1), 1e-5, "fallen back");
+    expect_close_steps(session_steps(session, start, prompts),
+                       forward_calls(*model, plain_scan(), start, prompts, 1), 1e-5, "fallen back");
   }
   // The device goes on as if nothing had happened, and records what can be.
   DecodeSession session(*model, plain_scan(), {.batch = 3});
   EXPECT_EQ(session.why_no_graph(), "");
-  expect_close(session_steps(session, start, prompts),
-               forward_calls(*model, plain_scan(), start, prompts, 1), 1e-5, "recorded after");
+  expect_close_steps(session_steps(session, start, prompts),
+                     forward_calls(*model, plain_scan(), start, prompts, 1), 1e-5,
+                     "recorded after");
 }
 
 TEST(CudaDecode, MitigationsAreForwardCalls) {
@@ -246,8 +247,8 @@ TEST(CudaDecode, MitigationsAreForwardCalls) {
     model->forward(prompts, start, *rule);
     DecodeSession session(*model, *rule, {.batch = 3});
     EXPECT_EQ(session.why_no_graph().empty(), is_recorded) << session.why_no_graph();
-    expect_close(session_steps(session, start, prompts),
-                 forward_calls(*model, *rule, start, prompts, 1), 1e-5, mitigation);
+    expect_close_steps(session_steps(session, start, prompts),
+                       forward_calls(*model, *rule, start, prompts, 1), 1e-5, mitigation);
   }
 }
 

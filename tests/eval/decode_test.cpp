@@ -44,7 +44,7 @@ void expect_same_state(const State& actual, const State& expected, const std::st
 }
 
 /// Every tensor of a state.
-std::vector<Tensor> tensors_of(const State& state) {
+std::vector<Tensor> state_tensors(const State& state) {
   std::vector<Tensor> tensors;
   for (const LayerState& layer : state.layers) {
     for (const Tensor* tensor : {&layer.recurrent, &layer.conv, &layer.shift})
@@ -58,7 +58,7 @@ std::vector<Tensor> tensors_of(const State& state) {
 
 std::vector<Tensor> clones_of(const State& state) {
   std::vector<Tensor> clones;
-  for (const Tensor& tensor : tensors_of(state))
+  for (const Tensor& tensor : state_tensors(state))
     clones.push_back(tensor.clone());
   return clones;
 }
@@ -136,12 +136,12 @@ TEST(Decode, SharesNoTensorWithTheCaller) {
     const std::vector<Tensor> before = clones_of(state);
     const Tensor ids = session.greedy(4);
     for (size_t i = 0; i < before.size(); ++i)
-      EXPECT_TRUE(bitwise_equal(tensors_of(state)[i], before[i])) << layout;
+      EXPECT_TRUE(bitwise_equal(state_tensors(state)[i], before[i])) << layout;
 
     session.load(state, hidden);
     State out = session.state();
     for (const State& theirs : {state, out})
-      for (Tensor& tensor : tensors_of(theirs))
+      for (Tensor& tensor : state_tensors(theirs))
         tensor.fill_(7);
     hidden.fill_(7);
     EXPECT_TRUE(at::equal(session.greedy(4), ids)) << layout;

@@ -1,8 +1,12 @@
 // Files, pipes and compressed texts, and what is no text at all.
 #include "stuffed/io/byte_stream.h"
 
+#include <cerrno>
+#include <cstring>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <thread>
+#include <unistd.h>
 
 #include "tests/support/files.h"
 
@@ -71,6 +75,18 @@ TEST_F(ByteStreamTest, CompressedDataThatEndTooSoonOrAreDamagedAreRefused) {
   damaged[16] ^= 1;
   expect_error(Error::Kind::Input, {"a.txt", "damaged"}, [&] { read(damaged); });
   expect_error(Error::Kind::Input, {"a.txt", "not gzip"}, [&] { read(kGzip + "more"); });
+}
+
+TEST_F(ByteStreamTest, WhatCannotBeOpenedSaysWhy) {
+  const auto path = folder_.write("a.txt", "hello");
+  rlimit whole = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &whole), 0);
+  const rlimit none = {.rlim_cur = 3, .rlim_max = whole.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  errno = 0;  // what an earlier call left would be told instead
+  expect_error(Error::Kind::Input, {path.string(), std::strerror(EMFILE)},
+               [&] { read_stream(path); });
+  ::setrlimit(RLIMIT_NOFILE, &whole);
 }
 
 TEST_F(ByteStreamTest, APipeIsReadToItsEndAndRemembered) {

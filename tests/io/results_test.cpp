@@ -128,6 +128,28 @@ TEST_F(ResultsTest, RecordsCanBeReadBackNewOrOld) {
   error_of([&] { results.record("c"); }, Error::Kind::Internal);
 }
 
+TEST_F(ResultsTest, ARecordThatLacksAFieldIsRefusedUnlessTheRunIsAnother) {
+  run_all();
+  const std::string whole = read_all(path_);
+  RunHeader strict = header();
+  strict.check_record = [](const json& record) { record.at("depth").get<int64_t>(); };
+  const std::string message = error_of([&] { Results::open(path_, strict); }, Error::Kind::Input);
+  EXPECT_NE(message.find("'document=0'"), message.npos) << message;
+  EXPECT_NE(message.find("'depth' not found"), message.npos) << message;
+  strict.schema = "stuffed.passkey";
+  error_of([&] { Results::open(path_, strict); }, Error::Kind::Usage);
+  EXPECT_EQ(read_all(path_), whole);
+}
+
+TEST_F(ResultsTest, AVersionIsASmallWholeNumber) {
+  for (const std::string version : {"-1", "4294967298", "18446744073709551615", "2.0", "\"2\""}) {
+    write_all(path_, R"({"schema":"stuffed.test","version":)" + version +
+                         R"(,"config":{}})"
+                         "\n");
+    error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  }
+}
+
 TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
   run_all();
   const std::string whole = read_all(path_);

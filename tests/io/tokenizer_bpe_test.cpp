@@ -100,7 +100,7 @@ TEST_F(NeoxPublished, RefusesTextThatIsNotUtf8) {
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), Error::Kind::Input);
-    EXPECT_NE(std::string(error.what()).find("not UTF-8 at byte 3 (0xe6)"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("text: not UTF-8 at byte 3"), std::string::npos);
   }
 }
 

@@ -30,7 +30,7 @@ struct Published {
   json keys;           // as published, but for widths
 };
 
-const std::vector<Published>& published() {
+const std::vector<Published>& published_keys() {
   static const std::vector<Published> all = {
       {"mamba2-hf",
        {{"chunk_size", 256},
@@ -124,7 +124,7 @@ const std::vector<Published>& published() {
 }
 
 TEST(Config, NoKeyOfAPublishedCheckpointIsRefusedOrReported) {
-  for (const auto& [golden, keys] : published()) {
+  for (const auto& [golden, keys] : published_keys()) {
     SCOPED_TRACE(golden);
     const TempFolder folder;
     json config = config_of(golden);

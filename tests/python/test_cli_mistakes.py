@@ -1,5 +1,6 @@
 """Mistakes of a first run, from outside: one message that says what to try, and nothing lost or in the way."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,33 @@ def test_a_plot_of_results_that_lack_a_field_is_refused_in_one_line(script, tmp_
         '{"end":true,"records":1}\n'
     )
     done = draw(script, journal, tmp_path / "a.png")
+    assert done.returncode == 3 and done.stderr.startswith(f"{script}: {journal}"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "field", "value"),
+    [
+        ("plot_passkey", "depths", 10**400),
+        ("plot_passkey", "depths", 10**15),
+        ("plot_ppl_by_length", "bucket_tokens", 10**400),
+        ("table_ppl_by_length", "train_len_tokens", -1),
+        ("table_ppl_by_length", "bucket_tokens", 0),
+    ],
+)
+def test_figures_of_edited_numbers_are_refused_in_one_line(script, field, value, tmp_path):
+    schema = script.partition("_")[2]
+    (sample,) = [path for path in SAMPLES if path.name == f"{schema}.v1.jsonl"]
+    lines = [json.loads(line) for line in sample.read_text().splitlines()]
+    for line in lines:
+        for place in (line, line.get("config", {})):
+            if field in place:
+                place[field] = value
+    journal = tmp_path / "a.jsonl"
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = [sys.executable, ROOT / "scripts" / f"{script}.py", journal]
+    command += [] if script.startswith("table") else ["-o", tmp_path / "a.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 3 and done.stderr.startswith(f"{script}: {journal}"), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
 

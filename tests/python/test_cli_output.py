@@ -1,5 +1,6 @@
 """Where results go: no file is harmed, pipes are waited for, and what cannot be written is said."""
 
+import errno
 import json
 import os
 import re
@@ -272,14 +273,26 @@ COMMANDS = {
 }  # fmt: skip
 
 
+def limited(size, *arguments):
+    """With files of at most `size` bytes."""
+    return stuffed(*arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+
+
+@pytest.mark.parametrize("size", [0, 600])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_at_its_size_limit_is_exit_code_7_and_goes_on_with_room(command, tmp_path):
+def test_a_file_at_its_size_limit_is_exit_code_7_and_goes_on_with_room(command, size, tmp_path):
     out = tmp_path / "out.jsonl"
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))  # noqa: E731
-    refused(stuffed(*COMMANDS[command](out), preexec_fn=limit), 7, "cannot be written")
+    refused(limited(size, *COMMANDS[command](out)), 7, "cannot be written", os.strerror(errno.EFBIG))
     assert not (out.exists() and command in ("tokenize", "generate")), "a half file is left"
     done = stuffed(*COMMANDS[command](out))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_dump_or_an_imagined_model_beyond_the_size_limit_says_so(tmp_path):
+    dump = arguments("state-stats", tmp_path / "a.jsonl", "--documents", "1", "--dump", "1..256:1")
+    refused(limited(1 << 16, *dump), 7, "a.dump.safetensors", os.strerror(errno.EFBIG))
+    bench = ["bench", "model", "--shape", "mamba2-130m", "--device", "cpu", "--tokens", "64", "--no-ceilings"]
+    refused(limited(1 << 16, *bench, "-o", tmp_path / "b.json"), 7, os.strerror(errno.EFBIG))
 
 
 def test_standard_error_that_cannot_be_written_changes_nothing(tmp_path):

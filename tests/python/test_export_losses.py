@@ -80,6 +80,21 @@ def test_documents_are_rows_and_the_prompt_names_its_folder(tmp_path, tokens):
 
 
 @needs_binary
+def test_lines_that_were_left_out_leave_no_gap_in_the_losses(tmp_path):
+    file, out = tmp_path / "books.jsonl", tmp_path / "a.jsonl"
+    words = [json.dumps({"text": f"document {i} " * (20 + i)}) for i in range(3)]
+    file.write_text("\n".join([words[0], "{", words[1], words[2]]) + "\n")
+    data = ["--jsonl", file, "--tokenizer", "bytes", "--length", "128", "--skip-bad-lines", "--bucket", "64"]
+    done = stuffed("ppl-by-length", "--model", MODEL, *data, "--per-token", tmp_path / "nll.safetensors", "-o", out)
+    assert done.returncode == 0, done.stderr
+    done = stuffed("export", out, "-o", tmp_path / "paper")
+    assert done.returncode == 0, done.stderr
+    path, loss = exported(tmp_path / "paper")
+    assert path.parent.name == "books" and tuple(loss.shape) == (3, 128)
+    np.testing.assert_array_equal(loss.numpy(), load_file(tmp_path / "nll.safetensors")["nll"])
+
+
+@needs_binary
 def test_the_losses_are_found_beside_a_journal_that_was_moved_or_is_old(tokens, tmp_path):
     (tmp_path / "one").mkdir()
     out, nll = tmp_path / "one" / "a.jsonl", tmp_path / "one" / "nll.safetensors"

@@ -127,6 +127,9 @@ def test_an_answer_longer_than_what_is_decoded_is_said_and_counted(tmp_path: pat
     assert summary["answers_cut"] == 12 and summary["effective_length"]["longest_tokens"] == 0
     one = next(r for r in records if r.get("key") == "summary/len=512")
     assert one["accuracy"] is None and one["depths"] == [None] * 3 and one["answers_cut"] == 6
+    before = out.read_bytes()
+    again = stuffed("passkey", "--model", GOLDEN / "mamba2-hf", *arguments, "-o", out)
+    assert again.returncode == 0 and again.stdout == done.stdout and out.read_bytes() == before, again.stderr
     import plot_passkey
     import stuffed_results
 

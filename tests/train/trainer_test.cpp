@@ -15,6 +15,7 @@
 #include "stuffed/io/tokenizer.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/ops/linear_cross_entropy.h"
+#include "tests/support/files.h"
 
 namespace stuffed::train {
 namespace {
@@ -173,6 +174,77 @@ TEST_F(Trainer, RefusesAnotherConfigurationsFolder) {
   } catch (const Error& error) {
     EXPECT_EQ(error.exit_code(), 2);
     EXPECT_NE(std::string(error.what()).find("learning_rate"), std::string::npos) << error.what();
+  }
+}
+
+/// The first line that holds `key`, with `field` set to `value`.
+void edit_record(const fs::path& journal,
+                 const std::string& key,
+                 const std::string& field,
+                 const io::json& value) {
+  std::ifstream in(journal);
+  std::string text;
+  for (std::string line; std::getline(in, line); text += line + "\n")
+    if (line.starts_with(fmt::format("{{\"key\":\"{}\"", key))) {
+      nlohmann::ordered_json record = nlohmann::ordered_json::parse(line);
+      record[field] = value;
+      line = record.dump();
+    }
+  std::ofstream(journal) << text;
+}
+
+TEST_F(Trainer, AnEditedRecordIsRefused) {
+  const TrainConfig config = tiny_config();
+  run(config, "finished");
+  EXPECT_THROW(run(config, "stopped", 9), Error);
+  const std::vector<std::tuple<std::string, std::string, io::json>> edits = {
+      {"step=6", "step", 5},
+      {"step=6", "step", 6.0},
+      {"step=6", "step", 1e30},
+      {"step=6", "tokens", 1},
+      {"step=6", "loss_nats", "low"},
+      {"step=6", "loss_nats", nullptr},
+      {"step=6", "loss_nats", -1},
+      {"step=6", "gradient_norm", {1}},
+      {"step=6", "learning_rate", 0.5},
+      {"step=6", "learning_rate", nullptr},
+      {"step=6", "key", "step=06"},
+      {"step=6", "key", "epoch=6"},
+      {"validation/step=4/repeat", "source", "text"},
+      {"validation/step=4/repeat", "source", 3},
+      {"validation/step=4/repeat", "step", 8},
+      {"validation/step=4/repeat", "within_length_nats", "low"},
+      {"validation/step=4/repeat", "beyond_length_nats", {2}},
+  };
+  for (const char* name : {"finished", "stopped"})
+    for (const auto& [key, field, value] : edits) {
+      SCOPED_TRACE(fmt::format("{}: {} {} = {}", name, key, field, value.dump()));
+      const fs::path journal = folder_ / "edited" / "train.jsonl";
+      fs::remove_all(folder_ / "edited");
+      fs::copy(folder_ / name, folder_ / "edited", fs::copy_options::recursive);
+      edit_record(journal, key, field, value);
+      const std::string before = bytes_of(journal);
+      testing::expect_error(Error::Kind::Input, {"train.jsonl", "record"},
+                            [&] { run(config, "edited"); });
+      EXPECT_EQ(bytes_of(journal), before) << "what is not understood is left alone";
+    }
+  run(config, "finished");
+}
+
+TEST_F(Trainer, ACheckpointOfNoStepIsRefused) {
+  const TrainConfig config = tiny_config();
+  EXPECT_THROW(run(config, "run", 9), Error);
+  const fs::path checkpoint = folder_ / "run" / "checkpoint.safetensors";
+  const auto file = io::TensorFile::open(checkpoint);
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const auto& [name, entry] : file.entries())
+    tensors.emplace_back(name, file.load(name).clone());
+  for (const std::string step : {"", "x", "8x", "-1", "13", "99999999999999999999"}) {
+    auto metadata = file.metadata();
+    metadata["step"] = step;
+    io::write_safetensors(checkpoint, tensors, metadata);
+    testing::expect_error(Error::Kind::Input, {"checkpoint.safetensors", "step"},
+                          [&] { run(config, "run"); });
   }
 }
 

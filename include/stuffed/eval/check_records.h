@@ -5,6 +5,10 @@
 
 namespace stuffed::eval {
 
+/// Of a record whose key is document=<its number>; -1 for the summary.
+/// Errors  Input for another key
+int64_t document_number(const io::json& record);
+
 /// For RunHeader::check_record, by command.
 /// Errors  Input, or json::exception for a field that is missing or of another type
 void check_ppl_record(const io::json& record, int64_t bucket_tokens);

@@ -115,10 +115,10 @@ TreeCount run_passkey(const RecurrentLM& model,
 /// Depths down, lengths across, darker where more keys were found; made from the summaries.
 std::string passkey_heat_map(const PasskeyOptions& options, const io::Results& results);
 
-struct Interval {
+struct ProportionInterval {
   double low, high;
 };
 /// 95 % score interval of a proportion (Wilson 1927); [0,1] without trials.
-Interval wilson(int64_t successes, int64_t trials);
+ProportionInterval wilson(int64_t successes, int64_t trials);
 
 }  // namespace stuffed::eval
