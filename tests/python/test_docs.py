@@ -6,9 +6,13 @@ import re
 import subprocess
 
 import pytest
-from cli_support import GOLDEN, ROOT
+from cli_support import GOLDEN, ROOT, needs_binary, stuffed
 
 DOCS = ROOT / "docs"
+MODEL = GOLDEN / "mamba2-hf"
+BYTE_MODEL = ROOT / "tests" / "models" / "mamba2-short"
+TOKENS = ["--tokens", MODEL / "golden.safetensors", "--tokens-key", "long_tokens"]
+NEW_MODEL = {"hidden_size": 32, "state_size": 8, "head_dim": 16, "num_hidden_layers": 2}
 # Objects whose keys are a user's or another program's: names of files, sources and keys of config.json.
 FREE = {"config.model", "config.mix", "config.mitigation_files", "record.clocks_before", "record.clocks_after"}
 
@@ -69,6 +73,68 @@ def test_a_field_that_the_page_lacks_is_found():
     lines[1]["unheard_of"] = 1
     lines[0]["config"]["data"]["another"] = 1
     assert lacking(lines) == ["config.data.another", "record.unheard_of"]
+
+
+RUNS = {
+    "ppl-by-length": [*TOKENS, "--bucket", 64, "--train-len", 256, "--per-token", "nll.safetensors"],
+    "state-stats": [*TOKENS, "--stride", 128, "--train-len", 512, "--histogram-at", 512, "--dump", 128],
+    "retention": [*TOKENS, "--length", 64, "--at", "24,48", "--points", 4, "--mitigation", "rri"],
+    "verify": ["--device", "cpu", "--dtype", "f32", "--length", 20, "--no-long"],
+}
+
+
+@needs_binary
+@pytest.mark.parametrize("command", RUNS)
+def test_every_field_that_a_run_writes_is_on_the_page(command, tmp_path):
+    out = tmp_path / "out.jsonl"
+    arguments = [tmp_path / a if a == "nll.safetensors" else a for a in RUNS[command]]
+    done = stuffed(command, "--model", MODEL, *arguments, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert lacking(read(out)) == []
+
+
+@needs_binary
+def test_the_fields_of_documents_read_from_texts_are_on_the_page(tmp_path):
+    lines = ['{"text":"' + "a" * 90 + '"}', "no JSON", '{"text":"' + "b" * 90 + '"}']
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out.jsonl"
+    data = ["--tokenizer", "bytes", "--jsonl", tmp_path / "bad.jsonl", "--skip-bad-lines", "--pack", "--length", 64]
+    done = stuffed("ppl-by-length", "--model", BYTE_MODEL, *data, "--bucket", 16, "-o", out)
+    assert done.returncode == 0, done.stderr
+    records = read(out)
+    assert lacking(records) == []
+    assert "boundaries" in records[1] and "bad_lines" in records[-2]  # what this test is for
+
+
+@needs_binary
+def test_every_field_that_passkey_writes_is_on_the_page(tmp_path):
+    out = tmp_path / "out.jsonl"
+    task = ["--tokenizer", "bytes", "--lengths", "512,1K", "--depths", 3, "--trials", 1]
+    done = stuffed("passkey", "--model", MODEL, *task, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert lacking(read(out)) == []
+
+
+@needs_binary
+def test_every_field_that_train_writes_is_on_the_page(tmp_path):
+    text = tmp_path / "text"
+    text.write_bytes(b"The quick brown fox jumps over the lazy dog. " * 100)
+    options = ["--text", text, "--held-out", text, "--steps", 2, "--log-every", 1, "--validate-every", 2]
+    shape = ["--length", 32, "--batch", 4, "--window", 64, "--validation-rows", 2, "--validation-length", 64, "--device", "cpu"]
+    done = stuffed("train", "--model-config", json.dumps(NEW_MODEL), *options, *shape, "-o", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert lacking(read(tmp_path / "model" / "train.jsonl")) == []
+
+
+@needs_binary
+@pytest.mark.parametrize("kind", ["scan", "model"])
+def test_every_field_that_bench_writes_is_on_the_page(kind, tmp_path):
+    out = tmp_path / "out.jsonl"
+    what = {"scan": ["--family", "mamba2", "--heads", 1], "model": ["--model", MODEL]}[kind]
+    quick = ["--tokens", 32, "--device", "cpu", "--repeats", 2, "--warmup", 0]
+    done = stuffed("bench", kind, *what, *quick, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert lacking(read(out)) == []
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
