@@ -6,7 +6,7 @@
 
 Writes heat_map.pdf and acc_curve.pdf into a folder, or both side by side into one picture. A cell is drawn where its
 needles are, which is not quite the depth asked for: a needle replaces a whole block of filler. Cells without a trial
-are grey, so that they are not taken for zero.
+are grey, so that they are not taken for zero. A run that has not finished is drawn as far as it is, and marked.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import stuffed_results
+import unfinished
 
 NO_DATA = "0.8"  # grey
 
@@ -59,7 +60,7 @@ def column(depths: np.ndarray, accuracies: np.ma.MaskedArray) -> tuple[np.ndarra
     places, which = np.unique(depths[there], return_inverse=True)
     known = np.ma.filled(accuracies.astype(float), np.nan)[there]
     together = [known[(which == i) & ~np.isnan(known)] for i in range(len(places))]
-    values = [cell.mean() if len(cell) else np.nan for cell in together]
+    values = [cell.mean() if len(cell) else np.nan for cell in together] or [np.nan]
     edges = np.concatenate([[0.0], (places[1:] + places[:-1]) / 2, [1.0]])
     return edges, np.ma.masked_invalid(values)
 
@@ -105,6 +106,7 @@ def save(path: pathlib.Path, run: stuffed_results.Run, panels: list, width: floa
         panel(axis, run)
     if len(panels) > 1:
         figure.tight_layout()
+    unfinished.mark(figure, [run])
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
 
@@ -133,11 +135,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_passkey", arguments.results, arguments.output):
-        run = stuffed_results.read(arguments.results, "stuffed.passkey")
-        if "summary" not in run.records:
-            raise stuffed_results.ResultsError(
-                f"{arguments.results}: has no summary yet; let the run finish (the same command resumes)"
-            )
+        run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.passkey"))
         if arguments.output.suffix and not arguments.output.is_dir():
             draw_both(run, arguments.output)
             return 0

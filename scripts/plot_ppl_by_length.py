@@ -4,7 +4,8 @@
     plot_ppl_by_length.py short.jsonl long.jsonl -o figure.png --log-x
 
 One line per run; the band is the 95 % interval over documents (absent for a single one); the training length is a
-dashed red line. Computes no metric: every number comes from the runs' summaries.
+dashed red line. Computes no metric: every number comes from the runs' summaries. A run that has not finished is drawn
+as far as it is, and marked.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import stuffed_results  # noqa: E402
+import unfinished  # noqa: E402
 
 COLOURS = ["#1f5fa8", "#d97706", "#15803d", "#7c3aed", "#0e7490", "#be185d"]  # none near the red of the training length
 
@@ -88,12 +90,15 @@ def main() -> int:
     parser.add_argument("--y-max", type=float)
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_ppl_by_length", arguments.results, arguments.output):
-        runs = [stuffed_results.read(path, "stuffed.ppl_by_length") for path in arguments.results]
+        runs = [
+            unfinished.so_far(stuffed_results.read(path, "stuffed.ppl_by_length")) for path in arguments.results
+        ]
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         for i, run in enumerate(runs):
             label = arguments.label[i] if i < len(arguments.label) else run.path.stem
-            draw(axes, run, label, COLOURS[i % len(COLOURS)], arguments.perplexity)
+            draw(axes, run, unfinished.label(run, label), COLOURS[i % len(COLOURS)], arguments.perplexity)
         finish_axes(axes, runs, arguments)
+        unfinished.mark(figure, runs)
         figure.savefig(arguments.output, dpi=160)
     return 0
 

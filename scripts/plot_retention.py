@@ -8,7 +8,7 @@ Left: surviving weight by distance, a curve per layer (mean over heads), dashed 
 half-life of every head (the mitigated one, if there is a mitigation), layers by heads; red ones outlived the
 measurement. Right: effective remembrance (EffRem) of the last n tokens; the training length is a dashed red line.
 Shows the mean over documents (of half-lives the median), or one document. Computes no metric: every number comes from
-the run's records and arrays.
+the run's records and arrays. A run that has not finished is drawn as far as it is, and marked.
 """
 
 import argparse
@@ -21,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import stuffed_results  # noqa: E402
+import unfinished  # noqa: E402
 
 
 def size_text(tokens: float, _=None) -> str:
@@ -117,7 +118,7 @@ def main() -> int:
     parser.add_argument("--own", action="store_true", help="half-lives of the model's own decays, not the mitigated")
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_retention", arguments.results, arguments.output):
-        run = stuffed_results.read(arguments.results, "stuffed.retention")
+        run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.retention"))
         key = "summary" if arguments.document is None else f"document={arguments.document}"
         if key not in run.records:
             raise stuffed_results.ResultsError(f"{run.path}: has no record '{key}'")
@@ -128,7 +129,7 @@ def main() -> int:
             raise stuffed_results.ResultsError(
                 f"{run.path}: nothing was measured after {at} tokens, only after {[*points]}"
             )
-        arrays = stuffed_results.arrays(run)
+        arrays = unfinished.arrays(run)
         figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
         draw_weights(figure, axes[0], points[at], record["transition"])
         every = arguments.document is None
@@ -139,6 +140,7 @@ def main() -> int:
         half_life = arrays[f"{name}/median"] if every else arrays[name][arguments.document]
         draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], title)
         draw_effrem(axes[2], record["points"], run.config["train_len_tokens"])
+        unfinished.mark(figure, [run])
         figure.savefig(arguments.output, dpi=160)
     return 0
 

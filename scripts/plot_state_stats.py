@@ -11,7 +11,7 @@
 
 Without --layer and --heads, the layer of the head that explodes most is drawn, those heads of it first. The training
 length is a dashed red line. Panels over positions share their axis with the loss. --kind alpha --with OTHER.jsonl ...
-puts runs of other models beside the first.
+puts runs of other models beside the first. A run that has not finished is drawn as far as it is, and marked.
 """
 
 import argparse
@@ -24,6 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import stuffed_results  # noqa: E402
+import unfinished  # noqa: E402
 
 MOST_HEADS = 8
 NO_DATA = "0.8"  # grey
@@ -42,7 +43,7 @@ class Data:
 
     def __init__(self, run, arguments):
         self.run = run
-        self.arrays = stuffed_results.arrays(run)
+        self.arrays = unfinished.arrays(run)
         self.positions = self.arrays["positions"]
         self.layers, self.heads = self.arrays["layers"].tolist(), self.arrays["heads"].tolist()
         self.document = arguments.document
@@ -285,8 +286,9 @@ def main() -> int:
     parser.add_argument("--no-loss", dest="loss", action="store_false", help="leave out the panel of the loss")
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_state_stats", arguments.results, arguments.output):
-        run = stuffed_results.read(arguments.results, "stuffed.state_stats")
+        run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.state_stats"))
         figure = KINDS[arguments.kind](Data(run, arguments), arguments)
+        unfinished.mark(figure, [run])
         figure.savefig(arguments.output, dpi=160)
     return 0
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 
 import stuffed_results
+import unfinished
 
 
 def default_positions(runs) -> list[int]:
@@ -40,9 +41,11 @@ def main() -> int:
     parser.add_argument("--positions", nargs="+", type=int, help="tokens")
     arguments = parser.parse_args()
     with stuffed_results.explained("table_ppl_by_length", arguments.results):
-        runs = [stuffed_results.read(path, "stuffed.ppl_by_length") for path in arguments.results]
+        runs = [
+            unfinished.so_far(stuffed_results.read(path, "stuffed.ppl_by_length")) for path in arguments.results
+        ]
         positions = arguments.positions or default_positions(runs)
-        names = [run.path.stem for run in runs]
+        names = [unfinished.label(run, run.path.stem) for run in runs]
         wide = max(map(len, [*names, "position"]))
         print(" ".join([f"{'position':{wide}}", *(f"{p:>15}" for p in positions)]))
         for name, run in zip(names, runs, strict=True):

@@ -2,15 +2,15 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 import stuffed_results
+from cli_support import GOLDEN, ROOT, needs_binary, stuffed
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
+SAMPLES = sorted((GOLDEN / "results").glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
@@ -57,3 +57,18 @@ def test_the_plot_is_drawn(tmp_path):
             check=True,
         )
         assert (tmp_path / name).stat().st_size > 5000
+
+
+@needs_binary
+def test_the_command_of_the_state_stats_sample_takes_it_for_its_own(tmp_path):
+    before = {}
+    for end in ("jsonl", "safetensors"):
+        sample = GOLDEN / "results" / f"state_stats.v1.{end}"
+        before[pathlib.Path(shutil.copy(sample, tmp_path))] = sample.read_bytes()
+    model = GOLDEN / "mamba2-hf"
+    options = ["--segment", 512, "--stride", 128, "--train-len", 512, "--histogram-at", "512,1920", "--top", 5]
+    data = ["--tokens", model / "golden.safetensors", "--tokens-key", "long_tokens", "--histogram-bins", 20]
+    device = ["--device", "cpu", "-o", tmp_path / "state_stats.v1.jsonl"]
+    done = stuffed("state-stats", "--model", model, *data, *options, *device)
+    assert done.returncode == 0 and "heads whose state grows most" in done.stdout, done.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
