@@ -5,7 +5,7 @@ Usage: bench_tokenizers.py [--megabytes 2] [--neox tokenizer.json] [--only NAME]
 
 Both sides are timed alike: the text is in memory and the tokenizer loaded before the clock starts, and it stops when
 the ids are in memory. The sides take turns, a round each, so that a change of the machine's speed meets both. Prints
-the median of all rounds in MB/s (10^6 bytes of UTF-8 per second), the slowest and the fastest, and the ratio of medians.
+the median of all rounds in MB/s (10^6 bytes of UTF-8 per second), the slowest and fastest, and the ratio of medians.
 
 --long-line MB instead encodes one line of that many megabytes and of a tenth, without a line feed in them, and prints
 the time and the peak of resident memory for each, with what loading alone takes: the package is not run.

@@ -120,8 +120,9 @@ def test_every_field_that_train_writes_is_on_the_page(tmp_path):
     text = tmp_path / "text"
     text.write_bytes(b"The quick brown fox jumps over the lazy dog. " * 100)
     options = ["--text", text, "--held-out", text, "--steps", 2, "--log-every", 1, "--validate-every", 2]
-    shape = ["--length", 32, "--batch", 4, "--window", 64, "--validation-rows", 2, "--validation-length", 64, "--device", "cpu"]
-    done = stuffed("train", "--model-config", json.dumps(NEW_MODEL), *options, *shape, "-o", tmp_path / "model")
+    shape = ["--length", 32, "--batch", 4, "--window", 64, "--validation-rows", 2, "--validation-length", 64]
+    model = ["--model-config", json.dumps(NEW_MODEL), "--device", "cpu", "-o", tmp_path / "model"]
+    done = stuffed("train", *model, *options, *shape)
     assert done.returncode == 0, done.stderr
     assert lacking(read(tmp_path / "model" / "train.jsonl")) == []
 
