@@ -90,8 +90,7 @@ std::string signal_name() {
 }
 
 void stop_if_interrupted() {
-  check(!interrupted(), Error::Kind::Interrupted,
-        "stopped by {}; what was measured so far is kept: run the same command again to go on",
+  check(!interrupted(), Error::Kind::Interrupted, "stopped by {}; run the same command again",
         signal_name());
 }
 

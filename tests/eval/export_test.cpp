@@ -165,7 +165,8 @@ TEST_F(ExportTest, AnEditedPasskeyHeaderIsRefusedInWords) {
       expect_refused(whole, fmt::format("/config/{}", field), value);
   for (const char* field : {"use_bos", "add_prefix"})
     expect_refused(whole, fmt::format("/config/{}", field), 1);
-  for (const json& value : {json(2048), json("2048"), json::array(), json({2048.5}), json({0})})
+  for (const json& value :
+       {json(2048), json("2048"), json::array(), json::array({2048.5}), json::array({0})})
     expect_refused(whole, "/config/lengths_tokens", value);
   for (const auto& [field, unused] : whole[0].at("config").items()) {
     Lines lines = whole;

@@ -328,8 +328,19 @@ def test_a_tokenizer_of_another_model(tmp_path):
 
 def test_bad_saved_states(tmp_path):
     state = tmp_path / "a.state"
-    made = stuffed("generate", "--model", HF, "--tokenizer", "bytes", "--prompt", "ab", "--max-new-tokens", "2",
-                   "--save-state", state)
+    made = stuffed(
+        "generate",
+        "--model",
+        HF,
+        "--tokenizer",
+        "bytes",
+        "--prompt",
+        "ab",
+        "--max-new-tokens",
+        "2",
+        "--save-state",
+        state,
+    )
     assert made.returncode == 0, made.stderr
 
     def load(file, *more):
@@ -462,13 +473,49 @@ def outputs(place, tokens):
     """Every command that writes a file, told to write `place`."""
     return {
         "ppl-by-length": ["--model", HF, "--tokens", tokens, "-o", place],
-        "passkey": ["--model", HF, "--tokenizer", "bytes", "--lengths", "512", "--depths", "1", "--trials", "1",
-                    "-o", place],
-        "generate": ["--model", HF, "--tokenizer", "bytes", "--prompt", "a", "--max-new-tokens", "1", "--save-state",
-                     place],
+        "passkey": [
+            "--model",
+            HF,
+            "--tokenizer",
+            "bytes",
+            "--lengths",
+            "512",
+            "--depths",
+            "1",
+            "--trials",
+            "1",
+            "-o",
+            place,
+        ],
+        "generate": [
+            "--model",
+            HF,
+            "--tokenizer",
+            "bytes",
+            "--prompt",
+            "a",
+            "--max-new-tokens",
+            "1",
+            "--save-state",
+            place,
+        ],
         "tokenize": ["--tokenizer", "bytes", ROOT / "LICENSE", "-o", place],
-        "train": ["--model-config", json.dumps(TINY), "--text", ROOT / "LICENSE", "--steps", "1", "--length", "8",
-                  "--batch", "1", "--window", "8", "-o", place],
+        "train": [
+            "--model-config",
+            json.dumps(TINY),
+            "--text",
+            ROOT / "LICENSE",
+            "--steps",
+            "1",
+            "--length",
+            "8",
+            "--batch",
+            "1",
+            "--window",
+            "8",
+            "-o",
+            place,
+        ],
     }
 
 

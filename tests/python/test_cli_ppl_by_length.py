@@ -46,9 +46,11 @@ def command(tokens, out, *more):
     ]
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # other numbers of threads round sums otherwise
+
+
 def run(*arguments, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment, **options)
+    return subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, **options)
 
 
 def records(path):
@@ -118,7 +120,10 @@ def test_killed_at_random_it_ends_with_the_same_bytes(tokens, tmp_path, batch):
     out, nll = tmp_path / "killed.jsonl", tmp_path / "killed.safetensors"
     for _ in range(4):
         process = subprocess.Popen(
-            command(tokens, out, "--per-token", nll, *batched), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(tokens, out, "--per-token", nll, *batched),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ONE_THREAD,
         )
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)

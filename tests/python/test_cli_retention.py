@@ -34,9 +34,11 @@ def command(tokens, out, *more, model=MODEL):
     return [STUFFED, "retention", "--model", model, "--tokens", tokens, "--points", "8", "-o", out, *more]
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # other numbers of threads round sums otherwise
+
+
 def run(*arguments, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment, **options)
+    return subprocess.run(arguments, capture_output=True, text=True, env=ONE_THREAD, **options)
 
 
 def records(path):
@@ -104,7 +106,9 @@ def test_killed_at_random_it_ends_with_the_same_bytes(tokens, tmp_path):
     (tmp_path / "killed").mkdir()
     out = tmp_path / "killed" / "whole.jsonl"  # the arrays' name is part of the configuration
     for _ in range(4):
-        process = subprocess.Popen(command(tokens, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tokens, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD
+        )
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
         process.wait()

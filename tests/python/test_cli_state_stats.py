@@ -35,10 +35,12 @@ def tokens(tmp_path):
     return path
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # other numbers of threads round sums otherwise
+
+
 def run(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(a) for a in arguments]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", env=ONE_THREAD, check=False)
 
 
 def command(tokens, out, *more, documents=DOCUMENTS, model=MODEL):
@@ -138,7 +140,7 @@ def test_killed_at_random_it_ends_with_the_same_bytes(tokens, tmp_path):
     rng = random.Random(int(os.environ.get("STUFFED_TEST_SEED", "5")))
     for _ in range(4):
         arguments = [str(a) for a in command(tokens, out, *more)]
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD)
         time.sleep(rng.uniform(0, seconds))
         process.send_signal(signal.SIGKILL)
         process.wait()
