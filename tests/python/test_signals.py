@@ -22,12 +22,10 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 STOPPED = 75
 
 
-def start(arguments, threads=1, **options):
+def start(arguments, threads=1, stdout=subprocess.DEVNULL, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     command = [str(argument) for argument in (STUFFED, *arguments)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
-    )
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, **options)
 
 
 def finish(arguments, **options):
@@ -142,7 +140,7 @@ def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
 
 
 def test_without_a_file_for_results_a_signal_says_that_nothing_can_go_on(tmp_path):
-    process = start((*ppl(tmp_path, 200000), "-"))
+    process = start((*ppl(tmp_path, 200000), "-"), stdout=subprocess.PIPE)
     assert process.stdout.readline()  # the header: before it nothing could be lost
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]
