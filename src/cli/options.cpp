@@ -1,5 +1,6 @@
 #include "src/cli/options.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "stuffed/core/error.h"
@@ -260,7 +261,8 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   add_gated_norm(app, options.gated_norm, group);
   add_seed(app, options.seed, "Seed of everything random")->group(group);
   std::string footer = app.get_footer();
-  app.footer(footer.insert(footer.find("\nExamples:\n"), mitigations_paragraph()));
+  const size_t examples = std::min(footer.find("\nExamples:\n"), footer.size());
+  app.footer(footer.insert(examples, mitigations_paragraph()));
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {
