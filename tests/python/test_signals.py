@@ -140,8 +140,11 @@ def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
 
 
 def test_without_a_file_for_results_a_signal_says_that_nothing_can_go_on(tmp_path):
-    process = start((*ppl(tmp_path, 200000), "-"), stdout=subprocess.PIPE)
-    assert process.stdout.readline()  # the header: before it nothing could be lost
+    arguments = ppl(tmp_path, 200000)
+    text = arguments.index("--text")
+    stream = ("--prompt", "newlines", "--length", "200000")  # no file to read, where a signal would have less to say
+    process = start((*arguments[:text], *stream, *arguments[text + 2 :], "-"), stdout=subprocess.PIPE)
+    assert process.stdout.readline()  # the header: the stream begins
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]
     assert process.returncode == STOPPED and "cannot be resumed" in errors, errors
