@@ -182,6 +182,32 @@ __device__ __forceinline__ void store_tile(const float (&d)[8][4],
   store_elements([&](int n, int e) { return d[n][e]; }, tile, warp, lane);
 }
 
+// ---- two channels at a time ----
+
+__device__ __forceinline__ uint32_t load_word(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ void store_word(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+
+__device__ __forceinline__ float2 load_two(uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
+
+__device__ __forceinline__ float2 operator*(float2 a, float2 b) {
+  return {a.x * b.x, a.y * b.y};
+}
+
+__device__ __forceinline__ uint32_t pack(float2 x) {
+  return pack(x.x, x.y);
+}
+
 // ---- products of a warp group ----
 
 /// Of a tile as b operand. A step of 16 along the reduction is +2 where rows are b's columns, and

@@ -46,30 +46,6 @@ struct Maps {
 constexpr float kMiddle = 60.f;      // log2 of what a factor to the middle may be
 constexpr float kLargest = 0x1p60f;  // of q and k
 
-__device__ __forceinline__ uint32_t load_word(uint32_t address) {
-  uint32_t x;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
-  return x;
-}
-
-__device__ __forceinline__ void store_word(uint32_t address, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
-}
-
-__device__ __forceinline__ float2 load_two(uint32_t address) {
-  float2 x;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
-  return x;
-}
-
-__device__ __forceinline__ float2 operator*(float2 a, float2 b) {
-  return {a.x * b.x, a.y * b.y};
-}
-
-__device__ __forceinline__ uint32_t pack(float2 x) {
-  return scan::pack(x.x, x.y);
-}
-
 __device__ __forceinline__ float2 exp2_fast(float2 x) {
   return {scan::exp2_fast(x.x), scan::exp2_fast(x.y)};
 }
