@@ -6,41 +6,27 @@
 
 // One copy per level of the instruction set, picked when the program is loaded, which is before
 // sanitizers can run. Levels, not processors' names: "arch=haswell" is true of Intel's only, and
-// leaves AMD's with loops that are not vectorised at all. Clang vectorises at -O2 already.
-#if defined(__clang__)
-#define STUFFED_WIDE
-#define STUFFED_LEVEL(level) __attribute__((target("arch=" level)))
-#elif defined(__x86_64__)
+// leaves AMD's with loops that are not vectorised at all.
+#if defined(__x86_64__)
 #define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
-#if defined(__SANITIZE_ADDRESS__)
-#define STUFFED_WIDE
-#else
+#endif
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 #define STUFFED_WIDE \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("O3")))
-#endif
 #else
 #define STUFFED_WIDE
 #endif
 
 namespace stuffed::kernels {
 
-#if defined(__x86_64__)
 /// How many of the levels v4, v3 and the plain one, in this order, the processor lacks.
 inline size_t levels_lacking() {
-  // By their features: Clang 14 has no names for the levels here.
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__builtin_cpu_supports("bmi2"))
-    return 2;
-  return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
-             ? 0
-             : 1;
-}
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("x86-64-v4") ? 0 : __builtin_cpu_supports("x86-64-v3") ? 1 : 2;
 #else
-inline size_t levels_lacking() {
   return 2;
-}
 #endif
+}
 
 /// exp to 2 units in the last place; saturates outside [-87, 88]. Free of branches and calls, so
 /// that loops vectorise.

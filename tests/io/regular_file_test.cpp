@@ -44,13 +44,12 @@ TEST(RegularFile, NothingElseIsOpened) {
   ASSERT_LT(socket.string().size(), sizeof address.sun_path);
   socket.string().copy(address.sun_path, socket.string().size());
   ASSERT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  for (const auto& [where, kind] : {std::pair<std::filesystem::path, std::string>{pipe, "a pipe"},
-                                    {socket, "a socket"},
-                                    {"/dev/zero", "a device"},
-                                    {"/dev/null", "a device"},
-                                    {folder.path(), "a folder"}}) {
+  for (const auto& [path, kind] : {std::pair<std::filesystem::path, std::string>{pipe, "a pipe"},
+                                   {socket, "a socket"},
+                                   {"/dev/zero", "a device"},
+                                   {"/dev/null", "a device"},
+                                   {folder.path(), "a folder"}}) {
     SCOPED_TRACE(kind);
-    const std::filesystem::path path = where;  // Clang 14's lambdas capture no structured bindings
     const std::string name = path.string(), wanted = "regular file";
     expect_error(Error::Kind::Input, {name, kind, wanted}, [&] { check_regular_file(path); });
     expect_error(Error::Kind::Input, {name, kind, wanted}, [&] { read_regular_file(path); });

@@ -5,6 +5,7 @@
 
 #include "kernels/common/rows.h"
 #include "kernels/common/testing.h"
+#include "kernels/common/wide.h"
 #include "stuffed/ops/linear.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 #include "stuffed/ops/norms.h"
@@ -185,8 +186,8 @@ TEST(CpuRows, AFewRowsAreWhatEachIsAlone) {
 
 // If it fails after a new LibTorch, decoding is slower than it could be, and nothing else.
 TEST(CpuRows, PackedWeightsLieInBlocksWithAvx512) {
-#if defined(__x86_64__) && !defined(__clang__)  // Clang 14 does not know avx512bf16 here
-  if (!__builtin_cpu_supports("x86-64-v4") || !__builtin_cpu_supports("avx512bf16") ||
+#if defined(__x86_64__)
+  if (kernels::levels_lacking() > 0 || !__builtin_cpu_supports("avx512bf16") ||
       __builtin_cpu_supports("amx-tile"))
     GTEST_SKIP()
         << "this processor has no AVX-512 with bf16; or it has AMX, for which oneDNN may lay "
