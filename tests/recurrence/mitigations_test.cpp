@@ -1,5 +1,9 @@
 // Each mitigation against its definition in plain f64 loops, and against itself across cuts, forks
 // and copies of the state.
+#include "stuffed/recurrence/mitigations.h"
+
+#include <cctype>
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -180,6 +184,32 @@ TEST(ScaleGates, PresetsAreTheirPublishedNumbers) {
   same("longmamba", "scale_gates:dt=0.2");
   same("scale_gates:preset=rri,insert=0.5", "scale_gates:decay=0.9999,insert=0.5");
   EXPECT_FALSE(bitwise_equal(run({"rri"}, p).y, run({}, p).y));
+}
+
+/// "a=1,b=2" without what must be given; those are put into `given` with a value that both share.
+std::pair<std::string, std::string> split_keys(std::string_view keys) {
+  std::string given, defaults;
+  for (size_t begin = 0; begin < keys.size();) {
+    const size_t end = std::min(keys.find(',', begin), keys.size());
+    const std::string_view item = keys.substr(begin, end - begin);
+    const size_t equals = item.find('=');
+    const bool must_be_given = std::isupper(item[equals + 1]) != 0;
+    (must_be_given ? given : defaults) +=
+        must_be_given ? fmt::format("{}=2,", item.substr(0, equals)) : fmt::format("{},", item);
+    begin = end + 1;
+  }
+  return {given, defaults};
+}
+
+TEST(Mitigations, TheHelpNamesTheDefaultsThatHold) {
+  const Problem p = problem(Variant::Mamba2, 200, at::kFloat);  // longer than clamp_norm's interval
+  for (const MitigationHelp& help : mitigation_help()) {
+    const auto [given, defaults] = split_keys(help.keys);
+    const std::string plain = fmt::format("{}:{}", help.name, given);
+    const Outcome expected = run({plain}, p), found = run({plain + defaults}, p);
+    EXPECT_TRUE(bitwise_equal(found.y, expected.y)) << help.name;
+    EXPECT_TRUE(bitwise_equal(found.layer.recurrent, expected.layer.recurrent)) << help.name;
+  }
 }
 
 TEST(ClipInsert, BoundsKeysButNotTheBonus) {

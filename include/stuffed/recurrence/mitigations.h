@@ -7,8 +7,7 @@ namespace stuffed {
 
 struct MitigationHelp {
   std::string_view name;
-  std::string_view
-      keys;  // with their defaults: "decay=1,insert=1"; capitals stand for what must be given
+  std::string_view keys;  // with their defaults, "decay=1,insert=1"; capitals: must be given
   std::string_view effect;
   std::string_view cost;
   std::string_view rules;  // order, and what refuses it
