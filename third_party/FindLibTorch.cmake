@@ -46,10 +46,16 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   target_include_directories(LibTorch::cpu SYSTEM INTERFACE
     ${STUFFED_LIBTORCH}/include ${STUFFED_LIBTORCH}/include/torch/csrc/api/include)
   target_link_libraries(LibTorch::cpu INTERFACE ${LibTorch_CPU_LIBRARY} ${LibTorch_C10_LIBRARY})
-  # LibTorch carries fmt 12 headers that shadow the system's, without the library to them: we compile that ourselves.
-  add_library(LibTorch_fmt STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/fmt_library.cpp)
-  target_include_directories(LibTorch_fmt SYSTEM PRIVATE ${STUFFED_LIBTORCH}/include)
-  target_link_libraries(LibTorch::cpu INTERFACE LibTorch_fmt)
+  # LibTorch carries headers of fmt that shadow the system's, without the library to them. We compile that ourselves for
+  # fmt 12 (LibTorch 2.11), which was tried; older ones stay header-only.
+  file(STRINGS ${STUFFED_LIBTORCH}/include/fmt/base.h _fmt REGEX "define FMT_VERSION 12")
+  if(_fmt)
+    add_library(LibTorch_fmt STATIC EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/fmt_library.cpp)
+    target_include_directories(LibTorch_fmt SYSTEM PRIVATE ${STUFFED_LIBTORCH}/include)
+    target_link_libraries(LibTorch::cpu INTERFACE LibTorch_fmt)
+  else()
+    target_compile_definitions(LibTorch::cpu INTERFACE FMT_HEADER_ONLY=1)
+  endif()
   # at::parallel_for is a loop on one thread where its caller is compiled without OpenMP. The runtime must be the one
   # LibTorch brings, and so is its pool of threads: two pools would wait for the same cores.
   file(GLOB LibTorch_GOMP_LIBRARY ${STUFFED_LIBTORCH}/lib/libgomp*.so*)
