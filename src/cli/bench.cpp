@@ -1,5 +1,5 @@
 // `stuffed bench`: options, and the table of what was measured.
-#include "stuffed/eval/bench.h"
+#include "stuffed/check/bench.h"
 
 #include <cstdio>
 #include <filesystem>

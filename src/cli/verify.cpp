@@ -1,5 +1,5 @@
 // `stuffed verify`: do all ways of computing the same numbers agree on this machine?
-#include "stuffed/eval/verify.h"
+#include "stuffed/check/verify.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -1,5 +1,5 @@
 // Every statistic of a head against plain loops in f64.
-#include "src/eval/head_statistics.h"
+#include "src/eval/state_stats/head_statistics.h"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include "src/eval/passkey_summary.h"
+#include "src/eval/passkey/passkey_summary.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/state_bytes.h"
 #include "stuffed/io/passkey_text.h"

@@ -2,7 +2,7 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include "src/eval/suffix_walk.h"
+#include "src/eval/retention/suffix_walk.h"
 #include "stuffed/eval/decay_intervals.h"
 #include "tests/support/golden.h"
 

@@ -6,8 +6,8 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include "src/eval/retention_summary.h"
-#include "src/eval/suffix_walk.h"
+#include "src/eval/retention/retention_summary.h"
+#include "src/eval/retention/suffix_walk.h"
 #include "tests/support/files.h"
 #include "tests/support/golden.h"
 #include "tests/support/journal.h"

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "src/eval/state_observer.h"
+#include "src/eval/state_stats/state_observer.h"
 #include "stuffed/eval/stream.h"
 #include "support/files.h"
 #include "support/golden.h"

@@ -1,5 +1,5 @@
 // The table of heads that explode, on arrays whose answer is known.
-#include "src/eval/state_summary.h"
+#include "src/eval/state_stats/state_summary.h"
 
 #include <limits>
 

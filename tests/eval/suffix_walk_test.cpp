@@ -1,4 +1,4 @@
-#include "src/eval/suffix_walk.h"
+#include "src/eval/retention/suffix_walk.h"
 
 #include <algorithm>
 

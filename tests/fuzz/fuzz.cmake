@@ -9,7 +9,7 @@ target_link_libraries(fuzz_options INTERFACE stuffed_options LibTorch::cpu Sente
 target_compile_options(fuzz_options INTERFACE -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined)
 target_compile_definitions(fuzz_options INTERFACE STUFFED_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 
-file(GLOB FUZZED_SOURCES CONFIGURE_DEPENDS src/core/*.cpp src/io/*.cpp src/models/*.cpp)
+file(GLOB_RECURSE FUZZED_SOURCES CONFIGURE_DEPENDS src/core/*.cpp src/io/*.cpp src/models/*.cpp)
 file(GLOB FUZZ_TARGETS CONFIGURE_DEPENDS tests/fuzz/*_fuzz.cpp)
 add_library(fuzzed STATIC EXCLUDE_FROM_ALL ${FUZZED_SOURCES} ${FUZZ_TARGETS})
 target_link_libraries(fuzzed PUBLIC fuzz_options)

@@ -1,6 +1,6 @@
 // Reads every element of every tensor that a container claims.
 #pragma once
-#include "src/io/tensor_container.h"
+#include "src/io/containers/tensor_container.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace stuffed::fuzz {

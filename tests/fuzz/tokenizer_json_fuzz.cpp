@@ -1,6 +1,6 @@
 // tokenizer.json of both kinds (GPT-NeoX and SentencePiece): what is accepted encodes any text into
 // ids of its own vocabulary, and decodes each of them.
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizers/tokenizers.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace stuffed::fuzz {

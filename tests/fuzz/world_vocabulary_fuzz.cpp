@@ -1,6 +1,6 @@
 // A World vocabulary: what is accepted spells every text exactly. Since few inputs keep all 256
 // single bytes, the input is also read as the lines that follow those.
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizers/tokenizers.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace stuffed::fuzz {

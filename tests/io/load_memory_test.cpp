@@ -1,5 +1,5 @@
 // What a pass over a checkpoint costs: peak resident memory against the weights in their target
-// type. Files are made here, or named in STUFFED_BENCH_FILE, as scripts/bench_load.py does to time
+// type. Files are made here, or named in STUFFED_BENCH_FILE, as scripts/bench/load.py does to time
 // larger ones.
 #include <chrono>
 #include <cstdlib>

@@ -1,6 +1,6 @@
 // SentencePiece's BPE on models small enough to follow by hand. Against the library:
 // tests/python/test_tokenizers.py.
-#include "src/io/spm_bpe.h"
+#include "src/io/tokenizers/spm_bpe.h"
 
 #include <limits>
 

@@ -1,5 +1,5 @@
 // Byte-pair encoding against what the `tokenizers` package made of the same texts with the same
-// small tokenizers (scripts/make_test_tokenizers.py), and the choice of a tokenizer by a folder's
+// small tokenizers (scripts/make/make_test_tokenizers.py), and the choice of a tokenizer by a folder's
 // files.
 #include <fstream>
 

@@ -1,4 +1,4 @@
-// What torch.save wrote (scripts/make_test_files.py), and archives and pickles damaged by hand.
+// What torch.save wrote (scripts/make/make_test_files.py), and archives and pickles damaged by hand.
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

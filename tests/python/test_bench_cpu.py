@@ -1,4 +1,4 @@
-"""scripts/bench_cpu.py on a tiny model, so that it still runs when it is needed; no peers."""
+"""scripts/bench/cpu.py on a tiny model, so that it still runs when it is needed; no peers."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
-SCRIPT = ROOT / "scripts" / "bench_cpu.py"
+SCRIPT = ROOT / "scripts" / "bench" / "cpu.py"
 TINY = ["--width", "32", "--layers", "2", "--state", "16", "--head", "16", "--vocab", "300"]
 
 pytestmark = pytest.mark.skipif(not STUFFED.exists(), reason="build/stuffed is not built")
@@ -51,19 +51,19 @@ def test_a_peer_that_is_not_installed_is_listed(tmp_path):
 
 def test_a_peer_whose_losses_differ_is_wrong():
     sys.path.insert(0, str(SCRIPT.parent))
-    import bench_cpu
+    import cpu
 
     ours = np.random.default_rng(0).normal(11, 1.5, 1000).astype(np.float32)
-    assert bench_cpu.agreement(ours, ours + 1e-4, "f32")["agrees"]
-    assert not bench_cpu.agreement(ours, ours * 1.002, "f32")["agrees"]
-    shuffled = bench_cpu.agreement(ours, ours[::-1], "f32")  # the same mean
+    assert cpu.agreement(ours, ours + 1e-4, "f32")["agrees"]
+    assert not cpu.agreement(ours, ours * 1.002, "f32")["agrees"]
+    shuffled = cpu.agreement(ours, ours[::-1], "f32")  # the same mean
     assert shuffled["mean_error"] < 1e-6 and not shuffled["agrees"]
-    assert not bench_cpu.agreement(ours, ours * np.float32(np.nan), "f32")["agrees"]
+    assert not cpu.agreement(ours, ours * np.float32(np.nan), "f32")["agrees"]
 
 
 def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monkeypatch, capsys):
     sys.path.insert(0, str(SCRIPT.parent))
-    import bench_cpu
+    import cpu
 
     asked = []
 
@@ -77,11 +77,11 @@ def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monke
             asked.append((tokens, chunk))
             return {32: 1.0}.get(chunk, 5.0), f"losses at {chunk}"
 
-    monkeypatch.setattr(bench_cpu, "Peer", Peer)
+    monkeypatch.setattr(cpu, "Peer", Peer)
     args = types.SimpleNamespace(
         peers=["transformers"], pythons=[], threads=1, tokens=4096, transformers_tokens=512, true_vocab=9
     )
-    contenders, missing = bench_cpu.open_peers(args, "f32", None, None)
+    contenders, missing = cpu.open_peers(args, "f32", None, None)
     assert not missing
     assert {label: rest[1:] for label, rest in contenders.items()} == {
         "transformers 0 chunk 32, 512 tokens": (512, 32, "losses at 32"),
@@ -89,4 +89,4 @@ def test_transformers_is_fed_fewer_tokens_at_its_fastest_and_default_chunk(monke
     }
     assert max(tokens for tokens, _ in asked) == 512
     assert "chunk 256: 512 tokens in 5.0 s" in capsys.readouterr().err
-    assert bench_cpu.open_peers(args, "bf16", None, None) == ({}, {})
+    assert cpu.open_peers(args, "bf16", None, None) == ({}, {})

@@ -28,7 +28,7 @@ def write(path, records, device="H100"):
 
 
 def regress(*arguments):
-    command = [sys.executable, ROOT / "scripts" / "bench_regress.py", *arguments]
+    command = [sys.executable, ROOT / "scripts" / "bench" / "regress.py", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
 
 

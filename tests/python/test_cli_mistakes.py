@@ -110,7 +110,7 @@ def test_an_unknown_key_of_a_config_file(tmp_path):
 
 @pytest.mark.parametrize("script", ["plot_passkey", "plot_ppl_by_length", "plot_state_stats", "plot_retention"])
 def test_a_plot_of_something_else_is_refused_in_one_line(script, tmp_path):
-    plot = [sys.executable, ROOT / "scripts" / f"{script}.py", TEXT, "-o", tmp_path / "a.png"]
+    plot = [sys.executable, ROOT / "scripts" / "plot" / f"{script}.py", TEXT, "-o", tmp_path / "a.png"]
     done = subprocess.run(plot, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and done.stderr.startswith(f"{script}: {TEXT}"), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
@@ -120,7 +120,7 @@ SAMPLES = sorted((ROOT / "tests" / "golden" / "results").glob("*.jsonl"))
 
 
 def draw(script, journal, output):
-    plot = [sys.executable, ROOT / "scripts" / f"{script}.py", journal, "-o", output]
+    plot = [sys.executable, ROOT / "scripts" / "plot" / f"{script}.py", journal, "-o", output]
     return subprocess.run(plot, capture_output=True, text=True, check=False)
 
 
@@ -169,7 +169,7 @@ def test_figures_of_edited_numbers_are_refused_in_one_line(script, field, value,
                 place[field] = value
     journal = tmp_path / "a.jsonl"
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    command = [sys.executable, ROOT / "scripts" / f"{script}.py", journal]
+    command = [sys.executable, ROOT / "scripts" / "plot" / f"{script}.py", journal]
     command += [] if script.startswith("table") else ["-o", tmp_path / "a.png"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 3 and done.stderr.startswith(f"{script}: {journal}"), done.stderr

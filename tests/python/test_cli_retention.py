@@ -264,7 +264,7 @@ def test_a_mitigations_decays_are_recorded_beside_the_models_own(tokens, tmp_pat
         np.testing.assert_allclose(
             record["mitigated_alpha"]["mean_by_layer"], np.array(record["alpha"]["mean_by_layer"]) * 0.98, rtol=1e-6
         )
-    plot = [sys.executable, ROOT / "scripts" / "plot_retention.py", scaled, "-o", tmp_path / "a.png"]
+    plot = [sys.executable, ROOT / "scripts" / "plot" / "plot_retention.py", scaled, "-o", tmp_path / "a.png"]
     for more in ([], ["--own"], ["--document", "1"]):
         assert run(*plot, *more).returncode == 0
 
@@ -322,7 +322,7 @@ def test_the_plot_is_drawn(tokens, tmp_path):
     out = tmp_path / "run.jsonl"
     assert run(*command(tokens, out, "--at", "50,200", "--train-len", "64")).returncode == 0
     for name, more in (("a.png", []), ("b.pdf", ["--at", "50", "--document", "1"])):
-        plot = [sys.executable, ROOT / "scripts" / "plot_retention.py", out, "-o", tmp_path / name, *more]
+        plot = [sys.executable, ROOT / "scripts" / "plot" / "plot_retention.py", out, "-o", tmp_path / name, *more]
         done = run(*plot)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / name).stat().st_size > 5000

@@ -353,7 +353,7 @@ KINDS = ["states", "decay", "inputs", "histogram", "map", "taps"]
 
 
 def plot(results, figure, *more):
-    return run(sys.executable, ROOT / "scripts" / "plot_state_stats.py", results, "-o", figure, *more)
+    return run(sys.executable, ROOT / "scripts" / "plot" / "plot_state_stats.py", results, "-o", figure, *more)
 
 
 @pytest.mark.parametrize("kind", KINDS)

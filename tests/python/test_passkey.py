@@ -196,7 +196,7 @@ def test_plots_are_drawn_and_no_data_is_no_zero(run: pathlib.Path, tmp_path: pat
 
 def test_a_picture_is_a_picture_and_not_a_folder(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for output in ("x.png", "folder"):
-        plot = [sys.executable, ROOT / "scripts" / "plot_passkey.py", run, "-o", tmp_path / output]
+        plot = [sys.executable, ROOT / "scripts" / "plot" / "plot_passkey.py", run, "-o", tmp_path / output]
         done = subprocess.run(plot, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

@@ -53,7 +53,7 @@ def test_the_plot_is_drawn(tmp_path):
     sample = ROOT / "tests" / "golden" / "results" / "ppl_by_length.v1.jsonl"
     for name, more in (("a.png", []), ("b.pdf", ["--log-x", "--perplexity"])):
         subprocess.run(
-            [sys.executable, ROOT / "scripts" / "plot_ppl_by_length.py", sample, "-o", tmp_path / name, *more],
+            [sys.executable, ROOT / "scripts" / "plot" / "plot_ppl_by_length.py", sample, "-o", tmp_path / name, *more],
             check=True,
         )
         assert (tmp_path / name).stat().st_size > 5000

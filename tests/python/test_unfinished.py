@@ -47,7 +47,7 @@ def write(folder: pathlib.Path, task: str, lines: list[bytes]) -> pathlib.Path:
 
 
 def draw(task: str, journal: pathlib.Path, figure: pathlib.Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / f"plot_{task}.py", journal, "-o", figure]
+    command = [sys.executable, ROOT / "scripts" / "plot" / f"plot_{task}.py", journal, "-o", figure]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -140,7 +140,7 @@ def test_the_whole_buckets_of_a_document_at_hand_are_drawn(tmp_path):
 
 def test_the_table_names_an_unfinished_run(tmp_path):
     journal = write(tmp_path, "ppl_by_length", without_summary("ppl_by_length")[:2])
-    script = ROOT / "scripts" / "table_ppl_by_length.py"
+    script = ROOT / "scripts" / "plot" / "table_ppl_by_length.py"
     done = subprocess.run([sys.executable, script, journal], capture_output=True, text=True, check=True)
     assert "ppl_by_length.v1 (unfinished)" in done.stdout
 
