@@ -18,7 +18,8 @@ enum PathName : int32_t {
   kScalarHopper,
   kVectorHopper,
   kTiledFactored,
-  kWideHopper
+  kWideHopper,
+  kEraseHopper
 };
 
 bool is_hoppers(int32_t path) {
@@ -43,6 +44,8 @@ Path path_of(const DecayScanParams& p, int32_t name) {
       return vector_hopper_path(p);
     case kWideHopper:
       return wide_hopper_path(p);
+    case kEraseHopper:
+      return erase_hopper_path(p);
     case kTiledFactored:
       return tiled_factored_path(p);
     default:
@@ -53,6 +56,8 @@ Path path_of(const DecayScanParams& p, int32_t name) {
 int32_t choose_path(const DecayScanParams& p) {
   if (p.step.data)
     return tiled_factored_takes(p) ? kTiledFactored : kFactored;
+  if (p.is_bf16 && p.tokens > 8 && erase_hopper_takes(p) && path_of(p, kEraseHopper).slots > 0)
+    return kEraseHopper;
   // Below a few tokens a block of 64 is mostly padding.
   if (!p.is_bf16 || p.read.data || p.tokens <= 8)
     return kTokens;

@@ -469,7 +469,7 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
   if (major != 9)
     GTEST_SKIP() << "needs a Hopper GPU";
   constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5,
-                kWideHopper = 7;
+                kWideHopper = 7, kEraseHopper = 8;
   const auto path = [](const Problem& p) { return decay_scan_cuda_path(p.in, p.state); };
   const Problem p = to_gpu(make_problem(published(Variant::Mamba2, 200, at::kBFloat16)));
   EXPECT_EQ(path(p), kScalarHopper);
@@ -492,6 +492,9 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
   Problem with_bonus = hgrn;
   with_bonus.in.bonus = at::zeros({3, 128}, hgrn.state.options());
   EXPECT_EQ(path(with_bonus), kVector);
+  const Problem rwkv7 = to_gpu(make_problem(published(Variant::Rwkv7, 200, at::kBFloat16)));
+  EXPECT_EQ(path(rwkv7), kEraseHopper);
+  EXPECT_EQ(path({tokens_of(rwkv7.in, 0, 8), rwkv7.state}), kTokens);
   misaligned = hgrn;
   misaligned.in.log_decay = at::zeros({2, 200, 3, 131}, hgrn.state.options()).narrow(3, 1, 128);
   EXPECT_EQ(path(misaligned), kVector);

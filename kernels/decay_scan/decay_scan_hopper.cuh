@@ -339,5 +339,7 @@ View output_view(const DecayScanParams& p);
 
 Path wide_hopper_path(const DecayScanParams& p);  // bf16, K = V = 128, where it takes them
 bool wide_hopper_takes(const DecayScanParams& p);
+Path erase_hopper_path(const DecayScanParams& p);  // bf16 with an erase term, K = V = 64
+bool erase_hopper_takes(const DecayScanParams& p);
 
 }  // namespace stuffed::kernels::scan

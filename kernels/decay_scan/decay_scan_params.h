@@ -37,7 +37,7 @@ struct DecayScanParams {
 struct DecayScanPlan {
   // 0 chunked scalar decay, 1 chunked vector decay, 2 token by token, 3 factored decay,
   // 4 chunked scalar decay on Hopper, 5 chunked vector decay on Hopper, 6 factored decay in tiles,
-  // 7 chunked vector decay on Hopper without a bonus, K = V = 128
+  // 7 chunked vector decay on Hopper without a bonus, K = V = 128, 8 chunked erase on Hopper
   int32_t path = 0;
   int32_t segments = 1;  // 1, or at least 3
   int64_t first = 0, each = 0;
