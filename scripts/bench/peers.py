@@ -15,6 +15,7 @@ before anything is timed; a peer that is wrong, crashes or runs out of memory is
 import argparse
 import ctypes
 import itertools
+import math
 import os
 import random
 import sys
@@ -51,7 +52,11 @@ class Plan(ctypes.Structure):
 class Kernels:
     """Our kernels behind their C entry points."""
 
-    AXES = {"q": "bthc", "k": "bthc", "v": "bthc", "log_decay": "bthc", "v_scale": "bth", "bonus": "hc"}
+    AXES = {
+        **dict.fromkeys(("q", "k", "v", "log_decay", "read", "write"), "bthc"),
+        **dict.fromkeys(("v_scale", "step"), "bth"),
+        **dict.fromkeys(("bonus", "rate"), "hc"),
+    }
 
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
@@ -63,7 +68,7 @@ class Kernels:
         p.batch, p.tokens, p.heads, p.keys = inputs["q"].shape
         p.columns = inputs["v"].shape[-1]
         p.is_bf16 = inputs["q"].dtype == torch.bfloat16
-        p.has_vector_decay = inputs["log_decay"].shape[-1] > 1
+        p.has_vector_decay = "step" not in inputs and inputs["log_decay"].shape[-1] > 1
         for name, axes in self.AXES.items():
             x = inputs.get(name)
             if x is not None:
@@ -94,7 +99,7 @@ class Kernels:
         """y [T,V] and state [K,V] of one head in f64."""
         b, h = slice(batch, batch + 1), slice(head, head + 1)
         one = {
-            n: x[h] if n == "bonus" else x[b, h].contiguous() if n == "state" else x[b, :, h] for n, x in inputs.items()
+            n: x[h] if n in ("bonus", "rate") else x[b, h].contiguous() if n == "state" else x[b, :, h] for n, x in inputs.items()
         }
         p = self.params(one)
         y = torch.empty(one["v"].shape, dtype=torch.float64, device="cuda")
@@ -140,6 +145,28 @@ def hgrn2_inputs(batch, tokens, heads=16, keys=128):
     return {"q": normal(*shape), "k": k, "v": normal(*shape), "log_decay": log_decay, "state": state}, {}
 
 
+def rwkv7_inputs(batch, tokens, heads=32, keys=64):
+    """RWKV-7 1.5B: what is erased is read along a unit vector, at a rate per channel."""
+    shape = (batch, tokens, heads, keys)
+    log_decay = torch.randn(shape, device="cuda").sub_(1).sigmoid_().mul_(-math.exp(-0.5))
+    read = torch.nn.functional.normalize(torch.randn(shape, device="cuda"), dim=-1)
+    write = read * torch.randn(shape, device="cuda").sigmoid_()
+    inputs = {name: normal(*shape) for name in "qkv"} | {"log_decay": log_decay}
+    inputs |= {"read": read.to(torch.bfloat16), "write": write.to(torch.bfloat16)}
+    return inputs | {"state": torch.randn(batch, heads, keys, keys, device="cuda")}, {}
+
+
+def mamba1_inputs(batch, tokens, heads=4096, keys=16):
+    """Mamba-1 1.3B: a channel is a head of one column; its decays are products of two factors. The state is empty, as
+    its peer takes none."""
+    shared = [normal(batch, tokens, 1, keys).expand(-1, -1, heads, -1) for _ in "qk"]
+    step = torch.nn.functional.softplus(torch.randn(batch, tokens, heads, device="cuda") - 3)
+    rate = -torch.arange(1, keys + 1, device="cuda").float().expand(heads, keys).contiguous()
+    state = torch.zeros(batch, heads, keys, 1, device="cuda")
+    inputs = {"q": shared[0], "k": shared[1], "v": normal(batch, tokens, heads, 1)}
+    return inputs | {"v_scale": step, "step": step, "rate": rate, "state": state}, {}
+
+
 def mamba2_peers(inputs, extra):
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
@@ -171,10 +198,35 @@ def hgrn2_peers(inputs, _):
     return {"fla chunk_gla": lambda: chunk_gla(*arguments, **options)}
 
 
+def rwkv7_peers(inputs, _):
+    from fla.ops.rwkv7 import chunk_rwkv7
+
+    options = {"scale": 1.0, "initial_state": inputs["state"], "output_final_state": True, "safe_gate": True}
+    arguments = [inputs[name] for name in ("q", "log_decay", "k", "v")] + [-inputs["read"], inputs["write"]]
+    return {"fla chunk_rwkv7": lambda: chunk_rwkv7(*arguments, **options)}
+
+
+def mamba1_peers(inputs, _):
+    """selective_scan of mamba_ssm's CUDA sources. It wants channels before tokens: the copies are not timed."""
+    import selective_scan_cuda
+
+    u, step = (inputs[name].reshape(*inputs["step"].shape).transpose(1, 2).contiguous() for name in ("v", "step"))
+    b, c = (inputs[name][:, :, 0].transpose(1, 2).unsqueeze(1).contiguous() for name in ("k", "q"))
+    step = step.to(u.dtype)
+
+    def scan():
+        y, last, *_ = selective_scan_cuda.fwd(u, step, inputs["rate"], b, c, None, None, None, False)
+        return y.transpose(1, 2).unsqueeze(-1), last[:, :, -1, 1::2].unsqueeze(-1)
+
+    return {"mamba_ssm selective_scan": scan}
+
+
 FAMILIES = {
     "mamba2": (mamba2_inputs, mamba2_peers),
     "rwkv6": (rwkv6_inputs, rwkv6_peers),
     "hgrn2": (hgrn2_inputs, hgrn2_peers),
+    "rwkv7": (rwkv7_inputs, rwkv7_peers),
+    "mamba1": (mamba1_inputs, mamba1_peers),
 }
 
 
