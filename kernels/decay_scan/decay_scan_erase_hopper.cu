@@ -232,6 +232,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         "%1;\n@p bra D;\nbra W;\nD:\n}" ::"r"(shared_address(&sm.arrived)),
         "r"(stage ^ (rank == 0))
         : "memory");
+    __syncwarp();  // racecheck does not count a barrier that a warp reaches in parts
   };
   // The state after a chunk, from registers or from shared memory, to where it is needed next.
   const auto pass_on = [&](bool last, bool from_registers, const float4* given) {
@@ -309,6 +310,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       float* sums = reinterpret_cast<float*>(sm.x[0]);
       *reinterpret_cast<float2*>(sums + 64 * rb + 2 * lane) = run;
+      __syncwarp();  // as in receive()
       __syncthreads();
       float2 t[4];
 #pragma unroll
