@@ -98,9 +98,9 @@ class Kernels:
     def reference(self, inputs, batch, head):
         """y [T,V] and state [K,V] of one head in f64."""
         b, h = slice(batch, batch + 1), slice(head, head + 1)
-        one = {
-            n: x[h] if n in ("bonus", "rate") else x[b, h].contiguous() if n == "state" else x[b, :, h] for n, x in inputs.items()
-        }
+        slices = {"bonus": h, "rate": h, "state": (b, h)}
+        one = {name: x[slices.get(name, (b, slice(None), h))] for name, x in inputs.items()}
+        one["state"] = one["state"].contiguous()
         p = self.params(one)
         y = torch.empty(one["v"].shape, dtype=torch.float64, device="cuda")
         state = torch.empty(one["state"].shape, dtype=torch.float64, device="cuda")
