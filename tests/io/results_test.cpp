@@ -222,6 +222,17 @@ TEST_F(ResultsTest, DamageInTheMiddleIsAnErrorThatNamesTheLine) {
   EXPECT_EQ(read_all(path_), text);
 }
 
+TEST_F(ResultsTest, LineEndsThatWereChangedAreRefused) {
+  run_all();
+  std::string text;
+  for (const char c : read_all(path_))
+    text += c == '\n' ? std::string("\r\n") : std::string(1, c);
+  write_all(path_, text);
+  const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  EXPECT_NE(message.find("line 1: ends in a carriage return"), message.npos) << message;
+  EXPECT_EQ(read_all(path_), text);
+}
+
 TEST_F(ResultsTest, NonFiniteNumbersAreNullAndMustBeOwnedUpTo) {
   Results results = Results::open(path_, header());
   const json bad = {{"nll", {1.0, std::nan("")}}};

@@ -78,6 +78,12 @@ JournalEnd read_journal(const std::filesystem::path& path,
                           .bytes = static_cast<int64_t>(text.size())};
     check(number > 0 || text.starts_with('{'), Error::Kind::Input,
           "{}: not a stuffed journal, which is left as it is; name another file", where);
+    // Bytes are what a resumed run is compared by; what would follow here would end otherwise.
+    check(
+        !text.ends_with('\r'), Error::Kind::Input,
+        "{}: ends in a carriage return: something has changed the journal's line ends; change them "
+        "back (tr -d '\\r')",
+        where);
     const json line = parse_json(text, where);
     check(!end.finished, Error::Kind::Input, "{}: comes after the end line", where);
     if (number == 0) {
