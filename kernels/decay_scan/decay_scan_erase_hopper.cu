@@ -162,26 +162,68 @@ __device__ __forceinline__ void walk_tokens(Smem& sm,
   __syncthreads();
 }
 
+/// What one thread holds of a head's scan, chunk by chunk, in a cluster of C CTAs that take the chunks in turn.
+///
+/// With r, w the rows read and written by the erase term, k, q, v, all scaled by their decays to the chunk's middle
+/// (r by the decay before its token), and T1 = tril(r w^T, -1), T2 = tril(r k^T, -1), T3 = tril(q k^T), T4 = tril(q w^T):
+///     u = (1 + T1)^-1 (r S + T2 v),   y = q S + T3 v - T4 u,   S' = decay S + k^T v - w^T u.
+/// A warp has 16 rows of u and S, and, so that warps have equal work, the 16 rows of y from the other end.
 template <int C>
-__global__ void __launch_bounds__(kThreads, 2)
-    erase_hopper_kernel(const __grid_constant__ DecayScanParams p, int flip) {
-#ifdef STUFFED_ON_HOPPER
-  extern __shared__ __align__(128) char memory[];
-  Smem& sm = *reinterpret_cast<Smem*>(memory);
-  const int tid = threadIdx.x, lane = tid & 31, g = lane >> 2, q = lane & 3;
-  const int seq = blockIdx.x / C, rank = blockIdx.x % C, h = static_cast<int>(seq % p.heads);
-  const int64_t b = seq / p.heads;
-  const int rb = seq >= flip ? 3 - (tid >> 5) : tid >> 5;  // this warp's rows
-  const int rq = 3 - rb;                                   // and of q's side
-  const int chunks = (int)((p.tokens + kQ - 1) / kQ);
-  const uint32_t x0 = shared_address(sm.x[0]), x1 = shared_address(sm.x[1]);
-  // ldmatrix addresses inside a tile: rows lane & 15, and rows of n (or of k, transposed); 16
-  // columns further: ^ 32.
-  const uint32_t at_a = (lane & 15) * 128 + (((lane >> 4) ^ (lane & 7)) << 4);
-  const uint32_t at_b =
-      ((lane & 7) + ((lane >> 4) << 3)) * 128 + (((lane >> 3 & 1) ^ (lane & 7)) << 4);
+class Worker {
+ public:
+  __device__ __forceinline__ Worker(Smem& memory, const DecayScanParams& params, int flip)
+      : sm(memory),
+        p(params),
+        tid(threadIdx.x),
+        lane(tid & 31),
+        g(lane >> 2),
+        q(lane & 3),
+        seq(blockIdx.x / C),
+        rank(blockIdx.x % C),
+        h(static_cast<int>(seq % p.heads)),
+        b(seq / p.heads),
+        flipped(seq >= flip),
+        rb(flipped ? 3 - (tid >> 5) : tid >> 5),
+        rq(3 - rb),
+        chunks((int)((p.tokens + kQ - 1) / kQ)),
+        x0(shared_address(sm.x[0])),
+        x1(shared_address(sm.x[1])),
+        at_a((lane & 15) * 128 + (((lane >> 4) ^ (lane & 7)) << 4)),
+        at_b(((lane & 7) + ((lane >> 4) << 3)) * 128 + (((lane >> 3 & 1) ^ (lane & 7)) << 4)),
+        own(rb * 2048),
+        own_q(rq * 2048) {}
 
-  const auto fetch = [&](int chunk, int stage) {  // this warp's 16 rows
+  __device__ __forceinline__ void run() {
+    begin();
+#pragma unroll 1
+    for (int chunk = rank; chunk < chunks; chunk += C, stage ^= 1) {
+      tq = shared_address(sm.in[stage][0]);
+      tk = tq + 8192, tv = tq + 2 * 8192, tr = tq + 3 * 8192, tw = tq + 4 * 8192;
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      float2 totals[4];
+      if (too_strong(totals))
+        walk(chunk);
+      else
+        multiply(chunk, totals);
+      __syncthreads();
+      fetch(chunk + 2 * C, stage);
+    }
+    if (C > 1)
+      asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+  }
+
+ private:
+  /// Rows of T1 (pairs of bf16, off the diagonal; the diagonal block goes to shared memory), T2, T3 and T4, as a operands.
+  struct Products {
+    uint32_t t1h[3][4] = {}, t1l[3][4] = {}, t2[4][4] = {}, t3[4][4] = {}, t4[4][4] = {};
+  };
+  /// This warp's rows of (1 + T1)^-1, in pairs: the diagonal block and those before it.
+  struct Inverse {
+    uint32_t dh[4], dl[4], oh[3][4] = {}, ol[3][4] = {};
+  };
+
+  /// Starts the copies of this warp's 16 rows of a chunk.
+  __device__ __forceinline__ void fetch(int chunk, int stage) {
     if (chunk < chunks) {
       int r = lane >> 3, column = 8 * (lane & 7);
       asm volatile(""
@@ -202,10 +244,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
-  };
-  float2 d[16];  // log decays, or (raw) omegas in x, of this warp's tokens, channels 2 lane and 2
-                 // lane + 1
-  const auto fetch_decays = [&](int chunk) {
+  }
+
+  /// Loads the log decays of this warp's tokens.
+  __device__ __forceinline__ void fetch_decays(int chunk) {
     int column = 2 * lane;
     asm volatile("" : "+r"(column));
     const int64_t t = (int64_t)chunk * kQ + 16 * rb;
@@ -219,10 +261,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (i < left)
         d[i] = __ldcs(reinterpret_cast<const float2*>(from));
     }
-  };
+  }
 
-  int stage = 0;
-  const auto receive = [&] {
+  /// Waits for the state that the cluster's CTA before hands over.
+  __device__ __forceinline__ void receive() {
     if (tid == 0)
       asm volatile(
           "mbarrier.arrive.expect_tx.shared.b64 _, [%0], 16384;" ::"r"(shared_address(&sm.arrived))
@@ -233,9 +275,10 @@ __global__ void __launch_bounds__(kThreads, 2)
         "r"(stage ^ (rank == 0))
         : "memory");
     __syncwarp();  // racecheck does not count a barrier that a warp reaches in parts
-  };
-  // The state after a chunk, from registers or from shared memory, to where it is needed next.
-  const auto pass_on = [&](bool last, bool from_registers, const float4* given) {
+  }
+
+  /// Hands the state after a chunk, from registers or from shared memory, to where it is needed next.
+  __device__ __forceinline__ void pass_on(bool last, bool from_registers, const float4* given) {
     if (!from_registers && !last && C == 1)
       return;
     float4 S[8];
@@ -271,238 +314,281 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int n = 0; n < 8; ++n)
         sm.s[n][tid] = S[n];
     }
-  };
-  if (tid == 0) {
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(&sm.arrived)));
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  if (rank == 0) {
-    float s[32];
+
+  __device__ __forceinline__ void begin() {
+    if (tid == 0) {
+      asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(shared_address(&sm.arrived)));
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    if (rank == 0) {
+      float s[32];
 #pragma unroll
-    for (int i = 0; i < 32; ++i)
-      s[i] = p.state_in[(int64_t)seq * kD * kD + (16 * rb + g + 8 * (i >> 1 & 1)) * kD +
-                        8 * (i >> 2) + 2 * q + (i & 1)];
+      for (int i = 0; i < 32; ++i)
+        s[i] = p.state_in[(int64_t)seq * kD * kD + (16 * rb + g + 8 * (i >> 1 & 1)) * kD +
+                          8 * (i >> 2) + 2 * q + (i & 1)];
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      sm.s[i][tid] = make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
+      for (int i = 0; i < 8; ++i)
+        sm.s[i][tid] = make_float4(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
+    }
+    fetch(rank, 0);
+    fetch(rank + C, 1);
+    fetch_decays(rank);
+    if (C > 1)
+      asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
   }
-  fetch(rank, 0);
-  fetch(rank + C, 1);
-  fetch_decays(rank);
-  if (C > 1)
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-#pragma unroll 1
-  for (int chunk = rank; chunk < chunks; chunk += C, stage ^= 1) {
-    const uint32_t in = shared_address(sm.in[stage][0]), tq = in, tk = in + 8192,
-                   tv = in + 2 * 8192, tr = in + 3 * 8192, tw = in + 4 * 8192;
-    const uint32_t own = rb * 2048, own_q = rq * 2048;
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
-    // 1. Decays: prefix sums of this warp's 16 tokens, the others' totals, then everything scaled
-    // in place.
-    {
-      float2 run = {0, 0};
+
+  /// Sums the decays of this warp's tokens into `d`, those of each block of 16 into `totals`. True, in all warps, if they
+  /// are too strong to be split into factors at the chunk's middle.
+  __device__ __forceinline__ bool too_strong(float2 (&totals)[4]) {
+    float2 run = {0, 0};
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        float2 l = d[i];
-        l.x *= kLog2E, l.y *= kLog2E;
-        run.x += l.x, run.y += l.y;
-        d[i] = run;
-      }
-      float* sums = reinterpret_cast<float*>(sm.x[0]);
-      *reinterpret_cast<float2*>(sums + 64 * rb + 2 * lane) = run;
-      __syncwarp();  // as in receive()
-      __syncthreads();
-      float2 t[4];
+    for (int i = 0; i < 16; ++i) {
+      float2 l = d[i];
+      l.x *= kLog2E, l.y *= kLog2E;
+      run.x += l.x, run.y += l.y;
+      d[i] = run;
+    }
+    float* sums = reinterpret_cast<float*>(sm.x[0]);
+    *reinterpret_cast<float2*>(sums + 64 * rb + 2 * lane) = run;
+    __syncwarp();  // as in receive()
+    __syncthreads();
 #pragma unroll
-      for (int w = 0; w < 4; ++w)
-        t[w] = *reinterpret_cast<const float2*>(sums + 64 * w + 2 * lane);
-      const float half =
-          fminf(fminf(t[0].x + t[1].x, t[2].x + t[3].x), fminf(t[0].y + t[1].y, t[2].y + t[3].y));
-      const float sum = (t[0].x + t[1].x + t[2].x + t[3].x) + (t[0].y + t[1].y + t[2].y + t[3].y);
-      if (__any_sync(~0u, !(half >= -kStrong) ||
-                              isnan(sum))) {  // the same in all warps: all have seen all channels
-        __syncthreads();                      // the sums were read
-        if (C > 1 && chunk > 0)
-          receive();
-        walk_tokens(sm, p, b, h, static_cast<int64_t>(chunk) * kQ, stage, rb, seq >= flip);
-        pass_on(chunk == chunks - 1, false, nullptr);
-        fetch_decays(chunk + C);
-        __syncthreads();
-        fetch(chunk + 2 * C, stage);
-        continue;
-      }
-      float2 off;
-      off.x = rb == 0 ? -(t[0].x + t[1].x) : rb == 1 ? -t[1].x : rb == 2 ? 0.f : t[2].x;
-      off.y = rb == 0 ? -(t[0].y + t[1].y) : rb == 1 ? -t[1].y : rb == 2 ? 0.f : t[2].y;
-      if (lane < 16) {  // of this warp's rows of S
-        const int c = 16 * rb + lane;
-        const float mid = sums[c] + sums[64 + c], rest = sums[128 + c] + sums[192 + c],
-                    all = mid + rest;
-        sm.em[c] = exp2_fast(mid);
-        sm.to_end[c] = exp2_fast(rest);
-        sm.change[c] = all > -1.f ? -fabsf(expm1f(all * kLn2)) : exp2_fast(all);
-      }
-      float2 before = {exp2_fast(off.x), exp2_fast(off.y)};
-      const uint32_t at = in + own + (lane & 3) * 4;
+    for (int w = 0; w < 4; ++w)
+      totals[w] = *reinterpret_cast<const float2*>(sums + 64 * w + 2 * lane);
+    const float half = fminf(fminf(totals[0].x + totals[1].x, totals[2].x + totals[3].x),
+                             fminf(totals[0].y + totals[1].y, totals[2].y + totals[3].y));
+    const float sum = (totals[0].x + totals[1].x + totals[2].x + totals[3].x) +
+                      (totals[0].y + totals[1].y + totals[2].y + totals[3].y);
+    return __any_sync(~0u, !(half >= -kStrong) || isnan(sum));  // all warps have seen all channels
+  }
+
+  __device__ __forceinline__ void walk(int chunk) {
+    __syncthreads();  // the sums were read
+    if (C > 1 && chunk > 0)
+      receive();
+    walk_tokens(sm, p, b, h, static_cast<int64_t>(chunk) * kQ, stage, rb, flipped);
+    pass_on(chunk == chunks - 1, false, nullptr);
+    fetch_decays(chunk + C);
+    __syncthreads();
+    fetch(chunk + 2 * C, stage);
+  }
+
+  __device__ __forceinline__ void multiply(int chunk, const float2 (&totals)[4]) {
+    scale(totals);
+    __syncthreads();
+    Products products;
+    make_products(products);
+    invert_block();
+    float R[32], O[32], P[32];  // what the values alone contribute: T2 v, T3 v, k^T v
+    clear(R), clear(O), clear(P);
+    add_values(products, R, O, P);
+    __syncthreads();
+    Inverse inverse;
+    invert(products, inverse);
+    uint32_t qa[4][4];
+    if (C == 1)
+      solve(inverse, R, O, qa);
+    else
+      solve_in_turn(chunk, inverse, R, qa);
+    const uint32_t u_low = C == 1 ? tr : x1;
+    store_pairs(R, -1.f, tq, u_low);
+    __syncthreads();
+    if (C == 1)
+      fetch_decays(chunk + C);
+    advance(chunk, products, u_low, P, O);
+    if (C > 1) {
+      fetch_decays(chunk + C);
+      add_outputs(products, qa, O);
+    }
+    write_y(chunk, O);
+  }
+
+  /// Scales q, r, k and w by their decays to the chunk's middle, in place; keeps the state's own factors.
+  __device__ __forceinline__ void scale(const float2 (&totals)[4]) {
+    const float* sums = reinterpret_cast<const float*>(sm.x[0]);
+    const uint32_t in = tq;
+    float2 off;
+    off.x = rb == 0   ? -(totals[0].x + totals[1].x)
+            : rb == 1 ? -totals[1].x
+            : rb == 2 ? 0.f
+                      : totals[2].x;
+    off.y = rb == 0   ? -(totals[0].y + totals[1].y)
+            : rb == 1 ? -totals[1].y
+            : rb == 2 ? 0.f
+                      : totals[2].y;
+    if (lane < 16) {  // of this warp's rows of S
+      const int c = 16 * rb + lane;
+      const float mid = sums[c] + sums[64 + c], rest = sums[128 + c] + sums[192 + c],
+                  all = mid + rest;
+      sm.em[c] = exp2_fast(mid);
+      sm.to_end[c] = exp2_fast(rest);
+      sm.change[c] = all > -1.f ? -fabsf(expm1f(all * kLn2)) : exp2_fast(all);
+    }
+    float2 before = {exp2_fast(off.x), exp2_fast(off.y)};
+    const uint32_t at = in + own + (lane & 3) * 4;
 #pragma unroll
-      for (int first = 0; first < 16; first += 8) {
-        uint32_t v[8][4];
-        const auto word = [&](int i, int k) {
-          return at + (first + i) * 128 + (((lane >> 2) ^ i) << 4) + (k < 2 ? k : k + 1) * 8192;
-        };
+    for (int first = 0; first < 16; first += 8) {
+      uint32_t v[8][4];
+      const auto word = [&](int i, int k) {
+        return at + (first + i) * 128 + (((lane >> 2) ^ i) << 4) + (k < 2 ? k : k + 1) * 8192;
+      };
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
+      for (int i = 0; i < 8; ++i)
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
-            asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v[i][k]) : "r"(word(i, k)) : "memory");
+        for (int k = 0; k < 4; ++k)
+          asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v[i][k]) : "r"(word(i, k)) : "memory");
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float ex = off.x + d[first + i].x, ey = off.y + d[first + i].y;
-          const float2 f = {exp2_fast(ex), exp2_fast(ey)}, r = {exp2_fast(-ex), exp2_fast(-ey)};
-          const float2 by[4] = {f, r, before, r};
+      for (int i = 0; i < 8; ++i) {
+        const float ex = off.x + d[first + i].x, ey = off.y + d[first + i].y;
+        const float2 f = {exp2_fast(ex), exp2_fast(ey)}, r = {exp2_fast(-ex), exp2_fast(-ey)};
+        const float2 by[4] = {f, r, before, r};
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
-            asm volatile("st.shared.b32 [%0], %1;" ::"r"(word(i, k)),
-                         "r"(pack(low(v[i][k]) * by[k].x, high(v[i][k]) * by[k].y))
-                         : "memory");
-          before = f;
-        }
+        for (int k = 0; k < 4; ++k)
+          asm volatile("st.shared.b32 [%0], %1;" ::"r"(word(i, k)),
+                       "r"(pack(low(v[i][k]) * by[k].x, high(v[i][k]) * by[k].y))
+                       : "memory");
+        before = f;
       }
     }
-    __syncthreads();
+  }
 
-    // 2. The four triangular products, 16 columns at a time; rows as a operands.
-    uint32_t t1h[3][4] = {}, t1l[3][4] = {}, t2[4][4] = {}, t3[4][4] = {}, t4[4][4] = {};
-    {
-      uint32_t qa[4][4], ra[4][4];
+  /// The four triangular products, 16 columns at a time; rows as a operands.
+  __device__ __forceinline__ void make_products(Products& products) {
+    uint32_t qa[4][4], ra[4][4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
+      load_matrices(ra[k], tr + own + (at_a ^ (k << 5)));
+    }
+    uint32_t nk[2][4][4], nw[2][4][4];
+    const auto columns = [&](int j) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
-        load_matrices(ra[k], tr + own + (at_a ^ (k << 5)));
+        load_matrices(nk[j & 1][k], tk + j * 2048 + (at_b ^ (k << 5)));
+        load_matrices(nw[j & 1][k], tw + j * 2048 + (at_b ^ (k << 5)));
       }
-      uint32_t nk[2][4][4], nw[2][4][4];
-      const auto columns = [&](int j) {
+    };
+    columns(0);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          load_matrices(nk[j & 1][k], tk + j * 2048 + (at_b ^ (k << 5)));
-          load_matrices(nw[j & 1][k], tw + j * 2048 + (at_b ^ (k << 5)));
+    for (int j = 0; j < 4; ++j) {
+      if (j < 3)
+        columns(j + 1);
+      const auto &bk = nk[j & 1], &bw = nw[j & 1];
+      if (j <= rb) {
+        float m1[8], m2[8];
+        clear(m1), clear(m2);
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+#pragma unroll
+          for (int n = 0; n < 2; ++n)
+            mma(m1 + 4 * n, ra[k], bw[k][2 * n], bw[k][2 * n + 1]),
+                mma(m2 + 4 * n, ra[k], bk[k][2 * n], bk[k][2 * n + 1]);
+        if (j == rb) {
+          float* lt =
+              reinterpret_cast<float*>(sm.x[0]) + rb * 320;  // [column][row], 20 floats a column
+#pragma unroll
+          for (int e = 0; e < 8; ++e) {
+            const int i = g + 8 * (e >> 1 & 1), c = 8 * (e >> 2) + 2 * q + (e & 1);
+            lt[20 * c + i] = m1[e];
+            m2[e] = i > c ? m2[e] : 0.f;
+          }
+        } else if (j < 3) {
+          to_operand(m1, 1.f, products.t1h[j], products.t1l[j]);
         }
-      };
-      columns(0);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (j < 3)
-          columns(j + 1);
-        const auto &bk = nk[j & 1], &bw = nw[j & 1];
-        if (j <= rb) {
-          float m1[8], m2[8];
-          clear(m1), clear(m2);
+        for (int i = 0; i < 4; ++i)
+          products.t2[j][i] = pack(m2[2 * i], m2[2 * i + 1]);
+      }
+      if (j <= rq) {
+        float m3[8], m4[8];
+        clear(m3), clear(m4);
 #pragma unroll
-          for (int k = 0; k < 4; ++k)
+        for (int k = 0; k < 4; ++k)
 #pragma unroll
-            for (int n = 0; n < 2; ++n)
-              mma(m1 + 4 * n, ra[k], bw[k][2 * n], bw[k][2 * n + 1]),
-                  mma(m2 + 4 * n, ra[k], bk[k][2 * n], bk[k][2 * n + 1]);
-          if (j == rb) {
-            float* lt =
-                reinterpret_cast<float*>(sm.x[0]) + rb * 320;  // [column][row], 20 floats a column
+          for (int n = 0; n < 2; ++n)
+            mma(m3 + 4 * n, qa[k], bk[k][2 * n], bk[k][2 * n + 1]),
+                mma(m4 + 4 * n, qa[k], bw[k][2 * n], bw[k][2 * n + 1]);
+        if (j == rq)
 #pragma unroll
-            for (int e = 0; e < 8; ++e) {
-              const int i = g + 8 * (e >> 1 & 1), c = 8 * (e >> 2) + 2 * q + (e & 1);
-              lt[20 * c + i] = m1[e];
-              m2[e] = i > c ? m2[e] : 0.f;
-            }
-          } else if (j < 3) {
-            to_operand(m1, 1.f, t1h[j], t1l[j]);
+          for (int e = 0; e < 8; ++e) {
+            const bool seen = g + 8 * (e >> 1 & 1) >= 8 * (e >> 2) + 2 * q + (e & 1);
+            m3[e] = seen ? m3[e] : 0.f;
+            m4[e] = seen ? m4[e] : 0.f;
           }
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            t2[j][i] = pack(m2[2 * i], m2[2 * i + 1]);
-        }
-        if (j <= rq) {
-          float m3[8], m4[8];
-          clear(m3), clear(m4);
-#pragma unroll
-          for (int k = 0; k < 4; ++k)
-#pragma unroll
-            for (int n = 0; n < 2; ++n)
-              mma(m3 + 4 * n, qa[k], bk[k][2 * n], bk[k][2 * n + 1]),
-                  mma(m4 + 4 * n, qa[k], bw[k][2 * n], bw[k][2 * n + 1]);
-          if (j == rq)
-#pragma unroll
-            for (int e = 0; e < 8; ++e) {
-              const bool seen = g + 8 * (e >> 1 & 1) >= 8 * (e >> 2) + 2 * q + (e & 1);
-              m3[e] = seen ? m3[e] : 0.f;
-              m4[e] = seen ? m4[e] : 0.f;
-            }
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            t3[j][i] = pack(m3[2 * i], m3[2 * i + 1]), t4[j][i] = pack(m4[2 * i], m4[2 * i + 1]);
-        }
+        for (int i = 0; i < 4; ++i)
+          products.t3[j][i] = pack(m3[2 * i], m3[2 * i + 1]),
+          products.t4[j][i] = pack(m4[2 * i], m4[2 * i + 1]);
       }
     }
-    // 3. Inverse of the diagonal block: a lane a column, forward substitution. Pairs of 16x16
-    // tiles, 48-byte rows, low 800 bytes behind high.
-    const uint32_t inv = x0 + 5120, at_t = (lane & 15) * 48 + (lane >> 4) * 16;
+  }
+
+  /// Inverse of 1 + T1's diagonal block: a lane per column, forward substitution. Pairs of 16x16 tiles, 48-byte rows, low 800
+  /// bytes behind high.
+  __device__ __forceinline__ void invert_block() {
     __syncwarp();
-    {
-      const float* lt = reinterpret_cast<const float*>(sm.x[0]) + rb * 320;
-      const int c = lane & 15;
-      float x[16];
+
+    const float* lt = reinterpret_cast<const float*>(sm.x[0]) + rb * 320;
+    const int c = lane & 15;
+    float x[16];
 #pragma unroll
-      for (int i = 0; i < 16; ++i)
-        x[i] = i == c ? 1.f : 0.f;
+    for (int i = 0; i < 16; ++i)
+      x[i] = i == c ? 1.f : 0.f;
 #pragma unroll
-      for (int j = 0; j < 15; ++j)
+    for (int j = 0; j < 15; ++j)
 #pragma unroll
-        for (int i4 = (j + 1) / 4; i4 < 4; ++i4) {
-          const float4 l = *reinterpret_cast<const float4*>(lt + 20 * j + 4 * i4);
-          if (4 * i4 > j)
-            x[4 * i4] = fmaf(-l.x, x[j], x[4 * i4]);
-          if (4 * i4 + 1 > j)
-            x[4 * i4 + 1] = fmaf(-l.y, x[j], x[4 * i4 + 1]);
-          if (4 * i4 + 2 > j)
-            x[4 * i4 + 2] = fmaf(-l.z, x[j], x[4 * i4 + 2]);
-          if (4 * i4 + 3 > j)
-            x[4 * i4 + 3] = fmaf(-l.w, x[j], x[4 * i4 + 3]);
-        }
-      bf16* to = reinterpret_cast<bf16*>(reinterpret_cast<char*>(sm.x[0]) + 5120 + rb * 1600 +
-                                         (lane >> 4) * 800) +
-                 c;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const bf16 hi = bf16(x[i]), lo = bf16(x[i] - float(hi));
-        to[24 * i] = lane < 16 ? hi : lo;
+      for (int i4 = (j + 1) / 4; i4 < 4; ++i4) {
+        const float4 l = *reinterpret_cast<const float4*>(lt + 20 * j + 4 * i4);
+        if (4 * i4 > j)
+          x[4 * i4] = fmaf(-l.x, x[j], x[4 * i4]);
+        if (4 * i4 + 1 > j)
+          x[4 * i4 + 1] = fmaf(-l.y, x[j], x[4 * i4 + 1]);
+        if (4 * i4 + 2 > j)
+          x[4 * i4 + 2] = fmaf(-l.z, x[j], x[4 * i4 + 2]);
+        if (4 * i4 + 3 > j)
+          x[4 * i4 + 3] = fmaf(-l.w, x[j], x[4 * i4 + 3]);
       }
-    }
-    // What the values alone contribute: R = T2 v, O = T3 v, P = k^^T v.
-    float R[32], O[32], P[32];
-    clear(R), clear(O), clear(P);
-    {
-      uint32_t v[2][4][4], ak[2][4];
-      const auto rows = [&](int j) {
-        load_matrices_transposed(ak[j & 1], tk + j * 2048 + (at_b ^ (rb << 5)));
+    bf16* to = reinterpret_cast<bf16*>(reinterpret_cast<char*>(sm.x[0]) + 5120 + rb * 1600 +
+                                       (lane >> 4) * 800) +
+               c;
 #pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(v[j & 1][n], tv + j * 2048 + (at_a ^ (n << 5)));
-      };
-      rows(0);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (j < 3)
-          rows(j + 1);
-        mma_row(P, ak[j & 1], v[j & 1]);
-        if (j <= rb)
-          mma_row(R, t2[j], v[j & 1]);
-        if (j <= rq)
-          mma_row(O, t3[j], v[j & 1]);
-      }
+    for (int i = 0; i < 16; ++i) {
+      const bf16 hi = bf16(x[i]), lo = bf16(x[i] - float(hi));
+      to[24 * i] = lane < 16 ? hi : lo;
     }
-    __syncthreads();
-    // Off the diagonal: Inv_wj = -Inv_ww sum_m T1_wm Inv_mj, blocks (1,0) and (3,2) first.
-    uint32_t dh[4], dl[4], oh[3][4] = {}, ol[3][4] = {};
-    load_matrices(dh, inv + rb * 1600 + at_t);
-    load_matrices(dl, inv + rb * 1600 + 800 + at_t);
+  }
+
+  __device__ __forceinline__ void add_values(const Products& products,
+                                             float (&R)[32],
+                                             float (&O)[32],
+                                             float (&P)[32]) {
+    uint32_t v[2][4][4], ak[2][4];
+    const auto rows = [&](int j) {
+      load_matrices_transposed(ak[j & 1], tk + j * 2048 + (at_b ^ (rb << 5)));
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(v[j & 1][n], tv + j * 2048 + (at_a ^ (n << 5)));
+    };
+    rows(0);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j < 3)
+        rows(j + 1);
+      mma_row(P, ak[j & 1], v[j & 1]);
+      if (j <= rb)
+        mma_row(R, products.t2[j], v[j & 1]);
+      if (j <= rq)
+        mma_row(O, products.t3[j], v[j & 1]);
+    }
+  }
+
+  /// Off the diagonal: Inv_wj = -Inv_ww sum_m T1_wm Inv_mj, blocks (1,0) and (3,2) first.
+  __device__ __forceinline__ void invert(const Products& products, Inverse& inverse) {
+    const uint32_t inv = x0 + 5120, at_t = (lane & 15) * 48 + (lane >> 4) * 16;
+
+    load_matrices(inverse.dh, inv + rb * 1600 + at_t);
+    load_matrices(inverse.dl, inv + rb * 1600 + 800 + at_t);
     const auto b_pair = [&](uint32_t(&bh)[4], uint32_t(&bl)[4], int tile) {
       load_matrices_transposed(bh, inv + tile * 1600 + at_t);
       load_matrices_transposed(bl, inv + tile * 1600 + 800 + at_t);
@@ -522,7 +608,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         bh[i] = transpose(zh[i]), bl[i] = transpose(zl[i]);
-      mma_pairs(to, dh, dl, bh, bl);
+      mma_pairs(to, inverse.dh, inverse.dl, bh, bl);
     };
     const auto first_level = [&](const uint32_t(&th)[4], const uint32_t(&tl)[4], int tile,
                                  uint32_t(&ph)[4], uint32_t(&pl)[4]) {
@@ -536,22 +622,22 @@ __global__ void __launch_bounds__(kThreads, 2)
       to_operand(o, -1.f, ph, pl);
     };
     if (rb == 1) {
-      first_level(t1h[0], t1l[0], 0, oh[0], ol[0]);
-      publish(oh[0], ol[0], 4);
+      first_level(products.t1h[0], products.t1l[0], 0, inverse.oh[0], inverse.ol[0]);
+      publish(inverse.oh[0], inverse.ol[0], 4);
       asm volatile("bar.arrive 1, 96;" ::: "memory");
     } else if (rb >= 2) {
       if (rb == 3)
-        first_level(t1h[2], t1l[2], 2, oh[2], ol[2]);
+        first_level(products.t1h[2], products.t1l[2], 2, inverse.oh[2], inverse.ol[2]);
       asm volatile("bar.sync 1, 96;" ::: "memory");
       uint32_t bh[4], bl[4], z0h[4], z0l[4], z1h[4], z1l[4];
       float z0[8], z1[8];
       clear(z0), clear(z1);
       b_pair(bh, bl, 0);
-      mma_pairs(z0, t1h[0], t1l[0], bh, bl);
+      mma_pairs(z0, products.t1h[0], products.t1l[0], bh, bl);
       b_pair(bh, bl, 1);
-      mma_pairs(z1, t1h[1], t1l[1], bh, bl);
+      mma_pairs(z1, products.t1h[1], products.t1l[1], bh, bl);
       b_pair(bh, bl, 4);
-      mma_pairs(z0, t1h[1], t1l[1], bh, bl);
+      mma_pairs(z0, products.t1h[1], products.t1l[1], bh, bl);
       to_operand(z0, 1.f, z0h, z0l);
       to_operand(z1, 1.f, z1h, z1l);
       if (rb == 2) {
@@ -565,167 +651,189 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (rb == 3) {
         asm volatile("bar.sync 2, 64;" ::: "memory");
         b_pair(bh, bl, 5);
-        mma_pairs(z0, oh[2], ol[2], bh, bl);
+        mma_pairs(z0, inverse.oh[2], inverse.ol[2], bh, bl);
         b_pair(bh, bl, 6);
-        mma_pairs(z1, oh[2], ol[2], bh, bl);
+        mma_pairs(z1, inverse.oh[2], inverse.ol[2], bh, bl);
       }
-      to_operand(z0, -1.f, oh[0], ol[0]);
-      to_operand(z1, -1.f, oh[1], ol[1]);
+      to_operand(z0, -1.f, inverse.oh[0], inverse.ol[0]);
+      to_operand(z1, -1.f, inverse.oh[1], inverse.ol[1]);
     }
+  }
 
-    const auto store = [&](uint32_t tile, int n, uint32_t w0, uint32_t w1, uint32_t w2,
-                           uint32_t w3) { stsm(tile + own + (at_a ^ (n << 5)), w0, w1, w2, w3); };
-    const auto store_pairs = [&](const float(&x)[32], float sign, uint32_t hi, uint32_t lo) {
+  /// This warp's rows of a tile, 16 columns.
+  __device__ __forceinline__ void store(
+      uint32_t tile, int n, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+    stsm(tile + own + (at_a ^ (n << 5)), w0, w1, w2, w3);
+  }
+
+  __device__ __forceinline__ void store_pairs(const float (&x)[32],
+                                              float sign,
+                                              uint32_t hi,
+                                              uint32_t lo) {
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        uint32_t wh[4], wl[4];
+    for (int n = 0; n < 4; ++n) {
+      uint32_t wh[4], wl[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          split(sign * x[8 * n + 2 * i], sign * x[8 * n + 2 * i + 1], wh[i], wl[i]);
-        store(hi, n, wh[0], wh[1], wh[2], wh[3]);
-        store(lo, n, wl[0], wl[1], wl[2], wl[3]);
-      }
-    };
-    const auto times_inverse = [&](float(&to)[32]) {  // of the pairs in x
-      const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
-        uint32_t x[4][4], y[4][4];
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(x[n], x0 + row + (at_a ^ (n << 5)));
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(y[n], x1 + row + (at_a ^ (n << 5)));
-        mma_row(to, ah, x);
-        mma_row(to, al, x);
-        mma_row(to, ah, y);
-      };
-#pragma unroll
-      for (int j = 0; j < 3; ++j)
-        if (j < rb)
-          add(oh[j], ol[j], j * 2048);
-      add(dh, dl, own);
-    };
-    const float em[2] = {sm.em[16 * rb + g], sm.em[16 * rb + g + 8]};
-    const auto publish_state = [&] {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float4 s0 = sm.s[2 * n][tid], s1 = sm.s[2 * n + 1][tid];
-        store(tr, n, pack(s0.x * em[0], s0.y * em[0]), pack(s0.z * em[1], s0.w * em[1]),
-              pack(s1.x * em[0], s1.y * em[0]), pack(s1.z * em[1], s1.w * em[1]));
-      }
-    };
-    // 4. The serial part. Own rows of q^ and r^ go to registers, their tiles to S^ and u.
-    uint32_t qa[4][4], ra[4][4];
-    const uint32_t u_low = C == 1 ? tr : x1;
-    if (C == 1) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        load_matrices(ra[k], tr + own + (at_a ^ (k << 5)));
-        load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
-      }
-      __syncwarp();
-      publish_state();
-      __syncthreads();
-      uint32_t s[2][4][4];
-      const auto rows = [&](int k) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
-      };
-      rows(0);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (k < 3)
-          rows(k + 1);
-        mma_row(R, ra[k], s[k & 1]);
-        mma_row(O, qa[k], s[k & 1]);
-      }
-      store_pairs(R, 1.f, x0, x1);
-      __syncthreads();
-      clear(R);
-      times_inverse(R);
-    } else {
-      __syncthreads();  // all are through with the inverse's scratch
-      store_pairs(R, 1.f, x0, x1);
-      __syncthreads();
-      clear(R);
-      times_inverse(R);
-      {
-        float W[32];
-        clear(W);
-        const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
-          uint32_t r[4][4];
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            load_matrices_transposed(r[n], tr + row + (at_a ^ (n << 5)));
-          mma_row(W, ah, r);
-          mma_row(W, al, r);
-        };
-#pragma unroll
-        for (int j = 0; j < 3; ++j)
-          if (j < rb)
-            add(oh[j], ol[j], j * 2048);
-        add(dh, dl, own);
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-#pragma unroll
-          for (int i = 0; i < 4; ++i)
-            ra[k][i] = pack(W[8 * k + 2 * i], W[8 * k + 2 * i + 1]);
-      }
-#pragma unroll
-      for (int k = 0; k < 4; ++k)
-        load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
-      __syncthreads();  // r^, q^ and R have been read
-      if (chunk > 0) {
-        receive();
-      }
-      publish_state();
-      __syncthreads();
-      uint32_t s[2][4][4];
-      const auto rows = [&](int k) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
-      };
-      rows(0);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (k < 3)
-          rows(k + 1);
-        mma_row(R, ra[k], s[k & 1]);
-      }
+      for (int i = 0; i < 4; ++i)
+        split(sign * x[8 * n + 2 * i], sign * x[8 * n + 2 * i + 1], wh[i], wl[i]);
+      store(hi, n, wh[0], wh[1], wh[2], wh[3]);
+      store(lo, n, wl[0], wl[1], wl[2], wl[3]);
     }
-    store_pairs(R, -1.f, tq, u_low);
+  }
+
+  /// `to` += rows of the inverse times the pairs in x0 and x1.
+  __device__ __forceinline__ void times_inverse(const Inverse& inverse, float (&to)[32]) {
+    const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
+      uint32_t x[4][4], y[4][4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(x[n], x0 + row + (at_a ^ (n << 5)));
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(y[n], x1 + row + (at_a ^ (n << 5)));
+      mma_row(to, ah, x);
+      mma_row(to, al, x);
+      mma_row(to, ah, y);
+    };
+#pragma unroll
+    for (int j = 0; j < 3; ++j)
+      if (j < rb)
+        add(inverse.oh[j], inverse.ol[j], j * 2048);
+    add(inverse.dh, inverse.dl, own);
+  }
+
+  /// This warp's rows of the state, decayed to the chunk's middle, to r's tile.
+  __device__ __forceinline__ void publish_state() {
+    const float em[2] = {sm.em[16 * rb + g], sm.em[16 * rb + g + 8]};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      const float4 s0 = sm.s[2 * n][tid], s1 = sm.s[2 * n + 1][tid];
+      store(tr, n, pack(s0.x * em[0], s0.y * em[0]), pack(s0.z * em[1], s0.w * em[1]),
+            pack(s1.x * em[0], s1.y * em[0]), pack(s1.z * em[1], s1.w * em[1]));
+    }
+  }
+
+  /// u in R, q S in O: the state is this CTA's own, so r S is known before the inverse is applied.
+  __device__ __forceinline__ void solve(const Inverse& inverse,
+                                        float (&R)[32],
+                                        float (&O)[32],
+                                        uint32_t (&qa)[4][4]) {
+    uint32_t ra[4][4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      load_matrices(ra[k], tr + own + (at_a ^ (k << 5)));
+      load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
+    }
+    __syncwarp();
+    publish_state();
     __syncthreads();
-    if (C == 1)
-      fetch_decays(chunk + C);
-    const bool last = chunk == chunks - 1;
+    uint32_t s[2][4][4];
+    const auto rows = [&](int k) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
+    };
+    rows(0);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < 3)
+        rows(k + 1);
+      mma_row(R, ra[k], s[k & 1]);
+      mma_row(O, qa[k], s[k & 1]);
+    }
+    store_pairs(R, 1.f, x0, x1);
+    __syncthreads();
+    clear(R);
+    times_inverse(inverse, R);
+  }
+
+  /// u in R: the inverse is applied to r and to T2 v before the state arrives.
+  __device__ __forceinline__ void solve_in_turn(int chunk,
+                                                const Inverse& inverse,
+                                                float (&R)[32],
+                                                uint32_t (&qa)[4][4]) {
+    uint32_t ra[4][4];
+    __syncthreads();  // all are through with the inverse's scratch
+    store_pairs(R, 1.f, x0, x1);
+    __syncthreads();
+    clear(R);
+    times_inverse(inverse, R);
+    invert_reads(inverse, ra);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      load_matrices(qa[k], tq + own_q + (at_a ^ (k << 5)));
+    __syncthreads();  // r^, q^ and R have been read
+    if (chunk > 0)
+      receive();
+    publish_state();
+    __syncthreads();
+    uint32_t s[2][4][4];
+    const auto rows = [&](int k) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
+    };
+    rows(0);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < 3)
+        rows(k + 1);
+      mma_row(R, ra[k], s[k & 1]);
+    }
+  }
+
+  /// The inverse times r, as a operands.
+  __device__ __forceinline__ void invert_reads(const Inverse& inverse, uint32_t (&ra)[4][4]) {
+    float W[32];
+    clear(W);
+    const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
+      uint32_t r[4][4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(r[n], tr + row + (at_a ^ (n << 5)));
+      mma_row(W, ah, r);
+      mma_row(W, al, r);
+    };
+#pragma unroll
+    for (int j = 0; j < 3; ++j)
+      if (j < rb)
+        add(inverse.oh[j], inverse.ol[j], j * 2048);
+    add(inverse.dh, inverse.dl, own);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        ra[k][i] = pack(W[8 * k + 2 * i], W[8 * k + 2 * i + 1]);
+  }
+
+  /// Takes w^T u from P (and T4 u from O where the state is this CTA's own), advances the state and passes it on.
+  __device__ __forceinline__ void advance(
+      int chunk, const Products& products, uint32_t u_low, float (&P)[32], float (&O)[32]) {
     const float to_end[2] = {sm.to_end[16 * rb + g], sm.to_end[16 * rb + g + 8]},
                 change[2] = {sm.change[16 * rb + g], sm.change[16 * rb + g + 8]};
     const bool weak[2] = {__float_as_int(change[0]) < 0,
                           __float_as_int(change[1]) < 0};  // -0, no decay, is weak too
-    {
-      uint32_t aw[2][4], uh[4][4], ul[4][4];
-      load_matrices_transposed(aw[0], tw + (at_b ^ (rb << 5)));
+
+    uint32_t aw[2][4], uh[4][4], ul[4][4];
+    load_matrices_transposed(aw[0], tw + (at_b ^ (rb << 5)));
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+      load_matrices_transposed(uh[n], tq + (at_a ^ (n << 5)));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(uh[n], tq + (at_a ^ (n << 5)));
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
+        load_matrices_transposed(ul[n], u_low + j * 2048 + (at_a ^ (n << 5)));
+      mma_row(P, aw[j & 1], uh);
+      if (C == 1)
+        mma_row(O, products.t4[j], uh);  // zeros behind the diagonal: no branch
+      if (j < 3) {
+        load_matrices_transposed(aw[(j + 1) & 1], tw + (j + 1) * 2048 + (at_b ^ (rb << 5)));
 #pragma unroll
         for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(ul[n], u_low + j * 2048 + (at_a ^ (n << 5)));
-        mma_row(P, aw[j & 1], uh);
-        if (C == 1)
-          mma_row(O, t4[j], uh);  // zeros behind the diagonal: no branch
-        if (j < 3) {
-          load_matrices_transposed(aw[(j + 1) & 1], tw + (j + 1) * 2048 + (at_b ^ (rb << 5)));
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            load_matrices_transposed(uh[n], tq + (j + 1) * 2048 + (at_a ^ (n << 5)));
-        }
-        mma_row(P, aw[j & 1], ul);
+          load_matrices_transposed(uh[n], tq + (j + 1) * 2048 + (at_a ^ (n << 5)));
       }
+      mma_row(P, aw[j & 1], ul);
     }
     float4 S[8];
 #pragma unroll
@@ -738,25 +846,31 @@ __global__ void __launch_bounds__(kThreads, 2)
       S[n].z = fmaf(S[n].z, change[1], weak[1] ? S[n].z : 0.f) + to_end[1] * P[4 * n + 2];
       S[n].w = fmaf(S[n].w, change[1], weak[1] ? S[n].w : 0.f) + to_end[1] * P[4 * n + 3];
     }
-    pass_on(last, true, S);
-    if (C > 1) {
-      fetch_decays(chunk + C);
+    pass_on(chunk == chunks - 1, true, S);
+  }
+
+  /// O += q S - T4 u, after the state has been passed on.
+  __device__ __forceinline__ void add_outputs(const Products& products,
+                                              const uint32_t (&qa)[4][4],
+                                              float (&O)[32]) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        uint32_t x[4][4];
+    for (int k = 0; k < 4; ++k) {
+      uint32_t x[4][4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        load_matrices_transposed(x[n], tr + k * 2048 + (at_a ^ (n << 5)));
+      mma_row(O, qa[k], x);
+      if (k <= rq) {
 #pragma unroll
         for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(x[n], tr + k * 2048 + (at_a ^ (n << 5)));
-        mma_row(O, qa[k], x);
-        if (k <= rq) {
-#pragma unroll
-          for (int n = 0; n < 4; ++n)
-            load_matrices_transposed(x[n], tq + k * 2048 + (at_a ^ (n << 5)));
-          mma_row(O, t4[k], x);
-        }
+          load_matrices_transposed(x[n], tq + k * 2048 + (at_a ^ (n << 5)));
+        mma_row(O, products.t4[k], x);
       }
     }
-    // y by way of this warp's rows of x[0].
+  }
+
+  /// y by way of this warp's rows of x[0].
+  __device__ __forceinline__ void write_y(int chunk, const float (&O)[32]) {
 #pragma unroll
     for (int n = 0; n < 4; ++n)
       store(x0, n, pack(O[8 * n], O[8 * n + 1]), pack(O[8 * n + 2], O[8 * n + 3]),
@@ -776,11 +890,31 @@ __global__ void __launch_bounds__(kThreads, 2)
                                         ((b * p.tokens + t) * p.heads + h) * kD + 8 * c),
                v);
     }
-    __syncthreads();
-    fetch(chunk + 2 * C, stage);
   }
-  if (C > 1)
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+
+  Smem& sm;
+  const DecayScanParams& p;
+  const int tid, lane, g, q;  // g, q: row and pair of columns of a fragment
+  const int seq, rank, h;
+  const int64_t b;
+  const bool flipped;  // warps take their rows from the other end
+  const int rb, rq;    // this warp's 16 rows of r, w, k, v and S, and of q and y
+  const int chunks;
+  const uint32_t x0, x1;
+  // ldmatrix addresses inside a tile: rows lane & 15, and rows of n (or of k, transposed); 16 columns further: ^ 32.
+  const uint32_t at_a, at_b;
+  const uint32_t own, own_q;    // of this warp's rows
+  uint32_t tq, tk, tv, tr, tw;  // the chunk's tiles
+  float2 d[16];                 // log decays of this warp's tokens, channels 2 lane and 2 lane + 1
+  int stage = 0;
+};
+
+template <int C>
+__global__ void __launch_bounds__(kThreads, 2)
+    erase_hopper_kernel(const __grid_constant__ DecayScanParams p, int flip) {
+#ifdef STUFFED_ON_HOPPER
+  extern __shared__ __align__(128) char memory[];
+  Worker<C>(*reinterpret_cast<Smem*>(memory), p, flip).run();
 #endif
 }
 
