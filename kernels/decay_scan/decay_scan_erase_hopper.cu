@@ -351,7 +351,6 @@ class Worker {
     }
     float* sums = reinterpret_cast<float*>(sm.x[0]);
     *reinterpret_cast<float2*>(sums + 64 * rb + 2 * lane) = run;
-    __syncwarp();  // as in receive()
     __syncthreads();
 #pragma unroll
     for (int w = 0; w < 4; ++w)
