@@ -1,6 +1,7 @@
 // `stuffed ppl-by-length`: options, wiring, and what is shown while it runs and at the end.
 #include "stuffed/eval/ppl_by_length.h"
 
+#include <filesystem>
 #include <memory>
 
 #include "src/cli/evaluation.h"
@@ -17,11 +18,23 @@ struct Options : EvaluationOptions {
   std::string per_token;
 };
 
+/// Whether a journal is there that was begun before there was --batch-size: its documents were
+/// measured one at a time, and its config does not say so.
+bool is_from_before_batches(const std::string& output) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(output, ignored))
+    return false;
+  const io::JournalEnd end = io::read_journal(output, [](const io::json&, io::LinePlace) {});
+  return !end.empty && end.header.schema == eval::kPplByLengthSchema &&
+         !end.header.config.contains("batch_size");
+}
+
 void run(const Options& options, Context& context) {
   check_outputs(options, "--per-token", options.per_token);
   Evaluation it = open_evaluation(options, context);
   it.config["bucket_tokens"] = options.bucket;
-  it.config["batch_size"] = options.batch_size;
+  if (options.overwrite || options.batch_size != 1 || !is_from_before_batches(options.output))
+    it.config["batch_size"] = options.batch_size;
   it.config["train_len_tokens"] = size_or_null(options.train_len);
   it.config["per_token"] = !options.per_token.empty();
   if (!options.per_token.empty())
