@@ -4,7 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "arguments.h"
-#include "inputs.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "wrappers.h"
 
@@ -30,8 +30,8 @@ class ClampNorm : public Recurrence {
     do {
       const int64_t position = where.position + begin;
       const int64_t length = std::min(T - begin, every_ - position % every_);
-      parts.push_back(
-          inner_->advance({where.layer, position}, slice_tokens(in, begin, length), layer));
+      parts.push_back(inner_->advance({where.layer, position},
+                                      kernels::tokens_of(in, begin, begin + length), layer));
       begin += length;
       if (length > 0 && (position + length) % every_ == 0)
         clamp({where.layer, position + length}, layer.recurrent, limit);

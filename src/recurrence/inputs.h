@@ -6,9 +6,6 @@
 
 namespace stuffed::recurrence {
 
-/// Tokens [begin, begin + length) of every input, as views.
-ScanInputs slice_tokens(const ScanInputs& in, int64_t begin, int64_t length);
-
 /// f(x), elementwise, computed once for the heads that share a value (Mamba-2's k) and expanded
 /// again.
 Tensor map_shared(const Tensor& x, const std::function<Tensor(const Tensor&)>& f);

@@ -5,6 +5,7 @@
 
 #include "arguments.h"
 #include "inputs.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/recurrence/window.h"
 #include "wrappers.h"
@@ -77,7 +78,7 @@ class SlidingWindow : public Recurrence {
     do {
       const Where here = {where.layer, where.position + begin};
       const int64_t length = std::min(T - begin, piece_tokens(here.position, in));
-      const ScanInputs piece = slice_tokens(in, begin, length);
+      const ScanInputs piece = kernels::tokens_of(in, begin, begin + length);
       parts.push_back(here.position < tokens_ || length == 0
                           ? inner_->advance(here, piece, layer)
                           : slide(here, piece,

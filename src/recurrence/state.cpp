@@ -86,14 +86,6 @@ State State::concat(const std::vector<State>& states) {
   return result;
 }
 
-State State::detach() const {
-  return map(*this, [](const Tensor& x) { return x.detach(); });
-}
-
-State State::to(at::Device device) const {
-  return map(*this, [device](const Tensor& x) { return x.to(device); });
-}
-
 int64_t State::bytes() const {
   int64_t sum = 0;
   for (const LayerState& layer : layers)

@@ -31,8 +31,6 @@ struct State {
   State select(at::IntArrayRef rows) const;
   /// Joins states of equal position along the batch axis.
   static State concat(const std::vector<State>& states);
-  State detach() const;  // cuts the autograd graph
-  State to(at::Device device) const;
   int64_t bytes() const;
 };
 

@@ -4,12 +4,11 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
-#include <fstream>
-#include <iterator>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/regular_file.h"
 
 namespace stuffed::io {
 
@@ -137,9 +136,7 @@ void check_text_place(const fs::path& path, std::string_view text, bool overwrit
   if (overwrite || !fs::exists(path, error))
     return;
   check_is_file(path.string());
-  std::ifstream file(path, std::ios::binary);
-  const bool same = fs::file_size(path, error) == text.size() &&
-                    std::string(std::istreambuf_iterator<char>(file), {}) == text;
+  const bool same = fs::file_size(path, error) == text.size() && read_regular_file(path) == text;
   check(same, Error::Kind::Output,
         "{}: is there with other contents; name another folder, or give --overwrite",
         path.string());

@@ -17,7 +17,6 @@ class CharacterBpe {
  public:
   void set_byte(int byte, int32_t id) { byte_ids_[static_cast<size_t>(byte)] = id; }
   void add_character(char32_t character, int32_t id);
-  bool has_character(char32_t character) const { return find(character) != nullptr; }
   /// `left` and `right` are what the merge's tokens spell: UTF-8, not empty. Of no effect if the
   /// characters that would meet have no tokens: the text never comes to it. Characters go first.
   void add_merge(const BpeMerge& merge,
