@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/hash.h"
 #include "stuffed/io/record_fields.h"
 
 namespace stuffed::eval {
@@ -48,6 +49,12 @@ io::json as_json(const std::vector<io::BadLine>& bad) {
 /// Where a stopped run got to; of a pipe it also says which text that was.
 std::string place_of(const io::Document& document) {
   return key_of(document.number) + (document.piped ? " " + document.piped->sha256 : "");
+}
+
+/// Tells documents of the same tokens from others, whatever they are called.
+std::string hash_of(const std::vector<int32_t>& tokens) {
+  return sha256(std::string_view(reinterpret_cast<const char*>(tokens.data()),
+                                 tokens.size() * sizeof(int32_t)));
 }
 
 class Run {
@@ -161,6 +168,7 @@ class Run {
     if (document.piped)
       record["piped"] = as_json(*document.piped);
     record["targets"] = batch.targets();
+    record["tokens_sha256"] = hash_of(document.tokens);
     if (!document.boundaries.empty())
       record["boundaries"] = as_json(document.boundaries);
     return record;

@@ -1,0 +1,147 @@
+// The same prompts, asked twice.
+#include <cmath>
+#include <tuple>
+
+#include "src/eval/compare/intervals.h"
+#include "src/eval/compare/side.h"
+#include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
+#include "stuffed/io/record_fields.h"
+
+namespace stuffed::eval::comparing {
+
+namespace {
+
+using Place = std::tuple<int64_t, int64_t, int64_t>;  // length, depth, trial
+
+struct Trial {
+  std::string passkey;
+  int64_t prompt_tokens = 0, needle_token = 0;
+  bool is_correct = false, is_cut = false;
+  double nll = 0;
+
+  bool same_prompt(const Trial& other) const {
+    return passkey == other.passkey && prompt_tokens == other.prompt_tokens &&
+           needle_token == other.needle_token;
+  }
+};
+
+struct Answers {
+  std::map<Place, Trial> trials;
+  double effective_tokens = kUnknown;
+};
+
+Answers read_answers(const Side& side) {
+  Answers answers;
+  const int64_t depths = io::read_integer(side.config, "depths", 1, int64_t{1} << 24);
+  side.each([&](const io::json& record) {
+    check_passkey_record(record, depths);
+    const std::string key = record.at("key");
+    if (key == "summary")
+      answers.effective_tokens = number_in(record.at("effective_length"), "tokens");
+    if (key.starts_with("summary"))
+      return;
+    const Place place = {io::read_integer(record, "length_tokens", 1),
+                         io::read_integer(record, "depth_index"),
+                         io::read_integer(record, "trial")};
+    answers.trials[place] = {.passkey = io::read_text(record, "passkey"),
+                             .prompt_tokens = io::read_integer(record, "prompt_tokens", 1),
+                             .needle_token = io::read_integer(record, "needle_token"),
+                             .is_correct = io::read_flag(record, "correct"),
+                             .is_cut = record.value("answer_cut", false),
+                             .nll = number_or_nan(record.at("answer_nll_nats"))};
+  });
+  return answers;
+}
+
+/// Trials by where they succeed.
+struct Shares {
+  int64_t both = 0, only_a = 0, only_b = 0, neither = 0;
+  std::vector<double> nll_a, nll_b;
+
+  void add(const Trial& a, const Trial& b) {
+    nll_a.push_back(a.nll);
+    nll_b.push_back(b.nll);
+    if (a.is_cut || b.is_cut)  // cannot be found
+      return;
+    ++(a.is_correct ? b.is_correct ? both : only_a : b.is_correct ? only_b : neither);
+  }
+  ComparedValue accuracy() const {
+    const int64_t trials = both + only_a + only_b + neither;
+    const auto n = static_cast<double>(trials);
+    const Interval95 interval = interval_of_shares(both, only_a, only_b, neither);
+    return {.metric = "accuracy",
+            .a = trials > 0 ? static_cast<double>(both + only_a) / n : kUnknown,
+            .b = trials > 0 ? static_cast<double>(both + only_b) / n : kUnknown,
+            .low = interval.low,
+            .high = interval.high,
+            .pairs = trials};
+  }
+  ComparedValue nll() const {
+    ComparedValue row{.metric = "answer_nll_nats", .a = 0, .b = 0, .pairs = std::ssize(nll_a)};
+    std::vector<double> differences;
+    for (size_t i = 0; i < nll_a.size(); ++i) {
+      row.a += nll_a[i] / static_cast<double>(nll_a.size());
+      row.b += nll_b[i] / static_cast<double>(nll_a.size());
+      differences.push_back(nll_b[i] - nll_a[i]);
+    }
+    const Interval95 interval = interval_of_mean(differences);
+    row.low = interval.low;
+    row.high = interval.high;
+    return row;
+  }
+};
+
+void check_prompts(const Side& a, const Answers& of_a, const Side& b, const Answers& of_b) {
+  for (const auto& [with, trials, without, others] :
+       {std::tuple{&a, &of_a, &b, &of_b}, std::tuple{&b, &of_b, &a, &of_a}})
+    for (const auto& [place, trial] : trials->trials) {
+      const auto found = others->trials.find(place);
+      check(found != others->trials.end() && found->second.same_prompt(trial), Error::Kind::Input,
+            "{}: has not the prompt len={}/depth={}/trial={} of {}; both must have asked the same "
+            "(tokenizer, --lengths, --depths, --trials, --protocol, --grid, --seed)",
+            without->path.string(), std::get<0>(place), std::get<1>(place), std::get<2>(place),
+            with->path.string());
+    }
+}
+
+}  // namespace
+
+void compare_passkey(const Side& a, const Side& b, ResultComparison& out) {
+  for (const char* field : {"tokenizer", "protocol", "use_bos", "add_prefix"})
+    check_same(a, b, field, "their prompts differ");
+  const Answers of_a = read_answers(a), of_b = read_answers(b);
+  check_prompts(a, of_a, b, of_b);
+  std::map<int64_t, Shares> lengths;
+  Shares all;
+  for (const auto& [place, trial] : of_a.trials) {
+    const Trial& other = of_b.trials.at(place);
+    lengths[std::get<0>(place)].add(trial, other);
+    all.add(trial, other);
+  }
+  out.pairs = std::ssize(of_a.trials);
+  out.pairs_of = "trials";
+  const auto drop = [](const ComparedValue& row) {
+    return std::isfinite(row.a) && std::isfinite(row.b) ? row.a - row.b : 0.0;
+  };
+  out.rows.push_back(all.accuracy());
+  raise_metric(out, "passkey_accuracy_drop", drop(out.rows.back()));
+  out.rows.push_back(all.nll());
+  raise_metric(out, "answer_nll_mean", growth(out.rows.back().a, out.rows.back().b));
+  if (std::isfinite(of_a.effective_tokens) && std::isfinite(of_b.effective_tokens)) {
+    out.rows.push_back({.metric = "effective_length_tokens",
+                        .a = of_a.effective_tokens,
+                        .b = of_b.effective_tokens});
+    raise_metric(out, "passkey_length_drop", of_a.effective_tokens - of_b.effective_tokens);
+  }
+  for (const auto& [length, shares] : lengths)
+    for (ComparedValue row : {shares.accuracy(), shares.nll()}) {
+      row.axis = "length_tokens";
+      row.at = fmt::format("{}", length);
+      if (row.metric == "accuracy")
+        raise_metric(out, "passkey_accuracy_drop_max", drop(row));
+      out.rows.push_back(std::move(row));
+    }
+}
+
+}  // namespace stuffed::eval::comparing
