@@ -6,36 +6,14 @@
 #include <string_view>
 #include <unistd.h>
 
-#include <c10/util/Exception.h>
-
 #include "src/cli/app.h"
 #include "src/cli/print.h"
+#include "src/cli/run/failure.h"
 #include "stuffed/core/error.h"
-#include "stuffed/core/memory.h"
 
 namespace {
 
 using stuffed::Error;
-
-int complain(Error::Kind kind, std::string_view message) {
-  stuffed::cli::print(stderr, "stuffed: {}\n", message);
-  return static_cast<int>(kind);
-}
-
-int out_of_memory(std::string_view why) {
-  return complain(Error::Kind::Memory,
-                  fmt::format("out of memory; try a smaller --batch-size or --segment{}{}",
-                              why.empty() ? "" : " (", why.empty() ? "" : fmt::format("{})", why)));
-}
-
-/// What LibTorch threw, without its backtrace.
-int complain_of(const std::exception& error) {
-  const auto* const torch = dynamic_cast<const c10::Error*>(&error);
-  const std::string_view text = torch ? torch->what_without_backtrace() : error.what();
-  if (!stuffed::is_out_of_memory(error))
-    return complain(Error::Kind::Internal, text);
-  return out_of_memory(dynamic_cast<const std::bad_alloc*>(&error) ? "" : text);
-}
 
 /// A descriptor that was closed must not become an output's, which messages would then be written
 /// into. Returns whether standard output was: whoever closed it wants no table, but results that
@@ -85,9 +63,9 @@ int main(int argc, char** argv) {
     stuffed::check(written || no_output, Error::Kind::Output,
                    "standard output could not be written");
     return 0;
-  } catch (const Error& error) {
-    return complain(error.kind(), error.what());
   } catch (const std::exception& error) {
-    return complain_of(error);
+    const stuffed::cli::Failure failure = stuffed::cli::failure_of(error);
+    stuffed::cli::print(stderr, "stuffed: {}\n", failure.message);
+    return failure.exit_code;
   }
 }

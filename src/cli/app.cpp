@@ -1,14 +1,17 @@
 #include "src/cli/app.h"
 
 #include <algorithm>
-#include <optional>
+#include <cstdlib>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <CLI/CLI.hpp>
 
 #include "src/cli/config_file.h"
 #include "src/cli/options.h"
+#include "src/cli/run/invocation.h"
 #include "src/cli/suggest.h"
+#include "stuffed/core/cores.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/version.h"
@@ -129,44 +132,93 @@ void add_commands([[maybe_unused]] CLI::App& root, [[maybe_unused]] Commands& co
 #undef COMMAND
 }
 
-void run(int argc, const char* const* argv) {
-  CLI::App root(
+namespace {
+
+std::unique_ptr<CLI::App> make_root(Commands& commands) {
+  auto root = std::make_unique<CLI::App>(
       "Feeds very long token streams through recurrent language models and records what happens.",
       "stuffed");
-  root.set_version_flag("--version", version_text(),
-                        "Commit, LibTorch, CUDA and features of this binary");
-  root.require_subcommand(1);
-  root.get_formatter()->column_width(kHelpColumn);
-  root.footer(
+  root->set_version_flag("--version", version_text(),
+                         "Commit, LibTorch, CUDA and features of this binary");
+  root->require_subcommand(1);
+  root->get_formatter()->column_width(kHelpColumn);
+  root->footer(
       std::string("Run 'stuffed COMMAND --help' for what a command needs, with examples.\n") +
       kExitCodes);
-  root.set_config("--config", "",
-                  "Read options from a flat TOML file; those on the command line win")
+  root->set_config("--config", "",
+                   "Read options from a flat TOML file; those on the command line win")
       ->check(CLI::Validator(
           [](const std::string& path) {
             io::check_regular_file(path);  // a pipe would be waited for
             return std::string();
           },
           ""));
-  root.config_formatter(std::make_shared<TomlConfig>(root));
-  root.allow_config_extras(CLI::config_extras_mode::error);
+  root->config_formatter(std::make_shared<TomlConfig>(*root));
+  root->allow_config_extras(CLI::config_extras_mode::error);
+  add_commands(*root, commands);
+  return root;
+}
 
-  Commands commands;
-  add_commands(root, commands);
-  Context context{.command_line = {argv, argv + argc}, .models = {}};
-  if (!parse(root, with_dashes({argv + 1, argv + argc})))
+/// LibTorch takes what OMP_NUM_THREADS says, or the machine's processors; of these the process may
+/// be allowed a few.
+void set_threads(int64_t asked) {
+  const int64_t threads = asked > 0 ? asked
+                          : std::getenv("OMP_NUM_THREADS") != nullptr
+                              ? at::get_num_threads()
+                              : std::min<int64_t>(at::get_num_threads(), usable_cores());
+  if (threads != at::get_num_threads())
+    at::set_num_threads(static_cast<int>(threads));
+}
+
+}  // namespace
+
+Invocation::Invocation(const std::vector<std::string>& command_line) : root_(make_root(commands_)) {
+  if (!parse(*root_, with_dashes({command_line.begin() + 1, command_line.end()})))
     return;
-
-  const auto chosen = std::find_if(commands.begin(), commands.end(),
+  const auto chosen = std::find_if(commands_.begin(), commands_.end(),
                                    [](const Command& command) { return command.app->parsed(); });
-  check(chosen != commands.end(), Error::Kind::Internal,
+  check(chosen != commands_.end(), Error::Kind::Internal,
         "a subcommand was parsed that nothing runs");
-  std::optional<at::NoGradGuard> no_gradients;
-  if (!chosen->needs_gradients)
-    no_gradients.emplace();
-  if (chosen->resumable)
-    catch_signals();
-  chosen->run(context);
+  command_ = &*chosen;
+}
+
+Invocation::~Invocation() = default;
+
+int64_t threads_asked(const CLI::App& command) {
+  const CLI::Option* const option = command.get_option("--threads");
+  return option->count() > 0 ? parse_size(option->results().back(), "--threads") : 0;
+}
+
+void Invocation::run(Context& context) const {
+  set_threads(threads_asked(*command_->app));
+  const at::AutoGradMode gradients(command_->needs_gradients);
+  command_->run(context);
+}
+
+std::optional<std::vector<std::string>> options_of(const std::string& command) {
+  Commands commands;
+  const std::unique_ptr<CLI::App> root = make_root(commands);
+  for (const Command& candidate : commands) {
+    if (path_of(*candidate.app) != " " + command)
+      continue;
+    std::vector<std::string> names;
+    for (const CLI::Option* option : candidate.app->get_options())
+      for (const std::string& name : option->get_lnames())
+        names.push_back(name);
+    return names;
+  }
+  return {};
+}
+
+void run(int argc, const char* const* argv) {
+  const std::vector<std::string> command_line(argv, argv + argc);
+  const Invocation invocation(command_line);
+  if (invocation.command() == nullptr)
+    return;
+  if (invocation.command()->resumable)
+    catch_signals();  // before LibTorch starts threads
+  Context context{.command_line = command_line, .models = {}};
+  invocation.run(context);
 }
 
 }  // namespace stuffed::cli

@@ -184,12 +184,30 @@ CLI::Option* add_results(CLI::App& app,
   return app.add_option_function<std::string>(flag, set, description)->type_name("OUT.jsonl");
 }
 
+namespace {
+
+/// Read by whoever runs the command: it is of no command's own.
+void add_threads(CLI::App& app) {
+  const auto check_count = [](const std::string& text) {
+    const int64_t threads = at_least(parse_size(text, "--threads"), 1, "--threads");
+    check(threads <= 4096, Error::Kind::Usage, "--threads: found {}, the most is 4096", threads);
+  };
+  app.add_option_function<std::string>(
+         "--threads", check_count,
+         "CPU threads; changes no record (default: OMP_NUM_THREADS, else the cores this process "
+         "may use)")
+      ->type_name("N");
+}
+
+}  // namespace
+
 CLI::App* add_subcommand(CLI::App& root,
                          const std::string& name,
                          const std::string& description,
                          const std::string& examples) {
   CLI::App* app = root.add_subcommand(name, description);
   app->fallthrough();  // --config is the root's
+  add_threads(*app);
   app->get_formatter()->column_width(kHelpColumn);
   app->footer(
       "--config FILE.toml reads any of these options (without dashes) from a flat TOML file; the "

@@ -7,13 +7,12 @@
 
 #include <fmt/format.h>
 
+#include "src/cli/duration.h"
 #include "src/cli/print.h"
+#include "stuffed/sweep/tell_owner.h"
 
 namespace stuffed::cli {
 
-namespace {
-
-/// "48 s", "12 min", "3 h 05 min".
 std::string duration_text(double seconds) {
   const double minutes = seconds / 60;
   if (seconds < 120)
@@ -23,8 +22,6 @@ std::string duration_text(double seconds) {
   const auto whole = static_cast<int64_t>(std::min(minutes, 1e9));
   return fmt::format("{} h {:02} min", whole / 60, whole % 60);
 }
-
-}  // namespace
 
 ProgressLine::ProgressLine(std::string unit)
     : unit_(std::move(unit)), terminal_(isatty(STDERR_FILENO) == 1) {}
@@ -38,6 +35,7 @@ void ProgressLine::show(const std::string& what,
                         int64_t done,
                         int64_t total,
                         int64_t done_by_process) {
+  sweep::tell_owner(done_by_process);
   const Clock::time_point now = Clock::now();
   if (now - last_ < (terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10)) &&
       !(terminal_ && done == total))

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/stop.h"
 
 namespace stuffed {
 
@@ -83,6 +84,13 @@ void catch_signals() {
 
 bool interrupted() {
   return first_signal != 0;
+}
+
+void ask_to_stop() {
+  if (interrupted())
+    return;
+  first_signal_at = Clock::now().time_since_epoch().count();
+  first_signal = SIGTERM;
 }
 
 std::string signal_name() {

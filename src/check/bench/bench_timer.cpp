@@ -11,6 +11,7 @@
 
 #include <ATen/ATen.h>
 
+#include "stuffed/check/matmul_speed.h"
 #include "stuffed/core/error.h"
 
 #if STUFFED_WITH_CUDA
@@ -121,19 +122,26 @@ Timing time_runs(at::Device device,
   return timing;
 }
 
-Ceilings measure_ceilings(at::Device device, at::ScalarType dtype) {
+double matmul_speed(at::Device device, at::ScalarType dtype) {
   const bool on_gpu = device.is_cuda();
   const TimingOptions how{.warmup = on_gpu ? 3 : 1, .repeats = on_gpu ? 10 : 3};
   const auto options = at::TensorOptions(device).dtype(dtype);
-  const int64_t bytes = on_gpu ? int64_t{2} << 30 : int64_t{256} << 20;
-  const at::Tensor from = at::ones({bytes}, options.dtype(at::kByte)), to = at::empty_like(from);
-  const double copy = time_runs(device, how, [&] { to.copy_(from); }).median();
   const int64_t n = on_gpu ? 8192 : 1024;
   const at::Tensor a = at::rand({n, n}, options), b = at::rand({n, n}, options);
   at::Tensor c = at::empty({n, n}, options);
   const double product = time_runs(device, how, [&] { at::matmul_out(c, a, b); }).median();
+  return 2 * std::pow(static_cast<double>(n), 3) / product;
+}
+
+Ceilings measure_ceilings(at::Device device, at::ScalarType dtype) {
+  const bool on_gpu = device.is_cuda();
+  const TimingOptions how{.warmup = on_gpu ? 3 : 1, .repeats = on_gpu ? 10 : 3};
+  const int64_t bytes = on_gpu ? int64_t{2} << 30 : int64_t{256} << 20;
+  const at::Tensor from = at::ones({bytes}, at::TensorOptions(device).dtype(at::kByte)),
+                   to = at::empty_like(from);
+  const double copy = time_runs(device, how, [&] { to.copy_(from); }).median();
   return {.copy_bytes_per_s = 2 * static_cast<double>(bytes) / copy,
-          .matmul_flops_per_s = 2 * std::pow(static_cast<double>(n), 3) / product};
+          .matmul_flops_per_s = matmul_speed(device, dtype)};
 }
 
 io::json read_clocks([[maybe_unused]] at::Device device) {

@@ -7,6 +7,7 @@
 #include "retention_summary.h"
 #include "src/eval/documents.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/run_size.h"
 #include "suffix_walk.h"
 
 namespace stuffed::eval {
@@ -244,6 +245,10 @@ class Retention : public DocumentTask {
 };
 
 }  // namespace
+
+int64_t tokens_to_feed(const RetentionOptions& options, int64_t targets) {
+  return tokens_to_feed(points_of(options, targets));
+}
 
 HalfLifePlan plan_half_lives(int64_t tokens, int64_t starts) {
   const int64_t half = tokens / 2, count = std::min(starts, half);

@@ -1,5 +1,6 @@
 // Reads a journal back: what is a whole line, what kind of line it is, and where the torn one
 // begins.
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -7,6 +8,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/journal_ends.h"
 #include "stuffed/io/record_fields.h"
 #include "stuffed/io/regular_file.h"
 #include "stuffed/io/results.h"
@@ -56,7 +58,36 @@ void hand_over(const json& record,
   }
 }
 
+/// Is the file's last line an end line?
+bool has_end(std::ifstream& file, int64_t bytes) {
+  constexpr int64_t kLongest = 4096;  // an end line holds a few counts
+  std::string tail(static_cast<size_t>(std::min(bytes, kLongest)), '\0');
+  file.seekg(bytes - static_cast<int64_t>(tail.size()));
+  file.read(tail.data(), static_cast<std::streamsize>(tail.size()));
+  if (!file.good() || !tail.ends_with('\n'))
+    return false;
+  tail.pop_back();
+  return tail.substr(tail.rfind('\n') + 1).starts_with("{\"end\":true");
+}
+
 }  // namespace
+
+JournalEnd look_into_journal(const std::filesystem::path& path) {
+  check_regular_file(path);
+  std::ifstream file(path, std::ios::binary);
+  std::string text;
+  check(std::getline(file, text).good(), Error::Kind::Input, "{}: is not a stuffed journal",
+        path.string());
+  const std::string where = fmt::format("{}: line 1", path.string());
+  check(text.starts_with('{'), Error::Kind::Input, "{}: not a stuffed journal", where);
+  JournalEnd end;
+  const json line = parse_json(text, where);
+  end.header = parse_header(line, where);
+  end.commit = commit_in(line);
+  end.header_hash = sha256(text + "\n");
+  end.finished = has_end(file, static_cast<int64_t>(std::filesystem::file_size(path)));
+  return end;
+}
 
 JournalEnd read_journal(const std::filesystem::path& path,
                         const std::function<void(const json& record, LinePlace place)>& on_record) {

@@ -15,6 +15,7 @@
 #include "pipe_output.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/in_use.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/record_fields.h"
 
@@ -192,8 +193,9 @@ void Results::Impl::lock() {
   // Some network file systems know no locks; there two processes on one file remain the user's
   // care.
   const bool taken = ::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  check(!taken, Error::Kind::Output,
-        "{}: another process is writing it; wait for it, or choose another -o", path.string());
+  if (taken)
+    throw InUse(fmt::format("{}: another process is writing it; wait for it, or choose another -o",
+                            path.string()));
 }
 
 /// Returns 0, or the errno that stopped it.

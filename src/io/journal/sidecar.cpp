@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/in_use.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::io {
@@ -172,8 +173,9 @@ void Sidecar::Claim::take_lock() {
       continue;
     // Some network file systems know no locks; there two processes remain the user's care.
     const bool taken = ::flock(lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    check(!taken, Error::Kind::Output,
-          "{}: another process is writing it; wait for it, or name another file", folder.string());
+    if (taken)
+      throw InUse(fmt::format(
+          "{}: another process is writing it; wait for it, or name another file", folder.string()));
     struct stat ours = {}, there = {};
     if (::fstat(lock, &ours) == 0 && ::stat(file.c_str(), &there) == 0 &&
         ours.st_ino == there.st_ino && ours.st_dev == there.st_dev)

@@ -1,0 +1,16 @@
+// What went wrong, as an exit code and one message.
+#pragma once
+#include <exception>
+#include <string>
+
+namespace stuffed::cli {
+
+struct Failure {
+  int exit_code = 0;
+  std::string message;
+};
+
+/// Of LibTorch's errors without their backtrace; those of memory say what to try.
+Failure failure_of(const std::exception& error);
+
+}  // namespace stuffed::cli
