@@ -1,0 +1,69 @@
+// `stuffed merge`: parts of a run, or the cells of a sweep, as one result.
+#include "stuffed/eval/merge.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "src/cli/print.h"
+#include "stuffed/core/error.h"
+#include "stuffed/io/provenance.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct MergeArguments {
+  std::vector<std::string> results;
+  std::string output;
+  bool overwrite = false;
+};
+
+void run_merge(const MergeArguments& options, const Context& context) {
+  check(options.output != "-", Error::Kind::Usage, "-o -: a file is needed; name one");
+  std::error_code ignored;
+  const auto folders = std::ranges::count_if(options.results, [&](const std::string& path) {
+    return std::filesystem::is_directory(path, ignored);
+  });
+  const bool all = folders == std::ssize(options.results);
+  check(folders == 0 || all, Error::Kind::Usage,
+        "give either parts of a run or folders of a sweep, not both");
+  const std::vector<std::filesystem::path> paths(options.results.begin(), options.results.end());
+  const eval::MergeOptions how{.overwrite = options.overwrite,
+                               .provenance = io::provenance(context.command_line, at::kCPU)};
+  const eval::Merged merged = all ? eval::merge_sweeps(paths, options.output, how)
+                                  : eval::merge_parts(paths, options.output, how);
+  cli::print(stdout, "{}: {} records of {} {}{}\n", options.output, merged.records, merged.parts,
+             all ? "cells" : "parts",
+             merged.sidecar.empty() ? "" : ", arrays in " + merged.sidecar.string());
+}
+
+}  // namespace
+
+void add_merge(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "merge",
+      "Join the parts of a run (--part i/n) as if one run had made them, or the cells of a sweep "
+      "in one file",
+      "  stuffed merge war-0.jsonl war-1.jsonl -o war.jsonl\n"
+      "  stuffed merge out/models -o models.jsonl\n"
+      "  stuffed merge node1/models node2/models -o models.jsonl\n"
+      "\nParts are finished journals of one command whose headers agree but for provenance, paths, "
+      "device and part; a document or\n"
+      "trial that is missing or there twice is refused by name (exit code 3). Summaries are made "
+      "anew; the arrays beside the parts\n"
+      "become OUT.safetensors. Of folders every cell of the plan must be finished, in one of them; "
+      "a record KEY of cell NAME\n"
+      "becomes NAME/KEY, and arrays stay where they are.\n");
+  auto options = std::make_shared<MergeArguments>();
+  app->add_option("results", options->results, "Journals of the parts, or folders of a sweep")
+      ->required()
+      ->type_name("RESULTS");
+  add_results(*app, "-o,--output", options->output, "The merged results, JSON Lines")->required();
+  app->add_flag("--overwrite", options->overwrite, "Replace results that are there");
+  commands.push_back(
+      {.app = app, .run = [options](Context& context) { run_merge(*options, context); }});
+}
+
+}  // namespace stuffed::cli

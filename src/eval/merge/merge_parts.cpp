@@ -1,0 +1,301 @@
+#include <algorithm>
+#include <set>
+
+#include "src/eval/merge/parts.h"
+#include "stuffed/core/error.h"
+#include "stuffed/eval/check_records.h"
+#include "stuffed/io/output_guard.h"
+#include "stuffed/io/record_fields.h"
+#include "stuffed/io/sidecar.h"
+
+namespace stuffed::eval {
+
+namespace merging {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using io::json;
+
+/// Of a config: what need not agree, and what one run over all would have instead.
+json whole_config(json config) {
+  if (config.contains("data") && config["data"].is_object())
+    config["data"].erase("part");
+  for (const char* field : {"part", "device", "arrays", "batch_size_asked"})
+    config.erase(field);
+  return config;
+}
+
+Part read_part(const fs::path& path) {
+  Part part{.path = path, .header = {}, .records = {}};
+  const io::JournalEnd end = io::read_journal(path, [&](const json& record, io::LinePlace) {
+    part.records.emplace(record.at("key").get<std::string>(), record);
+  });
+  check(end.finished, Error::Kind::Input, "{}: is not finished; run its command again",
+        path.string());
+  part.header = end.header;
+  return part;
+}
+
+/// "data.length_tokens: 64 and 32", or nothing.
+std::string difference(const json& a, const json& b, const std::string& where) {
+  if (a == b)
+    return {};
+  if (!a.is_object() || !b.is_object())
+    return fmt::format("{}: {} and {}", where, a.dump(), b.dump());
+  json keys = a;
+  keys.update(b);
+  for (const auto& [key, unused] : keys.items())
+    if (const std::string found = difference(a.value(key, json()), b.value(key, json()),
+                                             where.empty() ? key : where + "." + key);
+        !found.empty())
+      return found;
+  return where + ": null and missing";
+}
+
+void check_headers(const std::vector<Part>& parts) {
+  const Part& first = parts.front();
+  for (const Part& part : parts) {
+    const bool same =
+        part.header.schema == first.header.schema && part.header.version == first.header.version;
+    check(same, Error::Kind::Input, "{} and {}: hold '{}' of version {} and '{}' of version {}",
+          first.path.string(), part.path.string(), first.header.schema, first.header.version,
+          part.header.schema, part.header.version);
+    const std::string why =
+        difference(whole_config(first.header.config), whole_config(part.header.config), "");
+    check(why.empty(), Error::Kind::Input, "{} and {}: are parts of different runs; config.{}",
+          first.path.string(), part.path.string(), why);
+  }
+}
+
+/// "1/4" of a part's config; "" of what says nothing.
+std::string share_of(const Part& part) {
+  const json data = part.config("data");
+  const json share =
+      data.is_object() && data.contains("part") ? data.at("part") : part.config("part");
+  return share.is_string() ? share.get<std::string>() : "";
+}
+
+/// Parts that say which they are must be all there are, each once.
+void check_shares(const std::vector<Part>& parts) {
+  std::map<std::string, const Part*> there;
+  std::string count;
+  for (const Part& part : parts) {
+    const std::string share = share_of(part);
+    if (share.empty())
+      continue;
+    const auto [other, is_new] = there.emplace(share, &part);
+    check(is_new, Error::Kind::Input, "{} and {}: are both part {}; give each once",
+          other->second->path.string(), part.path.string(), share);
+    const std::string of = share.substr(share.find('/') + 1);
+    check(count.empty() || of == count, Error::Kind::Input,
+          "{}: is part {}, others are of {} parts", part.path.string(), share, count);
+    count = of;
+  }
+  if (count.empty())
+    return;
+  std::vector<std::string> missing;
+  for (int64_t i = 0; i < std::stoll(count); ++i)
+    if (const std::string share = fmt::format("{}/{}", i, count); !there.contains(share))
+      missing.push_back(share);
+  check(missing.empty(), Error::Kind::Input, "parts are missing: {} (there are {})",
+        fmt::join(missing, ", "), there.size());
+}
+
+[[noreturn]] void refuse_overlap(const std::string& key, const fs::path& a, const fs::path& b) {
+  fail(Error::Kind::Input, "'{}' is in both {} and {}; give each once", key, a.string(),
+       b.string());
+}
+
+/// Lines that --skip-bad-lines left out have numbers, too.
+std::set<int64_t> numbers_left_out(const std::vector<Part>& parts) {
+  std::set<int64_t> numbers;
+  for (const Part& part : parts)
+    if (const auto summary = part.records.find("summary"); summary != part.records.end())
+      for (const json& line :
+           summary->second.value("bad_lines", json::object()).value("lines", json::array()))
+        numbers.insert(line.get<int64_t>() - 1);
+  return numbers;
+}
+
+Places places_of(const std::vector<Part>& parts) {
+  Places places;
+  for (const Part& part : parts) {
+    std::vector<int64_t> numbers;
+    for (const auto& [key, record] : part.records)
+      if (key != "summary")
+        numbers.push_back(document_number(record));
+    std::ranges::sort(numbers);
+    for (size_t row = 0; row < numbers.size(); ++row) {
+      const auto [other, is_new] =
+          places.emplace(numbers[row], Place{&part, static_cast<int64_t>(row)});
+      if (!is_new)
+        refuse_overlap(fmt::format("document={}", numbers[row]), other->second.part->path,
+                       part.path);
+    }
+  }
+  check(!places.empty(), Error::Kind::Input, "{}: holds no document", parts.front().path.string());
+  const std::set<int64_t> left_out = numbers_left_out(parts);
+  const json data = parts.front().config("data");
+  const int64_t asked = data.is_object() ? data.value("documents", int64_t{0}) : 0;
+  const int64_t end = std::max(places.rbegin()->first + 1, asked);
+  std::vector<std::string> missing;
+  for (int64_t number = 0; number < end && missing.size() < 20; ++number)
+    if (!places.contains(number) && !left_out.contains(number))
+      missing.push_back(fmt::format("document={}", number));
+  check(missing.empty(), Error::Kind::Input, "no part holds {}; the others are {} of {}",
+        fmt::join(missing, ", "), places.size(), end);
+  return places;
+}
+
+/// What decides the numbers of a sharded run; the sidecar's name is that of the new one.
+json merged_config(const Part& first, const fs::path& sidecar) {
+  json config = first.header.config;
+  if (config.contains("data"))
+    config["data"].erase("part");
+  config.erase("part");
+  if (config.contains("arrays") && !config["arrays"].is_null())
+    config["arrays"] = sidecar.filename().generic_string();
+  return config;
+}
+
+bool has_sidecar(const Part& part) {
+  if (part.header.schema == "stuffed.ppl_by_length")
+    return part.config("per_token") == true;
+  return part.header.config.contains("arrays") && !part.config("arrays").is_null();
+}
+
+void check_schema(const Part& part) {
+  static const std::set<std::string> kKnown = {"stuffed.ppl_by_length", "stuffed.state_stats",
+                                               "stuffed.retention", "stuffed.passkey"};
+  check(kKnown.contains(part.header.schema), Error::Kind::Input,
+        "{}: holds '{}', whose runs have no parts; those of ppl-by-length, state-stats, retention "
+        "and passkey have",
+        part.path.string(), part.header.schema);
+  check(!part.header.config.contains("dump"), Error::Kind::Input,
+        "{}: has a dump beside it, which is of one document: there is nothing to merge",
+        part.path.string());
+}
+
+void guard(const std::vector<fs::path>& parts, const fs::path& output) {
+  io::OutputGuard guard;
+  for (const fs::path& part : parts)
+    guard.reads("RESULTS", part);
+  guard.writes("-o", output);
+}
+
+void append_documents(const Places& places, io::Results& results) {
+  for (const auto& [number, place] : places) {
+    const std::string key = fmt::format("document={}", number);
+    if (!results.done(key))
+      results.append(key, fields_of(place.part->records.at(key)));
+  }
+}
+
+/// Trials in the order of their lengths, depths and numbers.
+void append_trials(const std::vector<Part>& parts, io::Results& results) {
+  using Order = std::tuple<int64_t, int64_t, int64_t>;
+  std::map<Order, std::pair<const Part*, const json*>> trials;
+  for (const Part& part : parts)
+    for (const auto& [key, record] : part.records) {
+      if (key.starts_with("summary"))
+        continue;
+      const Order order = {io::read_integer(record, "length_tokens", 1),
+                           io::read_integer(record, "depth_index"),
+                           io::read_integer(record, "trial")};
+      const auto [other, is_new] = trials.emplace(order, std::pair{&part, &record});
+      if (!is_new)
+        refuse_overlap(key, other->second.first->path, part.path);
+    }
+  const json config = parts.front().header.config;
+  for (const int64_t length : io::read_integers(config, "lengths_tokens", 1))
+    for (int64_t depth = 0; depth < io::read_integer(config, "depths"); ++depth)
+      for (int64_t trial = 0; trial < io::read_integer(config, "trials"); ++trial)
+        check(trials.contains({length, depth, trial}), Error::Kind::Input,
+              "no part holds len={}/depth={}/trial={}", length, depth, trial);
+  for (const auto& [order, found] : trials)
+    if (const std::string key = found.second->at("key"); !results.done(key))
+      results.append(key, fields_of(*found.second));
+}
+
+}  // namespace
+
+io::json fields_of(const io::json& record) {
+  json fields = record;
+  fields.erase("key");
+  return fields;
+}
+
+fs::path arrays_of(const Part& part, const std::string& name) {
+  const fs::path path = part.path.parent_path() / name;
+  std::error_code error;
+  check(!name.empty() && fs::is_regular_file(path, error), Error::Kind::Input,
+        "{}: the arrays of {} are missing", path.string(), part.path.string());
+  return path;
+}
+
+void finish_summary(const Places& places, io::json& summary) {
+  summary["documents"] = places.size();
+  json skipped = json::array();
+  for (const char* field : {"skipped", "leftover_tokens", "bad_lines"})
+    for (const auto& [number, place] : places) {
+      const auto found = place.part->records.find("summary");
+      if (found != place.part->records.end() && found->second.contains(field))
+        summary[field] = found->second.at(field);
+    }
+  if (!summary.contains("skipped"))
+    summary["skipped"] = json::array();
+  if (!summary.contains("leftover_tokens"))
+    summary["leftover_tokens"] = 0;
+}
+
+}  // namespace merging
+
+Merged merge_parts(const std::vector<std::filesystem::path>& paths,
+                   const std::filesystem::path& output,
+                   const MergeOptions& options) {
+  using namespace merging;  // NOLINT
+  guard(paths, output);
+  std::vector<Part> parts;
+  for (const auto& path : paths)
+    parts.push_back(read_part(path));
+  for (const Part& part : parts)
+    check_schema(part);
+  check_headers(parts);
+  check_shares(parts);
+  const Part& first = parts.front();
+  const std::string& schema = first.header.schema;
+  const bool is_passkey = schema == "stuffed.passkey";
+  const Places places = is_passkey ? Places() : places_of(parts);
+  Merged merged{.parts = std::ssize(parts), .records = 0, .sidecar = {}};
+  if (has_sidecar(first))
+    merged.sidecar = io::sidecar_beside(output);
+  io::json provenance = options.provenance;
+  if (schema == "stuffed.ppl_by_length" && !merged.sidecar.empty())
+    provenance["per_token"] = merged.sidecar.filename().generic_string();
+  io::check_sidecar(merged.sidecar, output);
+  io::Results results = io::Results::open(output,
+                                          {.schema = schema,
+                                           .version = first.header.version,
+                                           .config = merged_config(first, merged.sidecar),
+                                           .provenance = provenance},
+                                          options.overwrite);
+  if (results.finished()) {
+    merged.records = results.size();
+    return merged;
+  }
+  if (is_passkey) {
+    append_trials(parts, results);
+    merge_passkey(parts, results);
+  } else {
+    append_documents(places, results);
+    (schema == "stuffed.ppl_by_length" ? merge_losses
+     : schema == "stuffed.state_stats" ? merge_state_stats
+                                       : merge_retention)(places, results, merged.sidecar);
+  }
+  merged.records = results.size();
+  return merged;
+}
+
+}  // namespace stuffed::eval
