@@ -18,6 +18,7 @@ KNOWN = {
     "stuffed.ppl_by_length": 1,
     "stuffed.state_stats": 1,
     "stuffed.retention": 1,
+    "stuffed.sweep": 1,
     "stuffed.train": 1,
     "stuffed.verify": 1,
 }

@@ -107,7 +107,9 @@ def test_documents_are_paired_by_their_tokens(tmp_path):
     for name, order in [("a", (0, 1, 2)), ("b", (2, 0, 1)), ("c", (0, 1))]:
         (tmp_path / f"{name}.txt").write_text("".join(texts[i] for i in order))
         out = tmp_path / f"{name}.jsonl"
-        done = stuffed("ppl-by-length", "--model", MODEL, "--jsonl", tmp_path / f"{name}.txt", "--bucket", 32, "-o", out)
+        done = stuffed(
+            "ppl-by-length", "--model", MODEL, "--jsonl", tmp_path / f"{name}.txt", "--bucket", 32, "-o", out
+        )
         assert done.returncode == 0, done.stderr
         runs.append(out)
     done, found = compare(runs[0], runs[1], "--atol", 0, "--rtol", 1e-5)
@@ -200,10 +202,16 @@ def test_what_other_results_have_to_watch(tmp_path):
         lines[1]["verdict"] = "DISAGREES"
 
     refused(
-        stuffed("compare", SAMPLES / "verify.v1.jsonl", edited(tmp_path, "verify", disagree), "--fail-above",
-                "disagreements=0"),
-        1, "disagreements is 1",
-    )  # fmt: skip
+        stuffed(
+            "compare",
+            SAMPLES / "verify.v1.jsonl",
+            edited(tmp_path, "verify", disagree),
+            "--fail-above",
+            "disagreements=0",
+        ),
+        1,
+        "disagreements is 1",
+    )
 
 
 def test_formats_say_the_same(tmp_path):

@@ -15,6 +15,7 @@ TOKENS = ["--tokens", MODEL / "golden.safetensors", "--tokens-key", "long_tokens
 NEW_MODEL = {"hidden_size": 32, "state_size": 8, "head_dim": 16, "num_hidden_layers": 2}
 # Objects whose keys are a user's or another program's: names of files, sources and keys of config.json.
 FREE = {"config.model", "config.mix", "config.mitigation_files", "record.clocks_before", "record.clocks_after"}
+FREE |= {"config.cells.config", "config.cells.options"}  # of other schemas, and of commands
 
 
 def section(schema: str) -> str:
@@ -46,15 +47,32 @@ def fields_of(lines: list[dict]) -> set[tuple[str, str]]:
     return found
 
 
+def of_cells(lines: list[dict]) -> list[list[dict]]:
+    """The cells of a merged sweep, each as a journal of its own."""
+    header, *rest = lines
+    return [
+        [
+            {"schema": cell["schema"], "version": cell["version"], "config": cell["config"], "provenance": {}},
+            *({k: v for k, v in line.items() if k != "cell"} for line in rest if line.get("cell") == cell["name"]),
+        ]
+        for cell in header["config"]["cells"]
+    ]
+
+
 def lacking(lines: list[dict]) -> list[str]:
     """Fields of a journal that its section does not name between backquotes."""
     header = lines[0]
+    if header["schema"] == "stuffed.sweep":
+        inner = [field for cell in of_cells(lines) for field in lacking(cell)]
+        lines = [header, {"key": "", "cell": ""}, lines[-1]]
+    else:
+        inner = []
     text = section(header["schema"])
     named = {word for quoted in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", quoted)}
     if header["schema"] == "stuffed.train":  # its model is the config.json that was given
         return sorted({f"{where}.{name}" for name, where in fields_of(lines) if name not in named})
     model = fields(header["config"].get("model"), "config.model") if header["config"].get("model") else set()
-    return sorted({f"{where}.{name}" for name, where in fields_of(lines) | model if name not in named})
+    return inner + sorted({f"{where}.{name}" for name, where in fields_of(lines) | model if name not in named})
 
 
 def read(path: pathlib.Path) -> list[dict]:

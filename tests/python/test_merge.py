@@ -38,7 +38,9 @@ def split(whole, folder, numbers, name):
     path = folder / f"{name}.jsonl"
     if (arrays := whole.with_suffix(".safetensors")).exists():
         rows = load_file(arrays)
-        save_file({k: v if is_shared(k) else v[numpy.array(numbers)] for k, v in rows.items()}, folder / f"{name}.safetensors")  # fmt: skip
+        save_file(
+            {k: v if is_shared(k) else v[numpy.array(numbers)] for k, v in rows.items()}, folder / f"{name}.safetensors"
+        )
         for key, place in (("arrays", "config"), ("per_token", "provenance")):
             if header[place].get(key) not in (None, True, False):
                 header[place][key] = f"{name}.safetensors"

@@ -29,7 +29,9 @@ model = ["{MODELS / "mamba2-short"}", "{MODELS / "mamba2-long"}"]
 length = [96, 256]
 mitigation = [[], ["clip_insert:max=0.5"]]
 """
-NAMES = [f"{m}-{n}-{k}" for m in ("mamba2-short", "mamba2-long") for n in (96, 256) for k in ("none", "clip_insert-max=0.5")]  # fmt: skip
+NAMES = [
+    f"{m}-{n}-{k}" for m in ("mamba2-short", "mamba2-long") for n in (96, 256) for k in ("none", "clip_insert-max=0.5")
+]
 
 
 def config(tmp_path, text):
@@ -49,9 +51,7 @@ def environment(**more):
 
 def start(*arguments, **more):
     command = [str(argument) for argument in (STUFFED, "sweep", *arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more)
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more))
 
 
 def plan(folder):
@@ -237,7 +237,9 @@ def test_a_dry_run_says_what_it_would_take_and_touches_nothing(tmp_path):
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:11]}
     assert set(rows) == {*NAMES, "passkey", "retention"}
     assert rows["mamba2-short-256-none"][2] == "512"  # two documents
-    planned = stuffed("passkey", "--model", MODELS / "mamba2-passkey", "--lengths", 512, "--depths", 2, "--trials", 1, "--dry-run")  # fmt: skip
+    planned = stuffed(
+        "passkey", "--model", MODELS / "mamba2-passkey", "--lengths", 512, "--depths", 2, "--trials", 1, "--dry-run"
+    )
     assert int(rows["passkey"][2]) == json.loads(planned.stdout)["tokens_to_feed"]
     assert "10 of 10 cells, 0 done" in done.stdout and "hours" in done.stdout
 

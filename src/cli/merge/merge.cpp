@@ -44,7 +44,7 @@ void run_merge(const MergeArguments& options, const Context& context) {
 void add_merge(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "merge",
-      "Join the parts of a run (--part i/n) as if one run had made them, or the cells of a sweep "
+      "Join the parts of a run as if one run had made them, or the cells of a sweep "
       "in one file",
       "  stuffed merge war-0.jsonl war-1.jsonl -o war.jsonl\n"
       "  stuffed merge out/models -o models.jsonl\n"
