@@ -1,7 +1,20 @@
-// The recurrence all families share, as a contract between models, mitigations and implementations.
+// The recurrence all families share: its contract, its inputs, and the programs that compute it.
+//
+//   S_t = exp(log_decay_t) * S_{t-1} [- write_t (read_t^T S_{t-1})] + k_t (v_scale_t v_t)^T
+//   y_t = q_t^T S_t                                 without bonus (Mamba, HGRN-2, RWKV-7)
+//   y_t = q_t^T (S_{t-1} + diag(bonus) k_t v_t^T)   with bonus (RWKV-5, RWKV-6)
+//
+// Shapes  as in ScanInputs; state [B,H,K,V]; any T, 0 included
+// Types   q, k, v and their kin (`is_stream`) bf16 or f32; all else, and the state, f32 (f64
+//         throughout in tests); y has the type of v
+// Units   log_decay in nats per token, <= 0 (-inf allowed: the state is forgotten exactly)
+// Cost    O(B T H K V); allocates y and one new state, never writes its inputs
+// Source  arXiv:2405.21060 (Mamba-2), 2404.05892 (RWKV-5/6), 2404.07904 (HGRN-2),
+//         2312.00752 (Mamba-1), 2503.14456 (RWKV-7)
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 #include "stuffed/core/tensor.h"
 
@@ -23,9 +36,8 @@ struct Erase {
   Tensor write;  // [B,T,H,K]
 };
 
-/// One segment of inputs. Shapes, types and units: stuffed/ops/decay_scan.h.
-/// Any tensor may be an expanded or sliced view; only the last axis of q, k and v must be dense or
-/// have stride 0.
+/// One segment of inputs. Any tensor may be an expanded or sliced view; only the last axis of q, k,
+/// v and their kin must be dense or have stride 0.
 struct ScanInputs {
   Tensor q, k;            // [B,T,H,K]
   Tensor v;               // [B,T,H,V]
@@ -37,29 +49,69 @@ struct ScanInputs {
   std::optional<Tensor> bonus_k = {};  // [B,T,H,K]; the bonus term's key, if not k (mitigations)
 };
 
+/// What a tensor of ScanInputs is.
+struct ScanField {
+  std::string_view name;
+  std::string_view axes;  // by their letters, in order; "c" is K or 1
+  bool is_stream;         // in the activations' type rather than in the state's
+};
+
+/// Calls f(field, tensor) for each tensor that `in`, a ScanInputs or a const one, holds: the one
+/// list of them, always in this order.
+template <class Inputs, class F>
+void visit_tensors(Inputs& in, const F& f) {
+  f(ScanField{"q", "bthk", true}, in.q);
+  f(ScanField{"k", "bthk", true}, in.k);
+  f(ScanField{"v", "bthv", true}, in.v);
+  if (!in.factored_decay)
+    f(ScanField{"log_decay", "bthc", false}, in.log_decay);
+  if (in.v_scale)
+    f(ScanField{"v_scale", "bth", false}, *in.v_scale);
+  if (in.bonus)
+    f(ScanField{"bonus", "hk", false}, *in.bonus);
+  if (in.bonus_k)
+    f(ScanField{"bonus_k", "bthk", true}, *in.bonus_k);
+  if (in.factored_decay) {
+    f(ScanField{"factored_decay.step", "bth", false}, in.factored_decay->step);
+    f(ScanField{"factored_decay.rate", "hk", false}, in.factored_decay->rate);
+  }
+  if (in.erase) {
+    f(ScanField{"erase.read", "bthk", true}, in.erase->read);
+    f(ScanField{"erase.write", "bthk", true}, in.erase->write);
+  }
+}
+
 struct ScanResult {
   Tensor y;      // [B,T,H,V], type of v
   Tensor state;  // [B,H,K,V] f32, freshly allocated
 };
 
+// The programs. None checks its arguments or chooses another: ops/decay_scan.h does. Each `takes`
+// reads shapes, types and strides, but no data.
 namespace kernels {
 
-/// The specification: plain loops over tokens, f64 accumulation, any input the contract allows.
-/// Slow.
+/// The specification: plain loops over tokens, f64 accumulation, any input the contract allows, on
+/// the CPU. Slow.
 ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state);
 
-/// A few tokens on the CPU in f32, one after the other: what decoding runs. Writes the new state to
-/// `to`, dense and of state's shape, which may be `state` itself; returns y.
+/// Tokens one after the other on the CPU in f32: what decoding runs. Writes the new state to `to`,
+/// dense and of state's shape, which may be `state` itself; returns y.
+bool decay_scan_step_takes(const ScanInputs& in, const Tensor& state);
 Tensor decay_scan_step(const ScanInputs& in, const Tensor& state, const Tensor& to);
 
-/// Whether decay_scan_step is for such inputs: T <= 8, f32 state on the CPU; reads no data.
-bool decay_scan_step_takes(const ScanInputs& in, const Tensor& state);
+/// Chunks of tokens on the CPU as products of small tiles that stay in registers and caches, for
+/// one decay per head, no bonus and no erase term; f32 state, q, k and v of one type. Sums in f32.
+/// A chunk of 64 tokens and its states stay in a core's cache; heads are spread over threads.
+bool decay_scan_tiled_takes(const ScanInputs& in, const Tensor& state);
+ScanResult decay_scan_tiled(const ScanInputs& in, const Tensor& state);
 
-/// Whether this build has a CUDA kernel for inputs of this kind (types, widths, options); reads no
-/// data.
+/// Chunks of `chunk` tokens (16..256; the value changes rounding only) as ATen's matrix products:
+/// any input, on any device, differentiable.
+ScanResult decay_scan_aten(const ScanInputs& in, const Tensor& state, int64_t chunk = 64);
+
+/// Our CUDA kernels, for the types, widths and options this build has them for. Throws Unsupported
+/// in a build without them, and for inputs they do not take.
 bool decay_scan_cuda_takes(const ScanInputs& in);
-
-/// Our CUDA kernels. Throws Unsupported in a build without them, and for inputs they do not take.
 ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state);
 
 /// The same, and the new state is written over `state`, which must be dense.

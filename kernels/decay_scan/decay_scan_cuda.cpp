@@ -33,23 +33,18 @@ View view_of(const Tensor& x, std::string_view axes) {
   return view;
 }
 
-/// The inputs with all vectors of one type: the kernels read either bf16 or f32.
-ScanInputs in_one_type(const ScanInputs& in) {
-  const auto type = in.v.scalar_type();
-  const auto same = [&](const Tensor& x) { return x.scalar_type() == type; };
-  if (same(in.q) && same(in.k) && (!in.bonus_k || same(*in.bonus_k)) &&
-      (!in.erase || (same(in.erase->read) && same(in.erase->write))))
-    return in;
-  const auto wide = [](const Tensor& x) { return x.to(at::kFloat); };
-  ScanInputs out = in;
-  out.q = wide(in.q);
-  out.k = wide(in.k);
-  out.v = wide(in.v);
-  if (in.bonus_k)
-    out.bonus_k = wide(*in.bonus_k);
-  if (in.erase)
-    out.erase = Erase{wide(in.erase->read), wide(in.erase->write)};
-  return out;
+/// The inputs with all streams of one type: the kernels read either bf16 or f32.
+ScanInputs in_one_type(ScanInputs in) {
+  bool is_one = true;
+  visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
+    is_one &= !field.is_stream || x.scalar_type() == in.v.scalar_type();
+  });
+  if (!is_one)
+    visit_tensors(in, [](const ScanField& field, Tensor& x) {
+      if (field.is_stream)
+        x = x.to(at::kFloat);
+    });
+  return in;
 }
 
 DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
@@ -89,7 +84,7 @@ void check_taken(const ScanInputs& in, const Tensor& state) {
   check(decay_scan_cuda_takes(in) && state.scalar_type() == at::kFloat && state.is_cuda(),
         Error::Kind::Unsupported,
         "decay_scan: no CUDA kernel takes q {} [{}], v [{}] and state {} on {} (a GPU of compute "
-        "capability 8.0 or newer is needed); use --impl chunked",
+        "capability 8.0 or newer is needed); use --impl aten",
         toString(in.q.scalar_type()), fmt::join(in.q.sizes(), ","), fmt::join(in.v.sizes(), ","),
         toString(state.scalar_type()), state.device().str());
 }
@@ -189,7 +184,7 @@ Tensor decay_scan_cuda_in_place(const ScanInputs& in, const Tensor& state) {
 
 ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
   fail(Error::Kind::Unsupported,
-       "decay_scan: this build has no CUDA kernels; use --impl chunked, or build with "
+       "decay_scan: this build has no CUDA kernels; use --impl aten, or build with "
        "STUFFED_CUDA=ON");
 }
 

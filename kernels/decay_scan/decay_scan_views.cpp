@@ -14,61 +14,64 @@ Tensor distinct(Tensor x) {
   return x;
 }
 
+bool has_time(const ScanField& field) {
+  return field.axes.find('t') != field.axes.npos;
+}
+
+/// Elements [begin, end) of the axis with this letter, of every tensor that has it.
+ScanInputs slice(ScanInputs in, char axis, int64_t begin, int64_t end) {
+  visit_tensors(in, [&](const ScanField& field, Tensor& x) {
+    if (const size_t i = field.axes.find(axis); i != field.axes.npos)
+      x = x.slice(static_cast<int64_t>(i), begin, end);
+  });
+  return in;
+}
+
 }  // namespace
 
 ScanInputs map_over_time(ScanInputs in, const std::function<Tensor(const Tensor&)>& change) {
-  in.q = change(in.q);
-  in.k = change(in.k);
-  in.v = change(in.v);
-  if (in.log_decay.defined())
-    in.log_decay = change(in.log_decay);
-  if (in.v_scale)
-    in.v_scale = change(*in.v_scale);
-  if (in.bonus_k)
-    in.bonus_k = change(*in.bonus_k);
-  if (in.factored_decay)
-    in.factored_decay->step = change(in.factored_decay->step);
-  if (in.erase)
-    in.erase = Erase{change(in.erase->read), change(in.erase->write)};
+  visit_tensors(in, [&](const ScanField& field, Tensor& x) {
+    if (has_time(field))
+      x = change(x);
+  });
   return in;
 }
 
 ScanInputs tokens_of(const ScanInputs& in, int64_t begin, int64_t end) {
-  return map_over_time(in, [&](const Tensor& x) { return x.slice(1, begin, end); });
+  return slice(in, 't', begin, end);
 }
 
 ScanInputs sequences_of(const ScanInputs& in, int64_t begin, int64_t end) {
-  return map_over_time(in, [&](const Tensor& x) { return x.slice(0, begin, end); });
+  return slice(in, 'b', begin, end);
 }
 
 ScanInputs heads_of(const ScanInputs& in, int64_t begin, int64_t end) {
-  ScanInputs out = map_over_time(in, [&](const Tensor& x) { return x.slice(2, begin, end); });
-  if (out.bonus)
-    out.bonus = out.bonus->slice(0, begin, end);
-  if (out.factored_decay)
-    out.factored_decay->rate = out.factored_decay->rate.slice(0, begin, end);
-  return out;
+  return slice(in, 'h', begin, end);
+}
+
+ScanInputs repeat_token(const ScanInputs& in, int64_t count) {
+  return map_over_time(in, [&](const Tensor& x) {
+    std::vector<int64_t> sizes = x.sizes().vec();
+    sizes[1] = count;
+    return x.narrow(1, 0, 1).expand(sizes);
+  });
 }
 
 Tensor converted(const Tensor& x, const at::TensorOptions& to) {
   return distinct(x).to(to).expand(x.sizes());
 }
 
-ScanInputs converted(const ScanInputs& in, const at::TensorOptions& to) {
-  ScanInputs out = map_over_time(in, [&](const Tensor& x) { return converted(x, to); });
-  if (out.bonus)
-    out.bonus = converted(*out.bonus, to);
-  if (out.factored_decay)
-    out.factored_decay->rate = converted(out.factored_decay->rate, to);
-  return out;
+ScanInputs converted(ScanInputs in, const at::TensorOptions& to) {
+  visit_tensors(in, [&](const ScanField&, Tensor& x) { x = converted(x, to); });
+  return in;
 }
 
 int64_t streamed_bytes(const ScanInputs& in) {
   int64_t bytes = static_cast<int64_t>(in.v.nbytes());  // y, of v's shape and type
-  map_over_time(in, [&](const Tensor& x) {
+  visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
     const Tensor once = distinct(x);
-    bytes += once.numel() * static_cast<int64_t>(once.element_size());
-    return x;
+    if (has_time(field))
+      bytes += once.numel() * static_cast<int64_t>(once.element_size());
   });
   return bytes;
 }

@@ -13,8 +13,11 @@ ScanInputs tokens_of(const ScanInputs& in, int64_t begin, int64_t end);
 ScanInputs heads_of(const ScanInputs& in, int64_t begin, int64_t end);
 ScanInputs sequences_of(const ScanInputs& in, int64_t begin, int64_t end);
 
+/// The first token `count` times over, without a copy: for those who ask what a program takes.
+ScanInputs repeat_token(const ScanInputs& in, int64_t count);
+
 /// Another device, type or both; axes that were expanded are converted once and expanded again.
-ScanInputs converted(const ScanInputs& in, const at::TensorOptions& to);
+ScanInputs converted(ScanInputs in, const at::TensorOptions& to);
 Tensor converted(const Tensor& x, const at::TensorOptions& to);
 
 /// Bytes that a call must read and write at least: each distinct element of the inputs over time

@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "stuffed/ops/decay_scan.h"
+#include "stuffed/core/tensor.h"
 
 namespace stuffed::recurrence {
 

@@ -9,6 +9,7 @@
 
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/recurrence/recurrence.h"
 
@@ -50,21 +51,7 @@ Problem problem(Variant variant, int64_t T, at::ScalarType type, Decay decay = D
 }
 
 ScanInputs tokens(const ScanInputs& in, int64_t begin, int64_t length) {
-  const auto cut = [&](const Tensor& x) { return x.defined() ? x.narrow(1, begin, length) : x; };
-  ScanInputs out = in;
-  out.q = cut(in.q);
-  out.k = cut(in.k);
-  out.v = cut(in.v);
-  out.log_decay = cut(in.log_decay);
-  if (in.v_scale)
-    out.v_scale = cut(*in.v_scale);
-  if (in.bonus_k)
-    out.bonus_k = cut(*in.bonus_k);
-  if (in.factored_decay)
-    out.factored_decay->step = cut(in.factored_decay->step);
-  if (in.erase)
-    out.erase = Erase{cut(in.erase->read), cut(in.erase->write)};
-  return out;
+  return kernels::tokens_of(in, begin, begin + length);
 }
 
 /// Runs a stream in segments that end at `cuts`; the state may be exchanged after each.
