@@ -1,5 +1,5 @@
 // A few tokens on the CPU, one after the other in f32: decoding. The state is read and written
-// once, a head at a time; the chunked form in ATen would take dozens of passes through memory.
+// once, a head at a time; ATen's form would take dozens of passes through memory.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -232,13 +232,10 @@ bool decay_scan_step_takes(const ScanInputs& in, const Tensor& state) {
   const auto known = [](const Tensor& x) {
     return x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   };
-  // Beyond a few tokens matrix products win.
-  constexpr int64_t kMostTokens = 8;
   const bool factored = in.factored_decay.has_value();
   const auto shared = [](const Tensor& x) { return x.size(2) > 1 && x.stride(2) == 0; };
   return state.is_cpu() && state.scalar_type() == at::kFloat && state.numel() > 0 &&
-         in.q.size(1) > 0 && in.q.size(1) <= kMostTokens && known(in.q) && known(in.k) &&
-         known(in.v) &&
+         in.q.size(1) > 0 && known(in.q) && known(in.k) && known(in.v) &&
          (!factored || (in.v.size(3) == 1 && !in.bonus && shared(in.q) == shared(in.k)));
 }
 

@@ -96,7 +96,7 @@ TEST(DecayScanStep, ReadsForksAndViews) {
 
 TEST(DecayScanStep, InPlaceGivesTheSameBits) {
   for (const Variant variant : kVariants)
-    for (const int64_t T : {1, 5, 20}) {  // 20: the chunked form, copied
+    for (const int64_t T : {1, 5, 20}) {  // 20: another program, copied
       const Problem p = make_problem(small(variant, T, at::kFloat, Decay::Resets));
       const ScanResult expected = ops::decay_scan(p.in, p.state);
       const Tensor state = p.state.clone();

@@ -33,42 +33,43 @@ double bound_of(at::ScalarType type) {
   return type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-5 : 5e-3;
 }
 
+/// The programs beside the reference that take these inputs on the CPU.
+std::vector<Impl> programs_for(const Problem& p) {
+  std::vector<Impl> found = {Impl::Aten};
+  if (kernels::decay_scan_step_takes(p.in, p.state))
+    found.push_back(Impl::Step);
+  if (kernels::decay_scan_tiled_takes(p.in, p.state))
+    found.push_back(Impl::Tiled);
+  return found;
+}
+
 void expect_agreement(const Case& c) {
   const Problem p = make_problem(c);
   const ScanResult expected = ops::decay_scan(p.in, p.state, Impl::Reference);
-  const ScanResult actual = ops::decay_scan(p.in, p.state, Impl::Chunked);
-  EXPECT_TRUE(close(actual.y, expected.y, bound_of(c.type))) << c.name();
-  EXPECT_TRUE(close(actual.state, expected.state, c.type == at::kDouble ? 1e-12 : 1e-5))
-      << c.name();
-  EXPECT_EQ(actual.y.scalar_type(), c.type);
+  for (const Impl impl : programs_for(p)) {
+    const ScanResult actual = ops::decay_scan(p.in, p.state, impl);
+    EXPECT_TRUE(close(actual.y, expected.y, bound_of(c.type))) << c.name() << impl_name(impl);
+    EXPECT_TRUE(close(actual.state, expected.state, c.type == at::kDouble ? 1e-12 : 1e-5))
+        << c.name() << impl_name(impl);
+    EXPECT_EQ(actual.y.scalar_type(), c.type);
+  }
 }
 
 /// Every tensor of a problem that may have a gradient.
 std::vector<Tensor*> tensors_of(Problem& p) {
-  std::vector<Tensor*> all = {&p.in.q, &p.in.k, &p.in.v, &p.state};
-  if (p.in.log_decay.defined())
-    all.push_back(&p.in.log_decay);
-  if (p.in.v_scale)
-    all.push_back(&*p.in.v_scale);
-  if (p.in.bonus)
-    all.push_back(&*p.in.bonus);
-  if (p.in.bonus_k)
-    all.push_back(&*p.in.bonus_k);
-  if (p.in.factored_decay)
-    all.insert(all.end(), {&p.in.factored_decay->step, &p.in.factored_decay->rate});
-  if (p.in.erase)
-    all.insert(all.end(), {&p.in.erase->read, &p.in.erase->write});
+  std::vector<Tensor*> all = {&p.state};
+  visit_tensors(p.in, [&](const ScanField&, Tensor& x) { all.push_back(&x); });
   return all;
 }
 
-TEST(DecayScan, ChunkedAgreesForAnyDecay) {
+TEST(DecayScan, ProgramsAgreeForAnyDecay) {
   for (const Variant variant : kVariants)
     for (const Decay decay : kDecays)
       for (const at::ScalarType type : {at::kFloat, at::kDouble})
         expect_agreement({.variant = variant, .decay = decay, .B = 2, .T = 150, .type = type});
 }
 
-TEST(DecayScan, ChunkedAgreesForAnyLength) {
+TEST(DecayScan, ProgramsAgreeForAnyLength) {
   for (const Variant variant : kVariants)
     for (const int64_t T : kLengths)
       for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16})
@@ -76,13 +77,13 @@ TEST(DecayScan, ChunkedAgreesForAnyLength) {
             {.variant = variant, .decay = Decay::Resets, .T = T, .H = 3, .type = type});
 }
 
-TEST(DecayScan, ChunkedAgreesOnLongSegments) {
+TEST(DecayScan, ProgramsAgreeOnLongSegments) {
   for (const Variant variant : kVariants)
     for (const Decay decay : {Decay::Weak, Decay::Never, Decay::Exactly})
       expect_agreement({.variant = variant, .decay = decay, .T = 8193, .H = 1, .V = 4});
 }
 
-TEST(DecayScan, ChunkedAgreesAtTheWidthsOfModels) {
+TEST(DecayScan, ProgramsAgreeAtTheWidthsOfModels) {
   expect_agreement({.variant = Variant::Mamba2, .T = 200, .H = 3, .K = 128, .V = 64});
   expect_agreement({.variant = Variant::Rwkv6, .T = 200, .H = 1, .K = 64, .V = 64});
   expect_agreement({.variant = Variant::Hgrn2, .T = 200, .H = 1, .K = 128, .V = 128});
@@ -93,7 +94,7 @@ TEST(DecayScan, ChunkedAgreesAtTheWidthsOfModels) {
 TEST(DecayScan, NoTokensLeaveTheState) {
   for (const Variant variant : kVariants) {
     const Problem p = make_problem({.variant = variant, .T = 3});
-    for (const Impl impl : {Impl::Reference, Impl::Chunked}) {
+    for (const Impl impl : {Impl::Reference, Impl::Step, Impl::Tiled, Impl::Aten, Impl::Chunked}) {
       const ScanResult out = ops::decay_scan(tokens_of(p.in, 0, 0), p.state, impl);
       EXPECT_TRUE(bitwise_equal(out.state, p.state));
       EXPECT_EQ(out.y.numel(), 0);
@@ -126,9 +127,9 @@ TEST(DecayScan, SegmentsMayBeCutAnywhere) {
 TEST(DecayScan, TheChunkChangesRoundingOnly) {
   for (const Variant variant : kVariants) {
     const Problem p = make_problem({.variant = variant, .decay = Decay::Extreme, .T = 300});
-    const ScanResult expected = ops::decay_scan_chunked(p.in, p.state, 64);
+    const ScanResult expected = kernels::decay_scan_aten(p.in, p.state, 64);
     for (const int64_t chunk : {16, 32, 100, 128, 256}) {
-      const ScanResult actual = ops::decay_scan_chunked(p.in, p.state, chunk);
+      const ScanResult actual = kernels::decay_scan_aten(p.in, p.state, chunk);
       EXPECT_TRUE(close(actual.y, expected.y, 1e-5)) << name_of(variant) << " " << chunk;
       EXPECT_TRUE(close(actual.state, expected.state, 1e-5)) << name_of(variant) << " " << chunk;
     }
@@ -168,14 +169,18 @@ TEST(DecayScan, ASlowDecayDoesNotDriftOverManyChunks) {
   // 625 of them by 2e-5. A state's own rounding differs from element to element.
   constexpr int64_t kChunks = 625;
   constexpr double kLogDecay = -32.5 * 5.96046e-8;  // of a chunk
+  const auto expect_kept = [&](const Tensor& state, const Problem& p, const std::string& what) {
+    const Tensor expected = p.state.to(at::kDouble) * std::exp(kLogDecay * kChunks);
+    EXPECT_LT(std::abs((state / expected - 1).mean().item<double>()), 5e-6) << what;
+  };
   for (const Variant variant : kVariants)
     for (const int64_t chunk : {16, 64}) {
       Problem p = only_decays(variant, kChunks * chunk, kLogDecay / static_cast<double>(chunk));
       p.state = at::rand(p.state.sizes(), p.state.options()) * 0.5 + 0.5;
-      const Tensor state = ops::decay_scan_chunked(p.in, p.state, chunk).state;
-      const Tensor expected = p.state.to(at::kDouble) * std::exp(kLogDecay * kChunks);
-      EXPECT_LT(std::abs((state / expected - 1).mean().item<double>()), 5e-6)
-          << name_of(variant) << ' ' << chunk;
+      expect_kept(kernels::decay_scan_aten(p.in, p.state, chunk).state, p,
+                  name_of(variant) + std::to_string(chunk));
+      if (chunk == 64 && kernels::decay_scan_tiled_takes(p.in, p.state))
+        expect_kept(kernels::decay_scan_tiled(p.in, p.state).state, p, "tiled");
     }
 }
 
@@ -216,9 +221,11 @@ TEST(DecayScan, ReadsStridedViews) {
       *x = parent.narrow(-1, 3, x->size(-1));
     }
     p.in.v = p.in.v.transpose(1, 2).contiguous().transpose(1, 2);
-    for (const Impl impl : {Impl::Reference, Impl::Chunked})
+    std::vector<Impl> programs = programs_for(p);
+    programs.push_back(Impl::Reference);
+    for (const Impl impl : programs)
       EXPECT_TRUE(close(ops::decay_scan(p.in, p.state, impl).y, expected.y, 1e-5))
-          << name_of(variant);
+          << name_of(variant) << ' ' << impl_name(impl);
   }
 }
 
@@ -246,7 +253,7 @@ void expect_gradients(const Case& c) {
   };
   for (Tensor* x : tensors_of(p))
     *x = x->clone().requires_grad_();
-  loss(ops::decay_scan(p.in, p.state, Impl::Chunked)).backward();
+  loss(ops::decay_scan(p.in, p.state, Impl::Aten)).backward();
 
   const at::NoGradGuard no_gradient;
   for (size_t i = 0; i < tensors_of(p).size(); ++i) {
@@ -316,18 +323,74 @@ TEST(DecayScan, RefusesWhatTheContractForbids) {
   expect_refused("a bonus key without a bonus", [](Problem& p) { p.in.bonus_k = p.in.k; });
 }
 
-TEST(DecayScan, AnExplicitImplementationNeverFallsBack) {
-  Problem p = make_problem({.T = 5});
-  EXPECT_EQ(ops::choose(p.in, Impl::Auto), Impl::Chunked);
-  EXPECT_EQ(ops::choose(p.in, Impl::Reference), Impl::Reference);
-  EXPECT_EQ(kind_thrown([&] { ops::decay_scan(p.in, p.state, Impl::Cuda); }),
-            Error::Kind::Unsupported);
+TEST(DecayScan, TheChoiceFollowsLengthDecayAndGradient) {
+  const auto chosen = [](const Problem& p) { return ops::choose(p.in, p.state); };
+  for (const Variant variant : kVariants) {
+    const auto tokens = [&](int64_t T) {
+      return make_problem({.variant = variant, .T = T, .V = variant == Variant::Mamba1 ? 1 : 8});
+    };
+    EXPECT_EQ(chosen(tokens(8)), Impl::Step) << name_of(variant);
+    const Impl beyond = variant == Variant::Mamba2 ? Impl::Tiled : Impl::Aten;
+    EXPECT_EQ(ops::choose(kernels::repeat_token(tokens(3).in, 9), tokens(3).state), beyond);
+    Problem p = tokens(9);
+    EXPECT_EQ(chosen(p), beyond);
+    for (const Impl asked : {Impl::Auto, Impl::Chunked})
+      EXPECT_EQ(ops::choose(p.in, p.state, asked), beyond);
+    p.state.requires_grad_();
+    EXPECT_EQ(chosen(p), Impl::Aten);
+  }
+  const Problem wide = make_problem({.T = 4, .type = at::kDouble});
+  EXPECT_EQ(chosen(wide), Impl::Aten);
+}
+
+TEST(DecayScan, AProgramThatIsNamedNeverFallsBack) {
+  Problem p = make_problem({.T = 50});
+  for (const Impl impl : {Impl::Reference, Impl::Step, Impl::Tiled, Impl::Aten})
+    EXPECT_EQ(ops::choose(p.in, p.state, impl), impl);
+  const auto message = [&](Impl impl) -> std::string {
+    try {
+      ops::decay_scan(p.in, p.state, impl);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), Error::Kind::Unsupported);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message(Impl::Cuda).find("those that do: step, tiled, aten, reference"),
+            std::string::npos);
   p.in.v.requires_grad_();
-  EXPECT_EQ(kind_thrown([&] { ops::decay_scan(p.in, p.state, Impl::Reference); }),
-            Error::Kind::Unsupported);
-  for (const Impl impl : {Impl::Auto, Impl::Reference, Impl::Chunked, Impl::Cuda})
+  EXPECT_NE(message(Impl::Reference).find("with a gradient; those that do: aten"),
+            std::string::npos);
+  p = make_problem({.variant = Variant::Rwkv6, .T = 50});
+  EXPECT_NE(message(Impl::Tiled).find("'tiled'"), std::string::npos);
+}
+
+TEST(DecayScan, ProgramsHaveNames) {
+  for (const Impl impl : {Impl::Auto, Impl::Chunked, Impl::Reference, Impl::Step, Impl::Tiled,
+                          Impl::Aten, Impl::Cuda})
     EXPECT_EQ(parse_impl(impl_name(impl)), impl);
   EXPECT_EQ(kind_thrown([] { parse_impl("fast"); }), Error::Kind::Usage);
+}
+
+TEST(ScanInputs, TheListOfTensorsNamesEachOnce) {
+  Problem p = make_problem({.variant = Variant::Rwkv6, .T = 3});
+  p.in.bonus_k = p.in.k;
+  p.in.v_scale = at::ones({1, 3, 2});
+  p.in.erase = Erase{p.in.k, p.in.k};
+  std::vector<std::string> names;
+  const ScanInputs& in = p.in;
+  visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
+    names.emplace_back(field.name);
+    EXPECT_EQ(static_cast<int64_t>(field.axes.size()), x.dim()) << field.name;
+  });
+  EXPECT_EQ(names, (std::vector<std::string>{"q", "k", "v", "log_decay", "v_scale", "bonus",
+                                             "bonus_k", "erase.read", "erase.write"}));
+  names.clear();
+  const ScanInputs factored = make_problem({.variant = Variant::Mamba1, .T = 3, .V = 1}).in;
+  visit_tensors(factored,
+                [&](const ScanField& field, const Tensor&) { names.emplace_back(field.name); });
+  EXPECT_EQ(names, (std::vector<std::string>{"q", "k", "v", "v_scale", "factored_decay.step",
+                                             "factored_decay.rate"}));
 }
 
 }  // namespace

@@ -5,7 +5,6 @@
 
 #include "kernels/common/testing.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
-#include "kernels/decay_scan/decay_scan_tiled.h"
 
 namespace stuffed {
 namespace {

@@ -1,7 +1,5 @@
 // Tensors in, tensors out: which heads a thread takes, and a chunk's rows from their strided homes
 // into dense padded buffers. The arithmetic is in decay_scan_tile.cpp.
-#include "kernels/decay_scan/decay_scan_tiled.h"
-
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -11,6 +9,7 @@
 #include <ATen/Parallel.h>
 
 #include "kernels/common/rows.h"
+#include "kernels/decay_scan/decay_scan.h"
 #include "kernels/decay_scan/decay_scan_tile.h"
 
 namespace stuffed::kernels {
@@ -192,9 +191,10 @@ bool decay_scan_tiled_takes(const ScanInputs& in, const Tensor& state) {
     return x.scalar_type() == in.v.scalar_type() && (x.stride(-1) == 1 || x.size(-1) == 1);
   };
   const auto type = in.v.scalar_type();
-  return state.is_cpu() && state.scalar_type() == at::kFloat && state.numel() > 0 && !in.bonus &&
-         !in.erase && !in.factored_decay && in.log_decay.size(3) == 1 &&
-         (type == at::kFloat || type == at::kBFloat16) && good(in.q) && good(in.k) && good(in.v);
+  return state.is_cpu() && state.scalar_type() == at::kFloat && state.numel() > 0 &&
+         in.q.size(1) > 0 && !in.bonus && !in.erase && !in.factored_decay &&
+         in.log_decay.size(3) == 1 && (type == at::kFloat || type == at::kBFloat16) && good(in.q) &&
+         good(in.k) && good(in.v);
 }
 
 ScanResult decay_scan_tiled(const ScanInputs& in, const Tensor& state) {

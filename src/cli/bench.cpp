@@ -196,9 +196,7 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
   add_choice(app, "--dtype", options.dtype, {"auto", "f32", "bf16"},
              "auto: bf16 on a GPU, f32 on the CPU")
       ->group(group);
-  add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
-             "Of the recurrence")
-      ->group(group);
+  add_impl(app, options.impl)->group(group);
   add_count(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
       ->group(group);
   add_count(app, "--warmup", options.warmup, "Runs before them", 0)->group(group);

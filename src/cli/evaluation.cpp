@@ -1,5 +1,6 @@
 #include "src/cli/evaluation.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "src/cli/inner_rule.h"
@@ -27,6 +28,16 @@ void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::str
       ->group("Output");
 }
 
+namespace {
+
+/// Tokens that are fed at a time, but for the last of a document.
+int64_t segment_of(const EvaluationOptions& options) {
+  const int64_t length = options.data.source.length;
+  return length > 0 ? std::min(options.model.segment, length) : options.model.segment;
+}
+
+}  // namespace
+
 Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,
                            Observer* observer,
@@ -42,7 +53,7 @@ Evaluation open_evaluation(const EvaluationOptions& options,
                  .config = describe(options.model, *model),
                  .every_record = {}};
   out.config["data"] = out.source.identity();
-  out.every_record = {{"impl", impl_that_runs(options.model, *model)},
+  out.every_record = {{"impl", impl_that_runs(options.model, *model, segment_of(options))},
                       {"segment_tokens", options.model.segment},
                       {"dtype", out.config["dtype"]},
                       {"state_dtype", out.config["state_dtype"]}};

@@ -261,9 +261,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   add_choice(app, "--state-dtype", options.state_dtype, {"f32", "bf16"},
              "Type that the state is rounded to between segments")
       ->group(group);
-  add_choice(app, "--impl", options.impl, {"auto", "reference", "chunked", "cuda"},
-             "Implementation of the recurrence; a named one never falls back to another")
-      ->group(group);
+  add_impl(app, options.impl)->group(group);
   add_size(app, "--segment", options.segment, "Tokens fed at a time; affects rounding only")
       ->group(group);
   app.add_option("--mitigation", options.mitigations,
@@ -281,6 +279,13 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
   std::string footer = app.get_footer();
   const size_t examples = std::min(footer.find("\nExamples:\n"), footer.size());
   app.footer(footer.insert(examples, mitigations_paragraph()));
+}
+
+CLI::Option* add_impl(CLI::App& app, std::string& home) {
+  return add_choice(app, "--impl", home,
+                    {"auto", "reference", "step", "tiled", "aten", "cuda", "chunked"},
+                    "Implementation of the recurrence; a named one never falls back to another. "
+                    "chunked: step, tiled or aten, as auto does on a CPU");
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {

@@ -21,7 +21,7 @@ struct ModelOptions {
   std::string device = "auto";      // auto, cpu, cuda, cuda:i
   std::string dtype = "f32";        // of weights and activations: f32, bf16
   std::string state_dtype = "f32";  // of the state kept between segments: f32, bf16
-  std::string impl = "auto";        // of the recurrence: auto, reference, chunked, cuda
+  std::string impl = "auto";        // of the recurrence, as parse_impl() knows them
   int64_t segment = 8192;           // tokens fed at a time
   std::vector<std::string> mitigations;  // in the order given
   bool force = false;                    // run what is refused as too slow
@@ -31,6 +31,9 @@ struct ModelOptions {
 
 /// `model_required`: false for a command that can do part of its work without one.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
+
+/// --impl.
+CLI::Option* add_impl(CLI::App& app, std::string& home);
 
 /// --gated-norm.
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group);

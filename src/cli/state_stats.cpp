@@ -138,6 +138,7 @@ void run(const Options& options, Context& context) {
                    {"stride_tokens", std::to_string(task.stride)},
                    {"names", eval::kStateStatsArrays}};
   task.run = it.every_record;
+  task.run["impl"] = impl_that_runs(options.model, *it.model, std::min(task.segment, task.stride));
   std::optional<eval::StateDump> dump;
   if (std::optional<eval::DumpOptions> what = dump_of(options, model)) {
     check_outputs(options, "--dump", what->file);

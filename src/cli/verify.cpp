@@ -252,7 +252,8 @@ void add_options(CLI::App& app, Options& options) {
   add_results(app, "-o,--output,--json", options.output,
               "Verdicts, JSON Lines, written anew each time; - is standard output");
   app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
-  add_choice(app, "--break", options.broken, {"none", "reference", "chunked", "cuda"},
+  add_choice(app, "--break", options.broken,
+             {"none", "reference", "step", "tiled", "aten", "cuda", "chunked"},
              "For tests: makes every insertion of this implementation 1 % too large, which must "
              "end in exit code 1")
       ->group("");

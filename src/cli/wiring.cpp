@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "src/cli/inner_rule.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
@@ -170,18 +171,20 @@ std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
   return io::find_tokenizer(options.model, how);
 }
 
-std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model) {
+std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model, int64_t tokens) {
   struct Probe : Observer {
-    explicit Probe(Impl asked) : impl(asked) {}
-    void on_update(Where, const ScanInputs& in, const LayerState&) override {
-      impl = ops::choose(in, impl);
+    void on_update(Where, const ScanInputs& in, const LayerState& after) override {
+      found = ops::choose(kernels::repeat_token(in, tokens), after.recurrent, asked);
     }
-    Impl impl;
-  } probe(parse_impl(options.impl));
+    Impl asked = Impl::Auto, found = Impl::Auto;
+    int64_t tokens = 1;
+  } probe;
+  probe.asked = parse_impl(options.impl);
+  probe.tokens = tokens;
   State state = model.initial_state(1);
   model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
                 *open_rule(options, model, &probe));
-  return std::string(impl_name(probe.impl));
+  return std::string(impl_name(probe.found));
 }
 
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) {

@@ -55,9 +55,9 @@ void check_stream_length(const ModelOptions& options, int64_t tokens);
 std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how = {});
 
-/// The implementation the recurrence takes for this model: never "auto". Feeds it one token to find
-/// out.
-std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model);
+/// The program that runs this model's recurrence over a segment of so many tokens: "step", "tiled",
+/// "aten", "reference" or "cuda". Feeds it one token to find out.
+std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model, int64_t tokens);
 
 /// Throws Input if the tokenizer can make ids the model does not know.
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model);

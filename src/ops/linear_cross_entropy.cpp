@@ -6,9 +6,9 @@
 #include <ATen/ATen.h>
 
 #include "cpu_rows.h"
+#include "kernels/common/recompute.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
-#include "recompute.h"
 #include "stuffed/core/interrupt.h"
 
 namespace stuffed::ops {
@@ -68,8 +68,8 @@ Tensor linear_cross_entropy(
   for (size_t i = 0; i < hidden_rows.size(); ++i) {
     if (hidden.is_cpu())
       leave_if_overdue();
-    nll.push_back(
-        recompute(nll_of_rows, {hidden_rows[i], head.weight, head.bias, target_rows[i]})[0]);
+    nll.push_back(kernels::recompute(nll_of_rows,
+                                     {hidden_rows[i], head.weight, head.bias, target_rows[i]})[0]);
   }
   return at::cat(nll).view(targets.sizes());
 }

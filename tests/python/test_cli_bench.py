@@ -38,8 +38,8 @@ def test_scan_records_say_what_was_measured(tmp_path):
     assert done.returncode == 0, done.stderr
     run = stuffed_results.read(out, "stuffed.bench")
     assert run.finished and list(run.records) == [
-        f"scan/{family}/B1_T{tokens}_H2_K{k}_V{v}/f32/cpu/chunked"
-        for family, k, v in (("rwkv6", 64, 64), ("mamba2", 128, 64), ("mamba1", 16, 1))
+        f"scan/{family}/B1_T{tokens}_H2_K{k}_V{v}/f32/cpu/{impl}"
+        for family, k, v, impl in (("rwkv6", 64, 64, "aten"), ("mamba2", 128, 64, "tiled"), ("mamba1", 16, 1, "aten"))
         for tokens in (40, 70)
     ]
     for record in run.records.values():
@@ -106,7 +106,7 @@ def test_options_come_from_a_config_file_too(tmp_path):
     config = tmp_path / "bench.toml"
     config.write_text('family = "rwkv6"\nheads = 1\ntokens = "20"\nno_ceilings = true\nrepeats = "2"\n')
     done = bench("scan", "--device", "cpu", "--config", config)
-    assert done.returncode == 0 and "scan/rwkv6/B1_T20_H1_K64_V64/f32/cpu/chunked" in done.stdout, done.stderr
+    assert done.returncode == 0 and "scan/rwkv6/B1_T20_H1_K64_V64/f32/cpu/aten" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,32 @@ def test_one_record_per_document_and_a_summary_that_agrees_with_every_token(toke
     np.testing.assert_allclose(
         summary["standard_error_nats"], buckets.mean(2).std(0, ddof=1) / DOCUMENTS**0.5, rtol=1e-9
     )
-    assert found[0]["impl"] == "chunked" and found[0]["segment_tokens"] == 64
+    assert found[0]["impl"] == "tiled" and found[0]["segment_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("impl", "segment", "ran"),
+    [("auto", "64", "tiled"), ("chunked", "8", "step"), ("auto", "1K", "tiled"), ("aten", "64", "aten")],
+)
+def test_a_record_names_the_program_that_ran_its_segments(tokens, tmp_path, impl, segment, ran):
+    out = tmp_path / "a.jsonl"
+    arguments = command(tokens, out, "--documents", "1", "--length", "70", "--impl", impl)
+    arguments[arguments.index("--segment") + 1] = segment
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert {json.loads(line)["impl"] for line in records(out)} == {ran}
+
+
+def test_a_journal_from_before_the_programs_had_names_is_resumed(tokens, tmp_path):
+    whole, old = tmp_path / "whole.jsonl", tmp_path / "old.jsonl"
+    assert run(*command(tokens, whole)).returncode == 0
+    header, *lines = whole.read_bytes().splitlines(keepends=True)
+    old.write_bytes(header + b"".join(line.replace(b'"impl":"tiled"', b'"impl":"chunked"') for line in lines[:2]))
+    done = run(*command(tokens, old))
+    assert done.returncode == 0, done.stderr
+    before, after = ([json.loads(line) for line in records(path)] for path in (whole, old))
+    assert [record.pop("impl") for record in after] == ["chunked"] * 2 + ["tiled"] * (DOCUMENTS - 1)
+    assert after == [{key: value for key, value in record.items() if key != "impl"} for record in before]
 
 
 def test_a_record_does_not_depend_on_which_documents_share_its_batch(tokens, tmp_path):

@@ -28,8 +28,8 @@ def test_a_sound_model_agrees_on_every_path(tmp_path):
     run = stuffed_results.read(out, "stuffed.verify")
     assert run.finished
     found = {(r["dtype"], r["impl"], r["path"]) for r in run.records.values()}
-    paths = {"whole", "one by one", "segments of 37"}
-    assert found == {(d, "chunked", p) for d in ("f32", "bf16") for p in paths} | {("bf16", "reference", "whole")}
+    ran = {"whole": "tiled", "one by one": "step", "segments of 37": "tiled"}
+    assert found == {(d, ran[p], p) for d in ("f32", "bf16") for p in ran} | {("bf16", "reference", "whole")}
     assert all(r["verdict"] == "agrees" and r["finite"] for r in run.records.values())
     assert all(0 <= r["output_relative_rms"] <= r["output_bound"] for r in run.records.values())
     assert done.stdout.splitlines()[-1] == "7 agree, 0 disagree, 0 not run"
@@ -48,9 +48,11 @@ def test_one_percent_in_either_implementation_is_exit_code_1(tmp_path, model, br
 def test_kernels_agree_and_a_broken_one_does_not():
     arguments = ["--kernels", "--family", "rwkv6", "--device", "cpu"]
     done = verify(*arguments)
-    assert done.returncode == 0 and "6 agree, 0 disagree" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "12 agree, 0 disagree" in done.stdout, done.stdout + done.stderr
     done = verify(*arguments, "--break", "chunked")
-    assert done.returncode == 1 and "0 agree, 6 disagree" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1 and "0 agree, 12 disagree" in done.stdout, done.stdout + done.stderr
+    done = verify(*arguments, "--break", "step")
+    assert done.returncode == 1 and "6 agree, 6 disagree" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_text_and_long_streams_are_compared_too(tmp_path):
@@ -62,7 +64,7 @@ def test_a_text_and_long_streams_are_compared_too(tmp_path):
     assert done.returncode == 0, done.stderr
     records = list(stuffed_results.read(out).records.values())
     assert [(r["path"], r["tokens"]) for r in records] == [("whole", 50), ("segments of 7", 50), ("whole", 300)]
-    assert records[2]["against"] == "cpu f32 chunked, segments of 64"
+    assert records[2]["against"] == "cpu f32 aten, segments of 64"
     short = verify(model, *arguments, "--overwrite", "--length", "5000")
     assert short.returncode == 3, short.stderr
 

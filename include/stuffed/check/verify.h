@@ -18,7 +18,7 @@ inline constexpr int kVerifyVersion = 1;
 /// the final state, the worst layer's or head's.
 struct Verdict {
   std::string subject;              // "model", or family and group of cases: "rwkv6 decays"
-  std::string device, dtype, impl;  // "cpu", "cuda"; "f32", "bf16"; "chunked", ...
+  std::string device, dtype, impl;  // "cpu", "cuda"; "f32", "bf16"; "tiled", ...
   std::string path;                 // "whole", "segments of 37", "one by one"
   std::string against;              // what it is compared with
   int64_t tokens = 0;               // the longest stream compared
@@ -47,8 +47,11 @@ struct VerifyModelOptions {
   bool past_2g = true;  // and on a GPU one of length_past_2g()
   int64_t piece = 8192;
   uint64_t seed = 0;        // of the random tokens of long streams
-  std::string broken = {};  // for tests: this implementation inserts 1 % too much; empty: none
+  std::string broken = {};  // for tests: this implementation inserts 1 % too much; "none"
 };
+
+/// Whether `name` means this program: by its own name, or as one of "chunked".
+bool is_named(const std::string& name, Impl program);
 
 /// Loads the model; called once for each device and dtype, one after the other.
 using OpenModel =
@@ -56,8 +59,7 @@ using OpenModel =
 
 /// Compares over `tokens` [1,N+1] int64: on the CPU every path with the reference implementation
 /// fed whole in the same dtype, which itself is compared with f32; on a GPU f32 with the CPU's
-/// reference (or, without the CPU, with the chunked form), bf16 with its own chunked form fed
-/// whole. A comparison that does not fit the memory is a verdict "not run".
+/// reference (or, without the CPU, with ATen's form), bf16 with its own ATen form fed whole. A comparison that does not fit the memory is a verdict "not run".
 std::vector<Verdict> verify_model(const OpenModel& open,
                                   const Tensor& tokens,
                                   const VerifyModelOptions& options,

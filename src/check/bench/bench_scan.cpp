@@ -114,7 +114,8 @@ void bench_scan(const std::vector<ScanCase>& cases,
     const Case c = case_of(asked, options);
     Case small = c;
     small.B = small.T = 1;
-    const Impl impl = ops::choose(testing::make_problem(small, options.device).in, options.impl);
+    const testing::Problem token = testing::make_problem(small, options.device);
+    const Impl impl = ops::choose(kernels::repeat_token(token.in, c.T), token.state, options.impl);
     BenchRecord record = start_record(c, options, impl);
     record_or_no_memory(record, [&] { run(c, options, ceilings, impl, record); });
     on_record(record);

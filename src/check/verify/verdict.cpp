@@ -5,6 +5,11 @@
 
 namespace stuffed::eval {
 
+bool is_named(const std::string& name, Impl program) {
+  const bool is_chunked = program == Impl::Step || program == Impl::Tiled || program == Impl::Aten;
+  return name == impl_name(program) || (name == impl_name(Impl::Chunked) && is_chunked);
+}
+
 std::string Verdict::key() const {
   return fmt::format("{}/{}/{}/{}/{}/T={}", subject, device, dtype, impl, path, tokens);
 }

@@ -37,14 +37,11 @@ void set_bounds(Verdict& verdict, at::ScalarType dtype) {
 class KernelCheck {
  public:
   KernelCheck(at::Device device, Impl impl, const std::string& broken, const OnVerdict& on_verdict)
-      : device_(device),
-        impl_(impl),
-        is_broken_(broken == impl_name(impl)),
-        on_verdict_(on_verdict) {}
+      : device_(device), impl_(impl), is_broken_(is_named(broken, impl)), on_verdict_(on_verdict) {}
 
   void run(const std::string& family) {
     for (const Variant variant : testing::kVariants) {
-      if (family != "all" && family != testing::name_of(variant))
+      if ((family != "all" && family != testing::name_of(variant)) || !takes(variant))
         continue;
       for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
         decays(variant, dtype);
@@ -58,6 +55,9 @@ class KernelCheck {
 
  private:
   bool on_gpu() const { return device_.is_cuda(); }
+
+  /// Tiled is for one decay per head; all others run all.
+  bool takes(Variant variant) const { return impl_ != Impl::Tiled || variant == Variant::Mamba2; }
 
   ScanResult scan(const ScanInputs& in, const Tensor& state, int segments = 0) const {
     ScanResult out = impl_ == Impl::Cuda && segments > 0
@@ -210,9 +210,11 @@ std::vector<Verdict> verify_kernels(const VerifyKernelsOptions& options,
     verdicts.insert(verdicts.end(), check.verdicts.begin(), check.verdicts.end());
   };
   for (const at::Device device : options.devices) {
-    add(device, Impl::Chunked);
-    if (device.is_cuda())
-      add(device, Impl::Cuda);
+    const std::vector<Impl> programs = device.is_cuda()
+                                           ? std::vector{Impl::Aten, Impl::Cuda}
+                                           : std::vector{Impl::Step, Impl::Tiled, Impl::Aten};
+    for (const Impl program : programs)
+      add(device, program);
     if (device.is_cuda() && options.huge)
       for (const Verdict& verdict : verify_huge(device, options.broken == "cuda", on_verdict))
         verdicts.push_back(verdict);

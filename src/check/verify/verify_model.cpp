@@ -6,6 +6,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "kernels/common/closeness.h"
+#include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/check/verify.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
@@ -91,20 +92,21 @@ class ModelCheck {
 
   void run(RecurrentLM& model) {
     const bool on_cpu = model.device().is_cpu(), is_f32 = model.dtype() == at::kFloat;
-    const Impl base_impl = on_cpu ? Impl::Reference : Impl::Chunked, tried = fast_impl(model);
+    const Impl base_impl = on_cpu ? Impl::Reference : Impl::Aten, tried = Impl::Auto;
     const int64_t N = tokens_.size(1) - 1;
+    probe(model);
     base_.reset();
     // The base of this device and dtype, itself compared with f32 on the CPU where that was run.
     if (f32_) {
       judge(model, base_impl, N, *f32_, f32_name_, is_f32 ? bounds_between(at::kFloat) : kRounding);
     } else {
-      base_ = feed(model, *rule(base_impl), tokens_, N);
+      base_ = feed(model, *rule(base_impl, N), tokens_, N);
       f32_ = base_;
-      f32_name_ = name_of(model, base_impl);
+      f32_name_ = name_of(model, base_impl, N, N);
     }
     if (!base_)
       return;  // it did not fit: nothing to compare with
-    const std::string base_name = name_of(model, base_impl);
+    const std::string base_name = name_of(model, base_impl, N, N);
     std::vector<int64_t> segments = {N};
     for (const int64_t segment : options_.segments)
       if (segment < N)
@@ -121,23 +123,31 @@ class ModelCheck {
   std::vector<Verdict> verdicts;
 
  private:
-  /// What runs when nobody asks for another: the implementation that must be right.
-  static Impl fast_impl(const RecurrentLM& model) {
-    struct Probe : Observer {
-      void on_update(Where, const ScanInputs& in, const LayerState&) override {
-        impl = ops::choose(in, Impl::Auto);
+  /// Keeps the inputs that this model gives its recurrence, for `program`.
+  void probe(const RecurrentLM& model) {
+    struct Keep : Observer {
+      void on_update(Where, const ScanInputs& now, const LayerState& after) override {
+        in = now;
+        state = after.recurrent;
       }
-      Impl impl = Impl::Auto;
-    } probe;
+      ScanInputs in;
+      Tensor state;
+    } keep;
     State state = model.initial_state(1);
     model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
-                  *build_recurrence({.mitigations = {}, .observer = &probe}));
-    return probe.impl;
+                  *build_recurrence({.mitigations = {}, .observer = &keep}));
+    token_ = keep.in;
+    state_ = keep.state;
   }
 
-  std::shared_ptr<const Recurrence> rule(Impl impl) const {
+  /// What runs `impl` for segments of so many tokens.
+  Impl program(Impl impl, int64_t tokens) const {
+    return ops::choose(kernels::repeat_token(token_, tokens), state_, impl);
+  }
+
+  std::shared_ptr<const Recurrence> rule(Impl impl, int64_t segment) const {
     RecurrenceOptions how{.mitigations = {}, .impl = impl};
-    if (options_.broken == impl_name(impl))
+    if (is_named(options_.broken, program(impl, segment)))
       how.mitigations = {"scale_gates:insert=1.01"};
     return build_recurrence(how);
   }
@@ -146,22 +156,22 @@ class ModelCheck {
     return model.device().is_cuda() ? "cuda" : "cpu";
   }
 
-  static std::string name_of(const RecurrentLM& model, Impl impl) {
-    return fmt::format("{} {} {}, whole", device_of(model), short_name(model.dtype()),
-                       impl_name(impl));
+  std::string name_of(const RecurrentLM& model, Impl impl, int64_t segment, int64_t tokens) const {
+    return fmt::format("{} {} {}, {}", device_of(model), short_name(model.dtype()),
+                       impl_name(program(impl, segment)), path_name(segment, tokens));
   }
 
   Verdict begin(const RecurrentLM& model,
                 Impl impl,
-                const std::string& path,
+                int64_t segment,
                 int64_t tokens,
                 const std::string& against,
                 const Bounds& bounds) const {
     Verdict verdict{.subject = "model",
                     .device = device_of(model),
                     .dtype = short_name(model.dtype()),
-                    .impl = std::string(impl_name(impl)),
-                    .path = path,
+                    .impl = std::string(impl_name(program(impl, segment))),
+                    .path = path_name(segment, tokens),
                     .against = against,
                     .tokens = tokens,
                     .output_bound = bounds.output,
@@ -184,9 +194,9 @@ class ModelCheck {
              const std::string& against,
              const Bounds& bounds) {
     const int64_t N = tokens_.size(1) - 1;
-    Verdict verdict = begin(model, impl, path_name(segment, N), N, against, bounds);
+    Verdict verdict = begin(model, impl, segment, N, against, bounds);
     run_if_it_fits(verdict, [&] {
-      const Outcome actual = feed(model, *rule(impl), tokens_, segment);
+      const Outcome actual = feed(model, *rule(impl, segment), tokens_, segment);
       compare(actual, expected, verdict);
       if (!base_)
         base_ = actual;
@@ -196,17 +206,15 @@ class ModelCheck {
 
   /// The whole stream in one segment, where offsets pass 2^31, against pieces where none does.
   void judge_long(const RecurrentLM& model, Impl impl, int64_t length) {
-    const std::string pieces = path_name(options_.piece, length);
-    Verdict verdict = begin(model, impl, "whole", length,
-                            fmt::format("{} {} {}, {}", device_of(model), short_name(model.dtype()),
-                                        impl_name(impl), pieces),
-                            bounds_between(model.dtype()));
+    Verdict verdict =
+        begin(model, impl, length, length, name_of(model, impl, options_.piece, length),
+              bounds_between(model.dtype()));
     const at::Generator generator = at::detail::createCPUGenerator(options_.seed);
     const Tensor tokens = at::randint(0, model.config().vocab, {1, length + 1}, generator,
                                       at::TensorOptions(at::kLong));
     run_if_it_fits(verdict, [&] {
-      const Outcome expected = feed(model, *rule(impl), tokens, options_.piece);
-      compare(feed(model, *rule(impl), tokens, length), expected, verdict);
+      const Outcome expected = feed(model, *rule(impl, options_.piece), tokens, options_.piece);
+      compare(feed(model, *rule(impl, length), tokens, length), expected, verdict);
     });
     finish(verdict);
   }
@@ -217,6 +225,8 @@ class ModelCheck {
   std::optional<Outcome> f32_;   // the first base of all: f32, on the CPU if it takes part
   std::optional<Outcome> base_;  // of the device and dtype at hand
   std::string f32_name_;
+  ScanInputs token_;  // what the last layer of the model at hand gives its recurrence
+  Tensor state_;
 };
 
 /// The widest matrix of a layer is the widest activation; the head's logits come a few rows at a

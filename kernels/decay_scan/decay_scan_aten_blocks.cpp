@@ -1,8 +1,8 @@
-#include "decay_scan_blocks.h"
+#include "kernels/decay_scan/decay_scan_aten_blocks.h"
 
 #include <ATen/ATen.h>
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 Runs single_tokens(const Tensor& log_decay, bool reads_before_update) {
   const Tensor own = log_decay.unsqueeze(-2);
@@ -45,33 +45,15 @@ Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type) {
   return tokens.to(type).unflatten(1, {-1, chunk}).transpose(2, 3);
 }
 
-std::vector<Tensor> to_list(const ScanInputs& in) {
-  return {in.q,
-          in.k,
-          in.v,
-          in.log_decay,
-          in.v_scale.value_or(Tensor()),
-          in.bonus.value_or(Tensor()),
-          in.bonus_k.value_or(Tensor()),
-          in.factored_decay ? in.factored_decay->step : Tensor(),
-          in.factored_decay ? in.factored_decay->rate : Tensor(),
-          in.erase ? in.erase->read : Tensor(),
-          in.erase ? in.erase->write : Tensor()};
-}
-
-ScanInputs from_list(const std::vector<Tensor>& list, double offset) {
-  const auto optional = [](const Tensor& x) {
-    return x.defined() ? std::optional<Tensor>(x) : std::nullopt;
-  };
-  ScanInputs in{.q = list[0], .k = list[1], .v = list[2], .log_decay = list[3]};
-  in.v_scale = optional(list[4]);
-  in.bonus = optional(list[5]);
-  in.bonus_k = optional(list[6]);
-  if (list[7].defined())
-    in.factored_decay = FactoredDecay{list[7], list[8], offset};
-  if (list[9].defined())
-    in.erase = Erase{list[9], list[10]};
+ScanInputs without_tensors(ScanInputs in) {
+  visit_tensors(in, [](const ScanField&, Tensor& x) { x = Tensor(); });
   return in;
 }
 
-}  // namespace stuffed::ops
+ScanInputs with_tensors(ScanInputs form, const std::vector<Tensor>& tensors) {
+  size_t next = 0;
+  visit_tensors(form, [&](const ScanField&, Tensor& x) { x = tensors[next++]; });
+  return form;
+}
+
+}  // namespace stuffed::kernels

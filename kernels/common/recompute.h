@@ -6,7 +6,7 @@
 
 #include "stuffed/core/tensor.h"
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 using TensorFunction = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
 
@@ -14,4 +14,4 @@ using TensorFunction = std::function<std::vector<Tensor>(const std::vector<Tenso
 /// in the backward pass. It must be pure and must return new tensors. Inputs may be undefined.
 std::vector<Tensor> recompute(const TensorFunction& function, const std::vector<Tensor>& inputs);
 
-}  // namespace stuffed::ops
+}  // namespace stuffed::kernels

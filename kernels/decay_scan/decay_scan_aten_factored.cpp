@@ -4,9 +4,9 @@
 
 #include <ATen/ATen.h>
 
-#include "decay_scan_blocks.h"
+#include "kernels/decay_scan/decay_scan_aten_blocks.h"
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 namespace {
 
@@ -58,4 +58,4 @@ ScanResult factored_block(const ScanInputs& in, const Tensor& state) {
   return {at::matmul(q, previous).squeeze(-2) + bonus * in.v.to(type), end};
 }
 
-}  // namespace stuffed::ops
+}  // namespace stuffed::kernels

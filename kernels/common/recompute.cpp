@@ -1,4 +1,4 @@
-#include "recompute.h"
+#include "kernels/common/recompute.h"
 
 #include <algorithm>
 
@@ -8,7 +8,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 namespace {
 
@@ -76,4 +76,4 @@ std::vector<Tensor> recompute(const TensorFunction& function, const std::vector<
   return outputs;
 }
 
-}  // namespace stuffed::ops
+}  // namespace stuffed::kernels

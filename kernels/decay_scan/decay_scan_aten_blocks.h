@@ -1,12 +1,12 @@
-// What the chunked forms share: sums of log decays over runs of neighbouring tokens, and the order
-// of a block's tensors.
+// What the two ATen forms share: sums of log decays over runs of neighbouring tokens, and a block's
+// inputs as a list.
 #pragma once
 #include <utility>
 #include <vector>
 
 #include "kernels/decay_scan/decay_scan.h"
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 /// Log decays summed inside runs of w tokens. Long runs are joined from short neighbours by
 /// addition alone; no difference of two sums is ever taken, so a weak decay beside a huge one keeps
@@ -27,7 +27,7 @@ Runs join(const Runs& earlier, const Runs& later);
 /// The first and the second half of each pair of runs: [...,n,w,C] -> two [...,n/2,w,C].
 std::pair<Tensor, Tensor> pairs(const Tensor& runs);
 
-/// Factors exp(log_decay) on a state, in two parts as kernels::StateDecay has them: a factor near 1
+/// Factors exp(log_decay) on a state, in two parts as StateDecay has them: a factor near 1
 /// would be off by 3e-8 the same way every time, and a long stream adds that up.
 class StateDecays {
  public:
@@ -45,12 +45,13 @@ class StateDecays {
 /// filled token changes nothing: its decay is 1 and it inserts 0.
 Tensor chunks(const Tensor& x, int64_t chunk, at::ScalarType type);
 
-/// ScanInputs <-> list, for autograd; what is absent is an undefined tensor.
-std::vector<Tensor> to_list(const ScanInputs& in);
-ScanInputs from_list(const std::vector<Tensor>& list, double offset);
+/// Which tensors there are, and all that is no tensor.
+ScanInputs without_tensors(ScanInputs in);
+/// The same form with these tensors, in the order of visit_tensors(); what follows them is ignored.
+ScanInputs with_tensors(ScanInputs form, const std::vector<Tensor>& tensors);
 
 /// One block of tokens by elementwise passes over its states: the form for factored decays, K * V
 /// small.
 ScanResult factored_block(const ScanInputs& in, const Tensor& state);
 
-}  // namespace stuffed::ops
+}  // namespace stuffed::kernels

@@ -1,21 +1,16 @@
 // The recurrence as matrix products over chunks of tokens, in ATen: runs on any device, and has a
-// gradient. The derivation is in kernels/decay_scan/README.md. One decay per head without a gradient
-// on the CPU is left to the tiled form, which is four times as fast.
+// gradient. The derivation is in README.md.
 #include <algorithm>
 #include <bit>
 #include <limits>
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
-#include "decay_scan_blocks.h"
-#include "kernels/decay_scan/decay_scan_tile.h"
-#include "kernels/decay_scan/decay_scan_tiled.h"
-#include "recompute.h"
+#include "kernels/common/recompute.h"
+#include "kernels/decay_scan/decay_scan_aten_blocks.h"
 #include "stuffed/core/interrupt.h"
-#include "stuffed/ops/decay_scan.h"
 
-namespace stuffed::ops {
+namespace stuffed::kernels {
 
 namespace {
 
@@ -210,26 +205,18 @@ int64_t block_tokens(const ScanInputs& in, const Tensor& state, int64_t chunk) {
   return std::max<int64_t>(1, elements / (per_chunk + 1)) * chunk;
 }
 
-bool wants_gradient(const ScanInputs& in, const Tensor& state) {
-  const auto wants = [](const Tensor& x) { return x.defined() && x.requires_grad(); };
-  return at::GradMode::is_enabled() && (wants(state) || std::ranges::any_of(to_list(in), wants));
-}
-
 }  // namespace
 
-ScanResult decay_scan_chunked(const ScanInputs& in, const Tensor& state, int64_t chunk) {
+ScanResult decay_scan_aten(const ScanInputs& in, const Tensor& state, int64_t chunk) {
   const int64_t T = in.q.size(1);
   if (T == 0)
     return {at::empty_like(in.v, at::MemoryFormat::Contiguous), state.clone()};
-  if (chunk == kernels::kTileTokens && !wants_gradient(in, state) &&
-      kernels::decay_scan_tiled_takes(in, state))
-    return kernels::decay_scan_tiled(in, state);
   const int64_t Q = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::min(chunk, T))));
   const int64_t length = block_tokens(in, state, Q);
-  const double offset = in.factored_decay ? in.factored_decay->offset : 0;
 
-  const auto advance = [Q, offset, type = in.v.scalar_type()](const std::vector<Tensor>& inputs) {
-    const ScanInputs block = from_list(inputs, offset);
+  const auto advance = [Q, form = without_tensors(in),
+                        type = in.v.scalar_type()](const std::vector<Tensor>& inputs) {
+    const ScanInputs block = with_tensors(form, inputs);
     const ScanResult out = block.factored_decay ? factored_block(block, inputs.back())
                                                 : matrix_block(block, inputs.back(), Q);
     return std::vector<Tensor>{out.y.to(type).contiguous(), out.state.contiguous()};
@@ -238,8 +225,10 @@ ScanResult decay_scan_chunked(const ScanInputs& in, const Tensor& state, int64_t
   // Only what has a token axis is cut; split, unlike slices, has a backward pass linear in the
   // number of blocks.
   std::vector<std::vector<Tensor>> cut;
-  for (const Tensor& x : to_list(in))
-    cut.push_back(x.defined() && x.dim() >= 3 ? x.split(length, 1) : std::vector<Tensor>{x});
+  visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
+    const bool has_tokens = field.axes.find('t') != field.axes.npos;
+    cut.push_back(has_tokens ? x.split(length, 1) : std::vector<Tensor>{x});
+  });
   std::vector<Tensor> ys;
   Tensor s = state;
   for (int64_t block = 0; block * length < T; ++block) {
@@ -256,4 +245,4 @@ ScanResult decay_scan_chunked(const ScanInputs& in, const Tensor& state, int64_t
   return {ys.size() == 1 ? ys[0] : at::cat(ys, 1), s};
 }
 
-}  // namespace stuffed::ops
+}  // namespace stuffed::kernels
