@@ -7,7 +7,7 @@
 #include <cstring>
 #include <limits>
 
-#include "kernels/common/wide.h"
+#include "kernels/common/levels.h"
 
 namespace stuffed::kernels {
 
@@ -16,25 +16,16 @@ namespace {
 constexpr int64_t kLanes =
     32;  // partial sums, so that a sum is vectorised without reordering by the compiler
 
-inline __attribute__((always_inline)) float silu_inline(float x) {
+STUFFED_INLINE float silu_inline(float x) {
   return x / (1.0F + exp_inline(-x));
 }
 
-}  // namespace
-
-void load_row(const float* from, float* to, int64_t n) {
-  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
-}
-void store_row(const float* from, float* to, int64_t n) {
-  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
-}
-
-STUFFED_WIDE void load_row(const c10::BFloat16* from, float* to, int64_t n) {
+STUFFED_INLINE void load_bf16(const c10::BFloat16* from, float* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     to[i] = std::bit_cast<float>(static_cast<uint32_t>(from[i].x) << 16);
 }
 
-STUFFED_WIDE void store_row(const float* from, c10::BFloat16* to, int64_t n) {
+STUFFED_INLINE void store_bf16(const float* from, c10::BFloat16* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const auto bits = std::bit_cast<uint32_t>(from[i]);
     const uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
@@ -42,33 +33,33 @@ STUFFED_WIDE void store_row(const float* from, c10::BFloat16* to, int64_t n) {
   }
 }
 
-STUFFED_WIDE void multiply_add_row(const float* __restrict a,
-                                   const float* __restrict b,
-                                   float* __restrict sum,
-                                   int64_t n) {
+STUFFED_INLINE void multiply_add(const float* __restrict a,
+                                 const float* __restrict b,
+                                 float* __restrict sum,
+                                 int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     sum[i] += a[i] * b[i];
 }
 
-STUFFED_WIDE void multiply_row(const float* __restrict a,
-                               float factor,
-                               float* __restrict x,
-                               int64_t n) {
+STUFFED_INLINE void multiply(const float* __restrict a,
+                             float factor,
+                             float* __restrict x,
+                             int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     x[i] = x[i] * factor * a[i];
 }
 
-STUFFED_WIDE void silu_row(float* x, int64_t n) {
+STUFFED_INLINE void silu_each(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     x[i] = silu_inline(x[i]);
 }
 
-STUFFED_WIDE void gate_row(const float* __restrict z, float* __restrict x, int64_t n) {
+STUFFED_INLINE void gate(const float* __restrict z, float* __restrict x, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     x[i] *= silu_inline(z[i]);
 }
 
-STUFFED_WIDE float sum_squares_row(const float* x, int64_t n) {
+STUFFED_INLINE float sum_squares(const float* x, int64_t n) {
   std::array<float, kLanes> sums{};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
@@ -82,7 +73,7 @@ STUFFED_WIDE float sum_squares_row(const float* x, int64_t n) {
   return static_cast<float>(sum);
 }
 
-STUFFED_WIDE float log_sum_exp_row(const float* x, int64_t n) {
+STUFFED_INLINE float log_sum_exp(const float* x, int64_t n) {
   std::array<float, kLanes> partial;
   partial.fill(-std::numeric_limits<float>::infinity());
   int64_t i = 0;
@@ -109,6 +100,40 @@ STUFFED_WIDE float log_sum_exp_row(const float* x, int64_t n) {
   if (!std::isfinite(most))  // exp_inline saturates; NaN still shows in the sum
     return sum != sum ? std::numeric_limits<float>::quiet_NaN() : most;
   return shift + static_cast<float>(std::log(sum));
+}
+
+}  // namespace
+
+void load_row(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+void store_row(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
+}
+
+void load_row(const c10::BFloat16* from, float* to, int64_t n) {
+  wide<load_bf16>(from, to, n);
+}
+void store_row(const float* from, c10::BFloat16* to, int64_t n) {
+  wide<store_bf16>(from, to, n);
+}
+void multiply_add_row(const float* a, const float* b, float* sum, int64_t n) {
+  wide<multiply_add>(a, b, sum, n);
+}
+void multiply_row(const float* a, float factor, float* x, int64_t n) {
+  wide<multiply>(a, factor, x, n);
+}
+void silu_row(float* x, int64_t n) {
+  wide<silu_each>(x, n);
+}
+void gate_row(const float* z, float* x, int64_t n) {
+  wide<gate>(z, x, n);
+}
+float sum_squares_row(const float* x, int64_t n) {
+  return wide<sum_squares>(x, n);
+}
+float log_sum_exp_row(const float* x, int64_t n) {
+  return wide<log_sum_exp>(x, n);
 }
 
 }  // namespace stuffed::kernels

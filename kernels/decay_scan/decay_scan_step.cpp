@@ -7,7 +7,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "kernels/common/wide.h"
+#include "kernels/common/levels.h"
 #include "kernels/decay_scan/decay_scan.h"
 
 namespace stuffed::kernels {
@@ -48,11 +48,11 @@ struct Token {
   float* __restrict y;
 };
 
-STUFFED_WIDE void read_state(const float* __restrict state,
-                             const float* __restrict weights,
-                             float* __restrict sums,
-                             int64_t K,
-                             int64_t V) {
+STUFFED_INLINE void read_state(const float* __restrict state,
+                               const float* __restrict weights,
+                               float* __restrict sums,
+                               int64_t K,
+                               int64_t V) {
   for (int64_t i = 0; i < V; ++i)
     sums[i] = 0;
   for (int64_t c = 0; c < K; ++c)
@@ -60,7 +60,7 @@ STUFFED_WIDE void read_state(const float* __restrict state,
       sums[i] += weights[c] * state[c * V + i];
 }
 
-STUFFED_WIDE void update(float* __restrict state, const Token& token, int64_t K, int64_t V) {
+STUFFED_INLINE void update(float* __restrict state, const Token& token, int64_t K, int64_t V) {
   const float* __restrict value = token.value;
   float* __restrict y = token.y;
   for (int64_t c = 0; c < K; ++c) {
@@ -73,10 +73,10 @@ STUFFED_WIDE void update(float* __restrict state, const Token& token, int64_t K,
   }
 }
 
-STUFFED_WIDE void update_erasing(float* __restrict state,
-                                 const Token& token,
-                                 int64_t K,
-                                 int64_t V) {
+STUFFED_INLINE void update_erasing(float* __restrict state,
+                                   const Token& token,
+                                   int64_t K,
+                                   int64_t V) {
   const float* __restrict value = token.value;
   const float* __restrict erased = token.erased;
   float* __restrict y = token.y;
@@ -91,10 +91,10 @@ STUFFED_WIDE void update_erasing(float* __restrict state,
   }
 }
 
-STUFFED_WIDE void state_decays(const float* __restrict log_decay,
-                               float* __restrict keep,
-                               float* __restrict change,
-                               int64_t n) {
+STUFFED_INLINE void state_decays(const float* __restrict log_decay,
+                                 float* __restrict keep,
+                                 float* __restrict change,
+                                 int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const StateDecay decay = state_decay_inline(log_decay[i]);
     keep[i] = decay.keep;
@@ -114,10 +114,10 @@ struct Channels {
   float* __restrict y;
 };
 
-STUFFED_WIDE void update_channels(float* __restrict state,
-                                  const Channels& in,
-                                  int64_t heads,
-                                  int64_t K) {
+STUFFED_INLINE void update_channels(float* __restrict state,
+                                    const Channels& in,
+                                    int64_t heads,
+                                    int64_t K) {
   for (int64_t h = 0; h < heads; ++h) {
     float* __restrict row = state + h * K;
     const float* __restrict rate = in.rate + h * K;
@@ -180,7 +180,7 @@ void advance_head(const Inputs& in, int64_t b, int64_t h, float* state, float* y
     const int64_t i = b * in.T + t;
     float* const out = y + (i * in.H + h) * in.V;
     const float* const log_decay = in.log_decay.at(i, h);
-    state_decays(log_decay, keep, change, in.log_decay.width);
+    wide<state_decays>(log_decay, keep, change, in.log_decay.width);
     if (in.log_decay.width < in.K) {
       std::fill_n(keep, in.K, keep[0]);
       std::fill_n(change, in.K, change[0]);
@@ -188,7 +188,7 @@ void advance_head(const Inputs& in, int64_t b, int64_t h, float* state, float* y
     Token token{in.q.at(i, h), in.k.at(i, h), keep,   change, in.value.at(i, h),
                 nullptr,       nullptr,       erased, out};
     if (in.bonus.defined()) {
-      read_state(state, token.q, out, in.K, in.V);
+      wide<read_state>(state, token.q, out, in.K, in.V);
       const float self = self_weight(in, i, h);
       const float* const v = in.v.at(i, h);
       for (int64_t j = 0; j < in.V; ++j)
@@ -197,12 +197,12 @@ void advance_head(const Inputs& in, int64_t b, int64_t h, float* state, float* y
     }
     std::fill_n(token.y, in.V, 0.0F);
     if (!in.read.dense.defined()) {
-      update(state, token, in.K, in.V);
+      wide<update>(state, token, in.K, in.V);
       continue;
     }
     token.write = in.write.at(i, h);
-    read_state(state, in.read.at(i, h), erased, in.K, in.V);
-    update_erasing(state, token, in.K, in.V);
+    wide<read_state>(state, in.read.at(i, h), erased, in.K, in.V);
+    wide<update_erasing>(state, token, in.K, in.V);
   }
 }
 
@@ -210,16 +210,16 @@ void advance_channels(
     const Inputs& in, float offset, int64_t b, int64_t begin, int64_t end, float* state, float* y) {
   for (int64_t t = 0; t < in.T; ++t) {
     const int64_t i = b * in.T + t;
-    update_channels(state + begin * in.K,
-                    {.step = in.step.at(i, begin),
-                     .rate = in.rate.const_data_ptr<float>() + begin * in.K,
-                     .value = in.value.at(i, begin),
-                     .offset = offset,
-                     .q = in.q.at(i, begin),
-                     .k = in.k.at(i, begin),
-                     .stride = in.q.heads == 1 ? 0 : in.K,
-                     .y = y + i * in.H + begin},
-                    end - begin, in.K);
+    wide<update_channels>(state + begin * in.K,
+                          {.step = in.step.at(i, begin),
+                           .rate = in.rate.const_data_ptr<float>() + begin * in.K,
+                           .value = in.value.at(i, begin),
+                           .offset = offset,
+                           .q = in.q.at(i, begin),
+                           .k = in.k.at(i, begin),
+                           .stride = in.q.heads == 1 ? 0 : in.K,
+                           .y = y + i * in.H + begin},
+                          end - begin, in.K);
   }
 }
 

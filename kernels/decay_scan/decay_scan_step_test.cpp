@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/common/levels.h"
 #include "kernels/common/testing.h"
-#include "kernels/common/wide.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/ops/decay_scan.h"

@@ -1,12 +1,12 @@
 #include "kernels/decay_scan/decay_scan_tile.h"
 
-#include "kernels/common/wide.h"
+#include <vector>
+
+#include "kernels/common/levels.h"
 
 namespace stuffed::kernels {
 
 namespace {
-
-#define STUFFED_INLINE inline __attribute__((always_inline))
 
 /// `Lanes` floats at any address.
 template <int Lanes>
@@ -128,42 +128,19 @@ STUFFED_INLINE void advance(const TileChunk& c) {
   next_state<Lanes>(c, decay);
 }
 
-#if defined(__x86_64__)
-STUFFED_LEVEL("x86-64-v4")
-void scores_v4(const float* q, const float* k_t, int64_t keys, float* scores) {
-  scores_of<16>(q, k_t, keys, scores);
-}
-STUFFED_LEVEL("x86-64-v4") void advance_v4(const TileChunk& c) {
-  advance<16>(c);
-}
-STUFFED_LEVEL("x86-64-v3")
-void scores_v3(const float* q, const float* k_t, int64_t keys, float* scores) {
-  scores_of<8>(q, k_t, keys, scores);
-}
-STUFFED_LEVEL("x86-64-v3") void advance_v3(const TileChunk& c) {
-  advance<8>(c);
-}
-#endif
-
-void scores_any(const float* q, const float* k_t, int64_t keys, float* scores) {
-  scores_of<4>(q, k_t, keys, scores);
-}
-void advance_any(const TileChunk& c) {
-  advance<4>(c);
-}
+using Scores = Levels<scores_of<16>, scores_of<8>, scores_of<4>>;
+using Advance = Levels<advance<16>, advance<8>, advance<4>>;
 
 }  // namespace
 
 std::span<const TileOps> tile_ops() {
-#if defined(__x86_64__)
-  static constexpr TileOps kAll[] = {
-      {scores_v4, advance_v4}, {scores_v3, advance_v3}, {scores_any, advance_any}};
-  static const size_t unusable = levels_lacking();
-  return std::span(kAll).subspan(unusable);
-#else
-  static constexpr TileOps kAll[] = {{scores_any, advance_any}};
-  return kAll;
-#endif
+  static const std::vector<TileOps> all = [] {
+    std::vector<TileOps> usable;
+    for (size_t i = 0; i < Scores::usable().size(); ++i)
+      usable.push_back({Scores::usable()[i], Advance::usable()[i]});
+    return usable;
+  }();
+  return all;
 }
 
 }  // namespace stuffed::kernels

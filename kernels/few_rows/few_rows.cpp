@@ -1,14 +1,13 @@
 #include "kernels/few_rows/few_rows.h"
 
 #include <algorithm>
+#include <vector>
 
-#include "kernels/common/wide.h"
+#include "kernels/common/levels.h"
 
 namespace stuffed::kernels {
 
 namespace {
-
-#define STUFFED_INLINE inline __attribute__((always_inline))
 
 // Sums of this many products are added to the total: shorter sums round less.
 constexpr int64_t kRun = 256;
@@ -97,31 +96,8 @@ STUFFED_INLINE void multiply(
     multiply_rows<Lanes, 1>(block, in, x + r * in, sums + r * kBlockOutputs);
 }
 
-#if defined(__x86_64__)
-STUFFED_LEVEL("x86-64-v4")
-void f32_v4(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<16>(block, in, x, rows, sums);
-}
-STUFFED_LEVEL("x86-64-v4")
-void bf16_v4(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<16>(block, in, x, rows, sums);
-}
-STUFFED_LEVEL("x86-64-v3")
-void f32_v3(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<8>(block, in, x, rows, sums);
-}
-STUFFED_LEVEL("x86-64-v3")
-void bf16_v3(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<8>(block, in, x, rows, sums);
-}
-#endif
-
-void f32_any(const float* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<4>(block, in, x, rows, sums);
-}
-void bf16_any(const c10::BFloat16* block, int64_t in, const float* x, int64_t rows, float* sums) {
-  multiply<4>(block, in, x, rows, sums);
-}
+template <class T>
+using Multiply = Levels<multiply<16, T>, multiply<8, T>, multiply<4, T>>;
 
 /// The same bits, so that NaN is equal to itself and 0 not to -0.
 template <class Bits>
@@ -147,14 +123,13 @@ bool holds(const BlockedWeights& weights, int64_t index, const Bits* plain) {
 }  // namespace
 
 std::span<const FewRowsOps> few_rows_ops() {
-#if defined(__x86_64__)
-  static constexpr FewRowsOps kAll[] = {{f32_v4, bf16_v4}, {f32_v3, bf16_v3}, {f32_any, bf16_any}};
-  static const size_t unusable = levels_lacking();
-  return std::span(kAll).subspan(unusable);
-#else
-  static constexpr FewRowsOps kAll[] = {{f32_any, bf16_any}};
-  return kAll;
-#endif
+  static const std::vector<FewRowsOps> all = [] {
+    std::vector<FewRowsOps> usable;
+    for (size_t i = 0; i < Multiply<float>::usable().size(); ++i)
+      usable.push_back({Multiply<float>::usable()[i], Multiply<c10::BFloat16>::usable()[i]});
+    return usable;
+  }();
+  return all;
 }
 
 bool block_holds(const BlockedWeights& weights, int64_t index, const void* plain) {

@@ -10,8 +10,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include "cpu_rows.h"
+#include "kernels/common/levels.h"
 #include "kernels/common/rows.h"
-#include "kernels/common/wide.h"
 
 namespace stuffed::ops {
 

@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "kernels/common/levels.h"
 #include "kernels/common/rows.h"
 #include "kernels/common/testing.h"
-#include "kernels/common/wide.h"
 #include "stuffed/ops/linear.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 #include "stuffed/ops/norms.h"

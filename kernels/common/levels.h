@@ -1,25 +1,21 @@
-// Loops in the widest vectors the processor has, and the exponential they share.
+// Loops in the widest vectors the processor has: a function compiled once for each level of the
+// instruction set, and the exponentials such loops share.
 #pragma once
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
-// One copy per level of the instruction set, picked when the program is loaded, which is before
-// sanitizers can run. Levels, not processors' names: "arch=haswell" is true of Intel's only, and
-// leaves AMD's with loops that are not vectorised at all.
+// Levels, not processors' names: "arch=haswell" is true of Intel's only, and leaves AMD's with loops
+// that are not vectorised at all.
 #if defined(__x86_64__)
 #define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
 #endif
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define STUFFED_WIDE \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("O3")))
-#else
-#define STUFFED_WIDE
-#endif
+#define STUFFED_INLINE inline __attribute__((always_inline))
 
 namespace stuffed::kernels {
 
-/// How many of the levels v4, v3 and the plain one, in this order, the processor lacks.
+/// How many of the levels x86-64-v4, -v3 and the plain one, in this order, the processor lacks.
 inline size_t levels_lacking() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("x86-64-v4") ? 0 : __builtin_cpu_supports("x86-64-v3") ? 1 : 2;
@@ -28,9 +24,53 @@ inline size_t levels_lacking() {
 #endif
 }
 
+/// One function for all levels. The bodies are STUFFED_INLINE functions of one type, compiled for
+/// their level: one body thrice, or one each where the width of vectors is written out.
+template <auto V4, auto V3 = V4, auto Plain = V3>
+class Levels;
+
+template <class R, class... A, R (*V4)(A...), R (*V3)(A...), R (*Plain)(A...)>
+class Levels<V4, V3, Plain> {
+ public:
+  using Function = R (*)(A...);
+
+  /// Those this processor can run, the fastest first; at least one.
+  static std::span<const Function> usable() {
+#if defined(__x86_64__)
+    static constexpr Function kAll[] = {at_v4, at_v3, at_plain};
+    return std::span(kAll).subspan(levels_lacking());
+#else
+    static constexpr Function kAll[] = {at_plain};
+    return kAll;
+#endif
+  }
+
+  R operator()(A... arguments) const {
+    static const Function fastest = usable().front();
+    return fastest(arguments...);
+  }
+
+ private:
+#if defined(__x86_64__)
+  STUFFED_LEVEL("x86-64-v4") static R at_v4(A... arguments) {
+    return V4(arguments...);
+  }
+  STUFFED_LEVEL("x86-64-v3") static R at_v3(A... arguments) {
+    return V3(arguments...);
+  }
+#endif
+  __attribute__((optimize("O3"))) static R at_plain(A... arguments) {
+    return Plain(arguments...);
+  }
+};
+
+/// The fastest of them: wide<body>(arguments...).
+template <auto V4, auto V3 = V4, auto Plain = V3>
+inline constexpr Levels<V4, V3, Plain> wide{};
+
 /// exp to 2 units in the last place; saturates outside [-87, 88]. Free of branches and calls, so
 /// that loops vectorise.
-inline __attribute__((always_inline)) float exp_inline(float x) {
+STUFFED_INLINE float exp_inline(float x) {
   x = x < -87.0F ? -87.0F : x;
   x = x > 88.0F ? 88.0F : x;
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves no fraction
@@ -56,7 +96,7 @@ struct StateDecay {
 };
 
 /// For x <= 0; exactly {0, 0} below -87.
-inline __attribute__((always_inline)) StateDecay state_decay_inline(float x) {
+STUFFED_INLINE StateDecay state_decay_inline(float x) {
   float series = 1.0F / 40320;  // Taylor's, for |x| <= 1/2: the next term is below 2^-26 of x
   series = series * x + 1.0F / 5040;
   series = series * x + 1.0F / 720;
