@@ -41,10 +41,10 @@ STUFFED_INLINE void multiply_add(const float* __restrict a,
     sum[i] += a[i] * b[i];
 }
 
-STUFFED_INLINE void multiply(const float* __restrict a,
-                             float factor,
-                             float* __restrict x,
-                             int64_t n) {
+STUFFED_INLINE void multiply_each(const float* __restrict a,
+                                  float factor,
+                                  float* __restrict x,
+                                  int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     x[i] = x[i] * factor * a[i];
 }
@@ -54,7 +54,7 @@ STUFFED_INLINE void silu_each(float* x, int64_t n) {
     x[i] = silu_inline(x[i]);
 }
 
-STUFFED_INLINE void gate(const float* __restrict z, float* __restrict x, int64_t n) {
+STUFFED_INLINE void gate_each(const float* __restrict z, float* __restrict x, int64_t n) {
   for (int64_t i = 0; i < n; ++i)
     x[i] *= silu_inline(z[i]);
 }
@@ -121,13 +121,13 @@ void multiply_add_row(const float* a, const float* b, float* sum, int64_t n) {
   wide<multiply_add>(a, b, sum, n);
 }
 void multiply_row(const float* a, float factor, float* x, int64_t n) {
-  wide<multiply>(a, factor, x, n);
+  wide<multiply_each>(a, factor, x, n);
 }
 void silu_row(float* x, int64_t n) {
   wide<silu_each>(x, n);
 }
 void gate_row(const float* z, float* x, int64_t n) {
-  wide<gate>(z, x, n);
+  wide<gate_each>(z, x, n);
 }
 float sum_squares_row(const float* x, int64_t n) {
   return wide<sum_squares>(x, n);

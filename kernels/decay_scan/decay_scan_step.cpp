@@ -15,19 +15,19 @@ namespace stuffed::kernels {
 namespace {
 
 /// A dense f32 copy of an input over time; one head where all heads share it.
-struct Rows {
+struct TimeRows {
   Tensor dense;  // [B,T,H|1,C]; undefined if the input is absent
   int64_t heads = 0, width = 0;
 
-  Rows() = default;
-  explicit Rows(const Tensor& x) {
+  TimeRows() = default;
+  explicit TimeRows(const Tensor& x) {
     const Tensor wide = x.dim() == 3 ? x.unsqueeze(-1) : x;
     const bool shared = wide.size(2) > 1 && wide.stride(2) == 0;
     dense = (shared ? wide.narrow(2, 0, 1) : wide).to(at::kFloat).contiguous();
     heads = dense.size(2);
     width = dense.size(3);
   }
-  explicit Rows(const std::optional<Tensor>& x) : Rows(x ? Rows(*x) : Rows()) {}
+  explicit TimeRows(const std::optional<Tensor>& x) : TimeRows(x ? TimeRows(*x) : TimeRows()) {}
 
   /// Row h of token i = b * T + t.
   const float* at(int64_t i, int64_t h) const {
@@ -35,7 +35,7 @@ struct Rows {
   }
 };
 
-/// One token of one head. Rows of K or V numbers; null if absent.
+/// One token of one head. TimeRows of K or V numbers; null if absent.
 struct Token {
   const float* __restrict q;
   const float* __restrict k;
@@ -136,7 +136,7 @@ STUFFED_INLINE void update_channels(float* __restrict state,
 }
 
 struct Inputs {
-  Rows q, k, v, value, log_decay, step, read, write, bonus_k;
+  TimeRows q, k, v, value, log_decay, step, read, write, bonus_k;
   Tensor rate, bonus;  // [H,K]
   int64_t B, T, H, K, V;
 
@@ -144,11 +144,11 @@ struct Inputs {
       : q(in.q),
         k(in.k),
         v(in.v),
-        value(in.v_scale ? Rows(v.dense * in.v_scale->unsqueeze(-1)) : v),
-        log_decay(in.factored_decay ? Rows() : Rows(in.log_decay)),
-        step(in.factored_decay ? Rows(in.factored_decay->step) : Rows()),
-        read(in.erase ? Rows(in.erase->read) : Rows()),
-        write(in.erase ? Rows(in.erase->write) : Rows()),
+        value(in.v_scale ? TimeRows(v.dense * in.v_scale->unsqueeze(-1)) : v),
+        log_decay(in.factored_decay ? TimeRows() : TimeRows(in.log_decay)),
+        step(in.factored_decay ? TimeRows(in.factored_decay->step) : TimeRows()),
+        read(in.erase ? TimeRows(in.erase->read) : TimeRows()),
+        write(in.erase ? TimeRows(in.erase->write) : TimeRows()),
         bonus_k(in.bonus_k),
         rate(in.factored_decay ? in.factored_decay->rate.contiguous() : Tensor()),
         bonus(in.bonus ? in.bonus->contiguous() : Tensor()),

@@ -39,8 +39,8 @@ class Buffer {
 
 /// Where x[b,t,h,:] is.
 template <class T>
-struct Rows {
-  explicit Rows(const Tensor& x)
+struct HeadRows {
+  explicit HeadRows(const Tensor& x)
       : data(x.const_data_ptr<T>()), b(x.stride(0)), t(x.stride(1)), h(x.stride(2)) {}
   const T* at(int64_t batch, int64_t token, int64_t head) const {
     return data + batch * b + token * t + head * h;
@@ -108,7 +108,7 @@ class TiledScan {
   struct Numbers {
     explicit Numbers(const Tensor& x)
         : rows(x.defined() ? x : at::empty({1, 1, 1, 1}, at::kFloat)) {}
-    Rows<float> rows;
+    HeadRows<float> rows;
   };
 
   float* state_of(const Scratch& s, int64_t i) const {
@@ -158,7 +158,7 @@ class TiledScan {
   }
 
   const TileOps& ops_ = tile_ops().front();
-  Rows<T> q_, k_, v_;
+  HeadRows<T> q_, k_, v_;
   Numbers log_decay_, v_scale_;
   bool has_v_scale_;
   const float* state_;
