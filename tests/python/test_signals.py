@@ -22,6 +22,17 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 STOPPED = 75
 
 
+@pytest.fixture(autouse=True)
+def signals_act_by_default():
+    """A program inherits what its parent ignores, as these tests do SIGHUP under nohup."""
+    ignored = [caught for caught in CAUGHT if signal.getsignal(caught) == signal.SIG_IGN]
+    for caught in ignored:
+        signal.signal(caught, signal.SIG_DFL)
+    yield
+    for caught in ignored:
+        signal.signal(caught, signal.SIG_IGN)
+
+
 def start(arguments, threads=1, stdout=subprocess.DEVNULL, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     command = [str(argument) for argument in (STUFFED, *arguments)]
