@@ -8,7 +8,6 @@ namespace {
 using bf16 = __nv_bfloat16;
 
 constexpr int kQ = 64, kD = 64, kThreads = 128;
-constexpr float kStrong = 32;  // bits that 32 tokens may decay by; RWKV-7's at most 28
 
 struct Smem {
   bf16 in[2][5][kQ * kD];  // q, k, v, read, write, 128-byte rows, swizzled; scaled in place. Later
@@ -20,15 +19,13 @@ struct Smem {
       change[kD];  // 2^mid, 2^(total - mid), decay of the chunk (sign set: to be added to one)
 };
 
-__device__ __forceinline__ float low(uint32_t x) {
-  return __uint_as_float(x << 16);
-}
-__device__ __forceinline__ float high(uint32_t x) {
-  return __uint_as_float(x & 0xffff0000u);
-}
+#ifdef STUFFED_ON_HOPPER
+
+constexpr float kStrong = 32;  // bits that 32 tokens may decay by; RWKV-7's at most 28
+
 __device__ __forceinline__ void split(float a, float b, uint32_t& hi, uint32_t& lo) {
   hi = pack(a, b);
-  lo = pack(a - low(hi), b - high(hi));
+  lo = pack(a - unpack(hi).x, b - unpack(hi).y);
 }
 __device__ __forceinline__ void stsm(uint32_t at, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(at), "r"(a),
@@ -140,7 +137,7 @@ __device__ __forceinline__ void walk_tokens(Smem& sm,
 #pragma unroll
     for (int i = 0; i < 32; i += 2) {
       const uint32_t r = word(3, i);
-      u = fmaf(low(r), S[i], u), u = fmaf(high(r), S[i + 1], u);
+      u = fmaf(unpack(r).x, S[i], u), u = fmaf(unpack(r).y, S[i + 1], u);
     }
     u += __shfl_xor_sync(~0u, u, 1);
     const float v = float(sm.in[stage][2][64 * t + 8 * (column / 8 ^ (t & 7)) + column % 8]);
@@ -148,9 +145,9 @@ __device__ __forceinline__ void walk_tokens(Smem& sm,
     for (int i = 0; i < 32; i += 2) {
       const uint32_t k = word(1, i), w = word(4, i), q = word(0, i);
       const float2 a = *reinterpret_cast<const float2*>(decays + 64 * t + first + i);
-      S[i] = fmaf(S[i], a.x, fmaf(low(k), v, -low(w) * u));
-      S[i + 1] = fmaf(S[i + 1], a.y, fmaf(high(k), v, -high(w) * u));
-      out = fmaf(low(q), S[i], out), out = fmaf(high(q), S[i + 1], out);
+      S[i] = fmaf(S[i], a.x, fmaf(unpack(k).x, v, -unpack(w).x * u));
+      S[i + 1] = fmaf(S[i + 1], a.y, fmaf(unpack(k).y, v, -unpack(w).y * u));
+      out = fmaf(unpack(q).x, S[i], out), out = fmaf(unpack(q).y, S[i + 1], out);
     }
     out += __shfl_xor_sync(~0u, out, 1);
     if (first == 0)
@@ -445,7 +442,7 @@ class Worker {
 #pragma unroll
         for (int k = 0; k < 4; ++k)
           asm volatile("st.shared.b32 [%0], %1;" ::"r"(word(i, k)),
-                       "r"(pack(low(v[i][k]) * by[k].x, high(v[i][k]) * by[k].y))
+                       "r"(pack(unpack(v[i][k]).x * by[k].x, unpack(v[i][k]).y * by[k].y))
                        : "memory");
         before = f;
       }
@@ -565,9 +562,7 @@ class Worker {
     uint32_t v[2][4][4], ak[2][4];
     const auto rows = [&](int j) {
       load_matrices_transposed(ak[j & 1], tk + j * 2048 + (at_b ^ (rb << 5)));
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(v[j & 1][n], tv + j * 2048 + (at_a ^ (n << 5)));
+      load_rows(v[j & 1], tv + j * 2048);
     };
     rows(0);
 #pragma unroll
@@ -659,6 +654,26 @@ class Worker {
     }
   }
 
+  /// 16 rows of a tile's 64 columns, as b operands.
+  __device__ __forceinline__ void load_rows(uint32_t (&x)[4][4], uint32_t rows) const {
+#pragma unroll
+    for (int n = 0; n < 4; ++n)
+      load_matrices_transposed(x[n], rows + (at_a ^ (n << 5)));
+  }
+
+  /// Hands over the published state, 16 rows at a time; the next are loaded meanwhile.
+  template <class Take>
+  __device__ __forceinline__ void for_state_rows(const Take& take) const {
+    uint32_t s[2][4][4];
+    load_rows(s[0], tr);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (k < 3)
+        load_rows(s[(k + 1) & 1], tr + (k + 1) * 2048);
+      take(k, s[k & 1]);
+    }
+  }
+
   /// This warp's rows of a tile, 16 columns.
   __device__ __forceinline__ void store(
       uint32_t tile, int n, uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
@@ -684,12 +699,8 @@ class Worker {
   __device__ __forceinline__ void times_inverse(const Inverse& inverse, float (&to)[32]) {
     const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
       uint32_t x[4][4], y[4][4];
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(x[n], x0 + row + (at_a ^ (n << 5)));
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(y[n], x1 + row + (at_a ^ (n << 5)));
+      load_rows(x, x0 + row);
+      load_rows(y, x1 + row);
       mma_row(to, ah, x);
       mma_row(to, al, x);
       mma_row(to, ah, y);
@@ -726,20 +737,10 @@ class Worker {
     __syncwarp();
     publish_state();
     __syncthreads();
-    uint32_t s[2][4][4];
-    const auto rows = [&](int k) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
-    };
-    rows(0);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k < 3)
-        rows(k + 1);
-      mma_row(R, ra[k], s[k & 1]);
-      mma_row(O, qa[k], s[k & 1]);
-    }
+    for_state_rows([&](int k, const uint32_t(&s)[4][4]) {
+      mma_row(R, ra[k], s);
+      mma_row(O, qa[k], s);
+    });
     store_pairs(R, 1.f, x0, x1);
     __syncthreads();
     clear(R);
@@ -766,19 +767,7 @@ class Worker {
       receive();
     publish_state();
     __syncthreads();
-    uint32_t s[2][4][4];
-    const auto rows = [&](int k) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(s[k & 1][n], tr + k * 2048 + (at_a ^ (n << 5)));
-    };
-    rows(0);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k < 3)
-        rows(k + 1);
-      mma_row(R, ra[k], s[k & 1]);
-    }
+    for_state_rows([&](int k, const uint32_t(&s)[4][4]) { mma_row(R, ra[k], s); });
   }
 
   /// The inverse times r, as a operands.
@@ -787,9 +776,7 @@ class Worker {
     clear(W);
     const auto add = [&](const uint32_t(&ah)[4], const uint32_t(&al)[4], uint32_t row) {
       uint32_t r[4][4];
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(r[n], tr + row + (at_a ^ (n << 5)));
+      load_rows(r, tr + row);
       mma_row(W, ah, r);
       mma_row(W, al, r);
     };
@@ -815,22 +802,16 @@ class Worker {
 
     uint32_t aw[2][4], uh[4][4], ul[4][4];
     load_matrices_transposed(aw[0], tw + (at_b ^ (rb << 5)));
-#pragma unroll
-    for (int n = 0; n < 4; ++n)
-      load_matrices_transposed(uh[n], tq + (at_a ^ (n << 5)));
+    load_rows(uh, tq);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(ul[n], u_low + j * 2048 + (at_a ^ (n << 5)));
+      load_rows(ul, u_low + j * 2048);
       mma_row(P, aw[j & 1], uh);
       if (C == 1)
         mma_row(O, products.t4[j], uh);  // zeros behind the diagonal: no branch
       if (j < 3) {
         load_matrices_transposed(aw[(j + 1) & 1], tw + (j + 1) * 2048 + (at_b ^ (rb << 5)));
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(uh[n], tq + (j + 1) * 2048 + (at_a ^ (n << 5)));
+        load_rows(uh, tq + (j + 1) * 2048);
       }
       mma_row(P, aw[j & 1], ul);
     }
@@ -855,14 +836,10 @@ class Worker {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       uint32_t x[4][4];
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-        load_matrices_transposed(x[n], tr + k * 2048 + (at_a ^ (n << 5)));
+      load_rows(x, tr + k * 2048);
       mma_row(O, qa[k], x);
       if (k <= rq) {
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          load_matrices_transposed(x[n], tq + k * 2048 + (at_a ^ (n << 5)));
+        load_rows(x, tq + k * 2048);
         mma_row(O, products.t4[k], x);
       }
     }
@@ -907,6 +884,8 @@ class Worker {
   float2 d[16];                 // log decays of this warp's tokens, channels 2 lane and 2 lane + 1
   int stage = 0;
 };
+
+#endif  // STUFFED_ON_HOPPER
 
 template <int C>
 __global__ void __launch_bounds__(kThreads, 2)
