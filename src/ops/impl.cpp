@@ -8,10 +8,10 @@ namespace stuffed {
 
 namespace {
 
-constexpr std::array<std::string_view, 9> kImplNames = {
-    "auto", "chunked", "reference", "step", "tiled", "rows", "blocks", "aten", "cuda"};
+constexpr std::array<std::string_view, 7> kImplNames = {"auto",  "chunked", "reference", "step",
+                                                        "tiled", "aten",    "cuda"};
 
-// What may be asked of the recurrence.
+// In the order in which they are listed to users.
 constexpr std::array kOfScan = {Impl::Auto, Impl::Reference, Impl::Step,   Impl::Tiled,
                                 Impl::Aten, Impl::Cuda,      Impl::Chunked};
 

@@ -119,7 +119,7 @@ bool wants_gpu(const std::vector<sweep::Cell>& cells) {
 }
 
 /// CPU threads of each worker.
-int64_t threads_of(const SweepArguments&, size_t workers) {
+int64_t threads_of(size_t workers) {
   if (std::getenv("OMP_NUM_THREADS") != nullptr)
     return at::get_num_threads();
   return std::max<int64_t>(1, usable_cores() / static_cast<int64_t>(workers));
@@ -140,7 +140,7 @@ Sweep prepare(const SweepArguments& options, int64_t threads) {
     sweep.gpus = sweep::visible_gpus(at::hasCUDA() ? static_cast<int64_t>(at::getNumGPUs()) : 0);
   sweep.workers =
       options.jobs > 0 ? static_cast<size_t>(options.jobs) : std::max<size_t>(1, sweep.gpus.size());
-  const int64_t per_worker = threads > 0 ? threads : threads_of(options, sweep.workers);
+  const int64_t per_worker = threads > 0 ? threads : threads_of(sweep.workers);
   for (const sweep::Cell& cell : sweep.own) {
     sweep.jobs.push_back(sweep.folder.job(cell));
     if (cell.find("threads") == nullptr)

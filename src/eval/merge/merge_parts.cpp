@@ -20,9 +20,7 @@ using io::json;
 
 /// Of a config: what need not agree, and what one run over all would have instead.
 json whole_config(json config) {
-  if (config.contains("data") && config["data"].is_object())
-    config["data"].erase("part");
-  for (const char* field : {"part", "device", "arrays", "batch_size_asked"})
+  for (const char* field : {"device", "arrays", "batch_size_asked"})
     config.erase(field);
   return config;
 }
@@ -67,40 +65,6 @@ void check_headers(const std::vector<Part>& parts) {
     check(why.empty(), Error::Kind::Input, "{} and {}: are parts of different runs; config.{}",
           first.path.string(), part.path.string(), why);
   }
-}
-
-/// "1/4" of a part's config; "" of what says nothing.
-std::string share_of(const Part& part) {
-  const json data = part.config("data");
-  const json share =
-      data.is_object() && data.contains("part") ? data.at("part") : part.config("part");
-  return share.is_string() ? share.get<std::string>() : "";
-}
-
-/// Parts that say which they are must be all there are, each once.
-void check_shares(const std::vector<Part>& parts) {
-  std::map<std::string, const Part*> there;
-  std::string count;
-  for (const Part& part : parts) {
-    const std::string share = share_of(part);
-    if (share.empty())
-      continue;
-    const auto [other, is_new] = there.emplace(share, &part);
-    check(is_new, Error::Kind::Input, "{} and {}: are both part {}; give each once",
-          other->second->path.string(), part.path.string(), share);
-    const std::string of = share.substr(share.find('/') + 1);
-    check(count.empty() || of == count, Error::Kind::Input,
-          "{}: is part {}, others are of {} parts", part.path.string(), share, count);
-    count = of;
-  }
-  if (count.empty())
-    return;
-  std::vector<std::string> missing;
-  for (int64_t i = 0; i < std::stoll(count); ++i)
-    if (const std::string share = fmt::format("{}/{}", i, count); !there.contains(share))
-      missing.push_back(share);
-  check(missing.empty(), Error::Kind::Input, "parts are missing: {} (there are {})",
-        fmt::join(missing, ", "), there.size());
 }
 
 [[noreturn]] void refuse_overlap(const std::string& key, const fs::path& a, const fs::path& b) {
@@ -152,9 +116,6 @@ Places places_of(const std::vector<Part>& parts) {
 /// What decides the numbers of a sharded run; the sidecar's name is that of the new one.
 json merged_config(const Part& first, const fs::path& sidecar) {
   json config = first.header.config;
-  if (config.contains("data"))
-    config["data"].erase("part");
-  config.erase("part");
   if (config.contains("arrays") && !config["arrays"].is_null())
     config["arrays"] = sidecar.filename().generic_string();
   return config;
@@ -263,7 +224,6 @@ Merged merge_parts(const std::vector<std::filesystem::path>& paths,
   for (const Part& part : parts)
     check_schema(part);
   check_headers(parts);
-  check_shares(parts);
   const Part& first = parts.front();
   const std::string& schema = first.header.schema;
   const bool is_passkey = schema == "stuffed.passkey";
