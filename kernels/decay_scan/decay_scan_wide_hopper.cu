@@ -20,8 +20,7 @@ constexpr int kParts = kBlock / kPart;
 constexpr int kGroup = 128;  // threads
 constexpr int kThreads = 4 * kGroup;
 constexpr int kStages = 3;
-constexpr int kRound = 32;                                         // tokens of y stored at once
-constexpr int kPreparing = 2 * kParts, kMultiplying = 2 * kParts;  // warps
+constexpr int kRound = 32;  // tokens of y stored at once
 constexpr Box kDecayBox = {sizeof(float), kBlock};
 constexpr Box kOutputBox = {sizeof(__nv_bfloat16), kRound};
 
@@ -55,7 +54,8 @@ struct Maps {
 
 #ifdef STUFFED_ON_HOPPER
 
-constexpr float kMiddle = 0x1p-60f;  // what a half may decay by
+constexpr int kPreparing = 2 * kParts, kMultiplying = 2 * kParts;  // warps
+constexpr float kMiddle = 0x1p-60f;                                // what a half may decay by
 constexpr float kLargest = 0x1p60f;  // of q and k; the largest of them is 0 or at least the inverse
 
 __device__ __forceinline__ float reciprocal(float x) {
