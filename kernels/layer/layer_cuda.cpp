@@ -196,6 +196,80 @@ std::tuple<Tensor, Tensor> step_gates_cuda(
   return {dt, log_decay};
 }
 
+namespace {
+
+/// Of rows [B,T,heads*width].
+DeltaRuleParams delta_rule_params(const Tensor& rows, int64_t heads) {
+  DeltaRuleParams p;
+  p.batch = rows.size(0);
+  p.tokens = rows.size(1);
+  p.heads = heads;
+  p.width = static_cast<int32_t>(rows.size(2) / heads);
+  p.is_bf16 = rows.scalar_type() == at::kBFloat16;
+  return p;
+}
+
+}  // namespace
+
+ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams& in,
+                                          const ops::DeltaRuleParameters& parameters) {
+  const CudaCall call(in.key);
+  const int64_t heads = parameters.bonus.size(0);
+  const auto rows = [&] { return at::empty(in.key.sizes(), in.key.options()); };
+  const auto wide = in.key.options().dtype(at::kFloat);
+  const bool mixes = parameters.value_base.defined();
+  ops::DeltaRuleGates out{.key = rows(),
+                          .value = mixes ? rows() : in.value,
+                          .read = rows(),
+                          .write = rows(),
+                          .log_decay = at::empty(in.key.sizes(), wide),
+                          .strength = at::empty({in.key.size(0), in.key.size(1), heads}, wide)};
+  DeltaRuleParams p = delta_rule_params(in.key, heads);
+  p.query = rows_of(in.query);
+  p.key = rows_of(in.key);
+  p.value = rows_of(in.value);
+  p.decay = rows_of(in.decay);
+  p.rate = rows_of(in.rate);
+  p.value_mix = rows_of(in.value_mix);
+  p.first_value = rows_of(in.first_value);
+  p.decay_base = floats(parameters.decay_base);
+  p.rate_base = floats(parameters.rate_base);
+  p.value_base = floats(parameters.value_base);
+  p.read_scale = floats(parameters.read_scale);
+  p.rate_scale = floats(parameters.rate_scale);
+  p.bonus = floats(parameters.bonus);
+  p.key_out = out.key.mutable_data_ptr();
+  p.value_out = mixes ? out.value.mutable_data_ptr() : nullptr;
+  p.read_out = out.read.mutable_data_ptr();
+  p.write_out = out.write.mutable_data_ptr();
+  p.log_decay_out = out.log_decay.mutable_data_ptr<float>();
+  p.strength_out = out.strength.mutable_data_ptr<float>();
+  call.check(stuffed_delta_rule(&p, call.stream()), "delta_rule_gates");
+  return out;
+}
+
+Tensor delta_rule_output_cuda(const Tensor& y,
+                              const Tensor& value,
+                              const Tensor& strength,
+                              const Tensor& gate,
+                              const Tensor& weight,
+                              const Tensor& bias,
+                              double eps) {
+  const CudaCall call(y);
+  const Tensor out = at::empty(y.sizes(), y.options());
+  DeltaRuleParams p = delta_rule_params(y, strength.size(-1));
+  p.y = rows_of(y);
+  p.value = rows_of(value);
+  p.gate = rows_of(gate);
+  p.strength = floats(strength);
+  p.weight = floats(weight);
+  p.bias = floats(bias);
+  p.eps = static_cast<float>(eps);
+  p.y_out = out.mutable_data_ptr();
+  call.check(stuffed_delta_rule(&p, call.stream()), "delta_rule_output");
+  return out;
+}
+
 Tensor nll_cuda(const Tensor& logits, int64_t vocab, const Tensor& targets) {
   const CudaCall call(logits);
   const Tensor nll = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
@@ -237,6 +311,19 @@ std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor&, const Tensor&) {
 }
 std::tuple<Tensor, Tensor> step_gates_cuda(
     const Tensor&, const Tensor&, const Tensor&, double, double) {
+  not_built();
+}
+ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams&,
+                                          const ops::DeltaRuleParameters&) {
+  not_built();
+}
+Tensor delta_rule_output_cuda(const Tensor&,
+                              const Tensor&,
+                              const Tensor&,
+                              const Tensor&,
+                              const Tensor&,
+                              const Tensor&,
+                              double) {
   not_built();
 }
 Tensor nll_cuda(const Tensor&, int64_t, const Tensor&) {

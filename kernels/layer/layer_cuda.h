@@ -7,6 +7,7 @@
 
 #include "kernels/layer/layer_params.h"
 #include "stuffed/core/tensor.h"
+#include "stuffed/ops/delta_rule.h"
 
 namespace stuffed::kernels {
 
@@ -47,6 +48,17 @@ std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor& a, const Tensor& low);
 /// Map::StepGates: {dt, log_decay} in f32.
 std::tuple<Tensor, Tensor> step_gates_cuda(
     const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most);
+
+/// Both of ops/delta_rule.h, for heads of a multiple of four channels up to kWidestHead.
+ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams& in,
+                                          const ops::DeltaRuleParameters& parameters);
+Tensor delta_rule_output_cuda(const Tensor& y,
+                              const Tensor& value,
+                              const Tensor& strength,
+                              const Tensor& gate,
+                              const Tensor& weight,
+                              const Tensor& bias,
+                              double eps);
 
 /// -log softmax(logits[:, :vocab])[targets]: [n] f32. logits [n,V], targets [n] int64 below
 /// `vocab`.

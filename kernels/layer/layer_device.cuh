@@ -56,4 +56,13 @@ __device__ inline float softplus(float x) {  // the border is ATen's
   return x > 20.f ? x : log1pf(expf(x));
 }
 
+/// The sum over `kLanes` neighbouring lanes of a warp, the same bits in each.
+template <int kLanes>
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    x += __shfl_xor_sync(0xffffffffu, x, step);
+  return x;
+}
+
 }  // namespace stuffed::kernels::layer

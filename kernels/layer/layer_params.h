@@ -62,6 +62,24 @@ struct MapParams {
   float* log_decay = nullptr;  // [B,T,C], of ForgetGate and StepGates
 };
 
+/// ops/delta_rule.h: the gates, or the output where y_out is given. What is absent is null.
+struct DeltaRuleParams {
+  int64_t batch = 0, tokens = 0, heads = 0;
+  int32_t width = 0;    // channels of a head, at most kWidestHead
+  int32_t is_bf16 = 0;  // type of all rows and of what is made of them
+  Rows query, key, value, decay, rate, value_mix, first_value;
+  const float *decay_base = nullptr, *rate_base = nullptr, *value_base = nullptr,
+              *read_scale = nullptr, *rate_scale = nullptr, *bonus = nullptr;  // [heads*width]
+  void *key_out = nullptr, *value_out = nullptr, *read_out = nullptr, *write_out = nullptr;
+  float *log_decay_out = nullptr, *strength_out = nullptr;  // [B,T,heads*width], [B,T,heads]
+  // The output: value and
+  Rows y, gate;
+  const float* strength = nullptr;                 // [B,T,heads]
+  const float *weight = nullptr, *bias = nullptr;  // [heads*width]
+  float eps = 0;
+  void* y_out = nullptr;
+};
+
 /// nll[i] = log sum_c exp(logits[i,c]) - logits[i, target[i]], in f32.
 struct NllParams {
   int64_t rows = 0, vocab = 0, stride = 0;  // stride: elements from row to row
@@ -77,10 +95,12 @@ extern "C" {
 int32_t stuffed_short_conv(const ShortConvParams* params, void* stream);
 int32_t stuffed_norm(const NormParams* params, void* stream);
 int32_t stuffed_map(const MapParams* params, void* stream);
+int32_t stuffed_delta_rule(const DeltaRuleParams* params, void* stream);
 int32_t stuffed_nll(const NllParams* params, void* stream);
 }
 
 constexpr int kLayerChannels = 4;  // what a thread reads at a time: 8 bytes of bf16, 16 of f32
+constexpr int kWidestHead = 128;   // of the delta rule: a warp, one group each
 constexpr int kWidestNorm = 8192;  // channels a part may have: 256 threads, eight groups each
 
 }  // namespace stuffed::kernels

@@ -12,9 +12,7 @@ constexpr int kThreads = 256;
 /// within a kernel: a second sum takes its own.
 template <int kTeam>
 __device__ inline float team_sum(float x, float* scratch) {
-#pragma unroll
-  for (int step = min(kTeam, 32) / 2; step > 0; step /= 2)
-    x += __shfl_xor_sync(0xffffffffu, x, step);
+  x = warp_sum < kTeam < 32 ? kTeam : 32 > (x);
   if constexpr (kTeam > 32) {
     if (threadIdx.x % 32 == 0)
       scratch[threadIdx.x / 32] = x;

@@ -7,12 +7,11 @@
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
+#include "stuffed/ops/delta_rule.h"
 
 namespace stuffed {
 
 namespace {
-
-constexpr double kDecayScale = -0.606531;  // about -exp(-1/2): bounds the log decay of a token
 
 /// base + f(x in) out, all in BlinkDL's [in, out] orientation.
 struct LowRankMap {
@@ -101,46 +100,44 @@ Tensor Rwkv7::time_mix(Where where,
   const Rwkv7Layer& layer = layers_[static_cast<size_t>(where.layer)];
   const auto mixed = [&](Mix m) { return x.mix(layer.share[m]); };
   const auto low_rank = [](const Tensor& input, const LowRankMap& map) {
-    return at::matmul(at::matmul(input, map.in), map.out).to(at::kFloat) + map.base;
+    return at::matmul(at::matmul(input, map.in), map.out);
   };
-  const Tensor r = ops::linear(mixed(kR), layer.receptance);
-  const Tensor raw_key = ops::linear(mixed(kK), layer.key).to(at::kFloat);
   const Tensor value_input = mixed(kV);
-  Tensor v = ops::linear(value_input, layer.value);
-  if (pass.first_value.defined())
-    v = at::lerp(v.to(at::kFloat), pass.first_value.to(at::kFloat),
-                 at::sigmoid(low_rank(value_input, layer.value_mix)))
-            .to(dtype_);
-  else
-    pass.first_value = v;
-
-  const Tensor omega =
-      layer.decay.base +
-      at::matmul(at::tanh(at::matmul(mixed(kW), layer.decay.in)), layer.decay.out).to(at::kFloat);
-  const Tensor log_decay = kDecayScale * at::sigmoid(omega);
-  const Tensor rate =
-      at::sigmoid(low_rank(mixed(kA), layer.rate));  // in-context learning rate, [B,T,D]
-  const Tensor gate = at::matmul(at::sigmoid(at::matmul(mixed(kG), layer.gate.in)), layer.gate.out);
-
-  const Tensor direction =
-      to_heads(raw_key * layer.key_k);  // of the raw key, before the rate changes it
-  const Tensor erase = direction / direction.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
-  const Tensor key = to_heads(raw_key * (1 + (rate - 1) * layer.key_a));
+  const Tensor r = ops::linear(mixed(kR), layer.receptance);
+  ops::DeltaRuleStreams streams{
+      .query = r,
+      .key = ops::linear(mixed(kK), layer.key),
+      .value = ops::linear(value_input, layer.value),
+      .decay = at::matmul(at::tanh(at::matmul(mixed(kW), layer.decay.in)), layer.decay.out),
+      .rate = low_rank(mixed(kA), layer.rate)};
+  if (pass.first_value.defined()) {
+    streams.value_mix = low_rank(value_input, layer.value_mix);
+    streams.first_value = pass.first_value;
+  } else {
+    pass.first_value = streams.value;
+  }
+  const ops::DeltaRuleGates gates =
+      ops::delta_rule_gates(streams, {.decay_base = layer.decay.base,
+                                      .rate_base = layer.rate.base,
+                                      .value_base = layer.value_mix.base,
+                                      .read_scale = layer.key_k,
+                                      .rate_scale = layer.key_a,
+                                      .bonus = layer.bonus});
   const ScanInputs in = {
       .q = to_heads(r),
-      .k = key.to(dtype_),
-      .v = to_heads(v),
-      .log_decay = to_heads(log_decay),
+      .k = to_heads(gates.key),
+      .v = to_heads(gates.value),
+      .log_decay = to_heads(gates.log_decay),
       .v_scale = {},
       .bonus = {},
       .factored_decay = {},
-      .erase = Erase{.read = erase.to(dtype_), .write = (erase * to_heads(rate)).to(dtype_)},
+      .erase = Erase{.read = to_heads(gates.read), .write = to_heads(gates.write)},
       .bonus_k = {}};
-  const Tensor y = normalise_heads(rule.advance(where, in, state), layer.ln_x).to(at::kFloat);
-  const Tensor strength =
-      (to_heads(r).to(at::kFloat) * key * layer.bonus).sum(-1, /*keepdim=*/true);
-  const Tensor now = (strength * to_heads(v).to(at::kFloat)).flatten(-2);
-  return ops::linear(((y + now) * gate.to(at::kFloat)).to(dtype_), layer.output);
+  const Tensor y = rule.advance(where, in, state).flatten(-2);
+  const Tensor gate = at::matmul(at::sigmoid(at::matmul(mixed(kG), layer.gate.in)), layer.gate.out);
+  return ops::linear(ops::delta_rule_output(y, gates.value, gates.strength, gate, layer.ln_x.weight,
+                                            layer.ln_x.bias, r_.ln_x_eps),
+                     layer.output);
 }
 
 // ---- from a checkpoint ----
