@@ -211,19 +211,19 @@ DeltaRuleParams delta_rule_params(const Tensor& rows, int64_t heads) {
 
 }  // namespace
 
-ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams& in,
-                                          const ops::DeltaRuleParameters& parameters) {
+DeltaRuleGates delta_rule_gates_cuda(const DeltaRuleStreams& in,
+                                     const DeltaRuleParameters& parameters) {
   const CudaCall call(in.key);
   const int64_t heads = parameters.bonus.size(0);
   const auto rows = [&] { return at::empty(in.key.sizes(), in.key.options()); };
   const auto wide = in.key.options().dtype(at::kFloat);
   const bool mixes = parameters.value_base.defined();
-  ops::DeltaRuleGates out{.key = rows(),
-                          .value = mixes ? rows() : in.value,
-                          .read = rows(),
-                          .write = rows(),
-                          .log_decay = at::empty(in.key.sizes(), wide),
-                          .strength = at::empty({in.key.size(0), in.key.size(1), heads}, wide)};
+  DeltaRuleGates out{.key = rows(),
+                     .value = mixes ? rows() : in.value,
+                     .read = rows(),
+                     .write = rows(),
+                     .log_decay = at::empty(in.key.sizes(), wide),
+                     .strength = at::empty({in.key.size(0), in.key.size(1), heads}, wide)};
   DeltaRuleParams p = delta_rule_params(in.key, heads);
   p.query = rows_of(in.query);
   p.key = rows_of(in.key);
@@ -313,8 +313,7 @@ std::tuple<Tensor, Tensor> step_gates_cuda(
     const Tensor&, const Tensor&, const Tensor&, double, double) {
   not_built();
 }
-ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams&,
-                                          const ops::DeltaRuleParameters&) {
+DeltaRuleGates delta_rule_gates_cuda(const DeltaRuleStreams&, const DeltaRuleParameters&) {
   not_built();
 }
 Tensor delta_rule_output_cuda(const Tensor&,

@@ -5,9 +5,9 @@
 #include <initializer_list>
 #include <tuple>
 
+#include "kernels/layer/delta_rule.h"
 #include "kernels/layer/layer_params.h"
 #include "stuffed/core/tensor.h"
-#include "stuffed/ops/delta_rule.h"
 
 namespace stuffed::kernels {
 
@@ -50,8 +50,8 @@ std::tuple<Tensor, Tensor> step_gates_cuda(
     const Tensor& raw, const Tensor& bias, const Tensor& a_log, double least, double most);
 
 /// Both of ops/delta_rule.h, for heads of a multiple of four channels up to kWidestHead.
-ops::DeltaRuleGates delta_rule_gates_cuda(const ops::DeltaRuleStreams& in,
-                                          const ops::DeltaRuleParameters& parameters);
+DeltaRuleGates delta_rule_gates_cuda(const DeltaRuleStreams& in,
+                                     const DeltaRuleParameters& parameters);
 Tensor delta_rule_output_cuda(const Tensor& y,
                               const Tensor& value,
                               const Tensor& strength,

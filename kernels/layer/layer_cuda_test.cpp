@@ -250,8 +250,7 @@ TEST_F(CudaLayer, TokenShiftsAgreeAndMayBeSplitAnywhere) {
 }
 
 /// What delta_rule_gates is to make, written down once more in f64.
-ops::DeltaRuleGates delta_rule_f64(const ops::DeltaRuleStreams& in,
-                                   const ops::DeltaRuleParameters& p) {
+DeltaRuleGates delta_rule_f64(const DeltaRuleStreams& in, const DeltaRuleParameters& p) {
   const int64_t heads = p.bonus.size(0), width = p.bonus.size(1);
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {heads, width}); };
   const Tensor key = wide(in.key), rate = at::sigmoid(wide(in.rate) + wide(p.rate_base));
@@ -277,20 +276,20 @@ TEST_F(CudaLayer, DeltaRuleGatesAgree) {
       for (const bool mixes : {false, true}) {
         const int64_t D = heads * width;
         const auto stream = [&, D = D] { return view(2, 7, D, type, 2); };
-        ops::DeltaRuleStreams in{.query = stream(),
-                                 .key = stream(),
-                                 .value = stream(),
-                                 .decay = stream(),
-                                 .rate = stream()};
+        DeltaRuleStreams in{.query = stream(),
+                            .key = stream(),
+                            .value = stream(),
+                            .decay = stream(),
+                            .rate = stream()};
         in.key[0][0].zero_();  // a direction without a length
         if (mixes)
           in.value_mix = stream(), in.first_value = stream();
-        const ops::DeltaRuleParameters p{.decay_base = parameter({D}),
-                                         .rate_base = parameter({D}),
-                                         .value_base = mixes ? parameter({D}) : Tensor(),
-                                         .read_scale = parameter({D}),
-                                         .rate_scale = parameter({D}),
-                                         .bonus = parameter({heads, width})};
+        const DeltaRuleParameters p{.decay_base = parameter({D}),
+                                    .rate_base = parameter({D}),
+                                    .value_base = mixes ? parameter({D}) : Tensor(),
+                                    .read_scale = parameter({D}),
+                                    .rate_scale = parameter({D}),
+                                    .bonus = parameter({heads, width})};
         poison(in.key);
         const auto actual = ops::delta_rule_gates(in, p);
         const auto expected = delta_rule_f64(in, p);

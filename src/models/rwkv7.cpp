@@ -104,7 +104,7 @@ Tensor Rwkv7::time_mix(Where where,
   };
   const Tensor value_input = mixed(kV);
   const Tensor r = ops::linear(mixed(kR), layer.receptance);
-  ops::DeltaRuleStreams streams{
+  DeltaRuleStreams streams{
       .query = r,
       .key = ops::linear(mixed(kK), layer.key),
       .value = ops::linear(value_input, layer.value),
@@ -116,13 +116,12 @@ Tensor Rwkv7::time_mix(Where where,
   } else {
     pass.first_value = streams.value;
   }
-  const ops::DeltaRuleGates gates =
-      ops::delta_rule_gates(streams, {.decay_base = layer.decay.base,
-                                      .rate_base = layer.rate.base,
-                                      .value_base = layer.value_mix.base,
-                                      .read_scale = layer.key_k,
-                                      .rate_scale = layer.key_a,
-                                      .bonus = layer.bonus});
+  const DeltaRuleGates gates = ops::delta_rule_gates(streams, {.decay_base = layer.decay.base,
+                                                               .rate_base = layer.rate.base,
+                                                               .value_base = layer.value_mix.base,
+                                                               .read_scale = layer.key_k,
+                                                               .rate_scale = layer.key_a,
+                                                               .bonus = layer.bonus});
   const ScanInputs in = {
       .q = to_heads(r),
       .k = to_heads(gates.key),
