@@ -1,7 +1,10 @@
 """The regression check of configs/ci: every family against stored results, quickly, and what it would catch."""
 
 import json
+import pathlib
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -43,3 +46,18 @@ def test_a_regression_of_a_thousandth_is_caught(tmp_path):
 def test_scripts_are_bash(script):
     done = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "file"),
+    [
+        ("check-jsonschema", ["--builtin-schema", "vendor.github-workflows"], "github-actions.yml"),
+        ("hadolint", ["--failure-threshold", "style"], "Dockerfile"),
+    ],
+)
+def test_examples_pass_their_linters(tool, arguments, file):
+    found = shutil.which(tool, path=str(pathlib.Path(sys.executable).parent)) or shutil.which(tool)
+    if found is None:
+        pytest.skip(f"{tool} is not installed")
+    done = subprocess.run([found, *arguments, CI / file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
