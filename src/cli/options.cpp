@@ -194,8 +194,8 @@ void add_threads(CLI::App& app) {
   };
   app.add_option_function<std::string>(
          "--threads", check_count,
-         "CPU threads; changes no record (default: OMP_NUM_THREADS, else the cores this process "
-         "may use)")
+         "CPU threads; recorded, and never in the way of resuming (default: OMP_NUM_THREADS, else "
+         "the cores this process may use)")
       ->type_name("N");
 }
 
