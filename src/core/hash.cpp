@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
 
 namespace stuffed {
 
@@ -60,8 +61,10 @@ std::string sha256_file(const std::filesystem::path& path) {
         std::strerror(errno));
   Sha256 hash;
   std::vector<char> block(size_t{1} << 20);
-  while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0)
+  while (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0) {
+    stop_if_interrupted();  // weights of many gigabytes take minutes
     hash.update(block.data(), static_cast<size_t>(file.gcount()));
+  }
   check(!file.bad(), Error::Kind::Input, "{}: reading failed", path.string());
   return hash.hex();
 }

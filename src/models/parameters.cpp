@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
 #include "stuffed/core/rng.h"
 
 namespace stuffed {
@@ -85,6 +86,7 @@ void ParameterLoader::parameter(const std::string& name,
                                 Tensor& home,
                                 std::vector<int64_t> shape,
                                 Role role) {
+  stop_if_interrupted();
   const WeightSource& source = source_of(file_, map_, name);
   used_.insert(source.file_name);
   const bool keeps_precision = role != Role::Matrix && role != Role::Embedding;

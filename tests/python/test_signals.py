@@ -250,6 +250,21 @@ def test_a_segment_of_many_seconds_is_left_and_done_again(tmp_path):
 PASSKEY = GOLDEN.parent / "models" / "mamba2-passkey"
 
 
+def test_a_signal_ends_the_reading_of_a_large_file(tmp_path):
+    """Its hash takes a minute; nothing is measured yet."""
+    text, out = tmp_path / "zeros.txt", tmp_path / "out.jsonl"
+    with open(text, "wb") as file:
+        file.truncate(64 << 30)  # a hole: it takes no room
+    process = start(("ppl-by-length", "--model", GOLDEN / "mamba2-hf", "--tokenizer", "bytes", "--device", "cpu",
+                     *("--text", text, "--length", 64, "-o", out)))  # fmt: skip
+    wait_until(lambda: takes_signals(process), process)
+    time.sleep(1)
+    process.terminate()
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == STOPPED, errors
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("more", [(), ("--mitigation", "sliding_window:tokens=96")], ids=["plain", "window"])
 def test_a_prompt_tree_goes_on_where_it_stopped(tmp_path, more):
     command = (
