@@ -10,6 +10,9 @@ namespace stuffed {
 
 namespace {
 
+/// Parsed, hostile JSON takes some twenty times its size.
+constexpr int64_t kMostConfigBytes = int64_t{16} << 20;
+
 /// What wraps a module for training puts before the names of all in it: torch.compile,
 /// DistributedDataParallel, DeepSpeed, FSDP and activation checkpointing.
 constexpr std::array<std::string_view, 5> kWrappers = {"_orig_mod.", "module.", "_forward_module.",
@@ -89,7 +92,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& path, const Reading& re
     const auto config = weights.parent_path() / name;
     std::error_code ignored;
     if (std::filesystem::exists(config, ignored)) {
-      checkpoint.config = io::read_json(config);
+      checkpoint.config = io::read_json(config, kMostConfigBytes);
       checkpoint.config_path = config;
       check(checkpoint.config.is_object(), Error::Kind::Input, "{}: holds no JSON object",
             config.string());
@@ -142,16 +145,14 @@ bool head_is_tied(const Checkpoint& checkpoint,
                   std::initializer_list<std::string_view> keys,
                   const std::string& embedding,
                   const std::string& head) {
-  const auto& entries = checkpoint.weights.entries();
-  const auto found = entries.find(head);
-  if (found != entries.end())
-    return found->second.storage == entries.at(embedding).storage;
   const ConfigValues config(checkpoint);
   for (const std::string_view key : keys)
-    config.check(config.flag(key).value_or(true),
+    config.check(config.flag(key).value_or(true) || checkpoint.weights.has(head),
                  "{} is false, but there is no tensor '{}' in {}; is the file complete?", key, head,
                  checkpoint.weights.path().string());
-  return true;
+  const auto& entries = checkpoint.weights.entries();
+  const auto found = entries.find(head);
+  return found == entries.end() || found->second.storage == entries.at(embedding).storage;
 }
 
 int64_t true_vocab(const Checkpoint& checkpoint, int64_t rows) {

@@ -212,11 +212,15 @@ void read_heads(const Checkpoint& checkpoint, Hgrn2Config& m) {
   const ConfigValues config(checkpoint);
   const auto expand = config.integer("expand_ratio"), heads = config.integer("num_heads");
   m.expand = expand.value_or(heads && *heads > 0 ? m.d_model / *heads : 128);
-  config.check(m.expand > 0 && m.d_model % m.expand == 0,
-               "expand_ratio is {}, which does not divide the width {} of {}", m.expand, m.d_model,
-               checkpoint.weights.path().string());
+  const bool divides = m.expand > 0 && m.d_model % m.expand == 0;
+  const auto shown = [](const std::optional<int64_t>& value) {
+    return value ? fmt::format("{}", *value) : "not given";
+  };
+  config.check(divides && (!heads || *heads == m.d_model / m.expand),
+               "expand_ratio is {} and num_heads {}, but their product is the width, {} in {}; "
+               "these files do not belong together",
+               shown(expand), shown(heads), m.d_model, checkpoint.weights.path().string());
   m.heads = m.d_model / m.expand;
-  config.agree("num_heads", m.heads);
 }
 
 /// What no tensor shows, and what one shows that the config says too.

@@ -20,6 +20,7 @@ struct Mamba1Config {
   bool projection_bias = false, conv_bias = true, tied = true, residual_in_f32 = true;
   double eps = 1e-5;
   std::optional<double> factor_eps;  // Falcon-Mamba: of the norms of dt, B and C
+  std::vector<std::string> warnings = {};
 };
 
 struct Mamba1Layer {
@@ -45,6 +46,7 @@ class Mamba1 : public RecurrentLM {
     config_.value_width = 1;
     config_.vocab = head_.vocab = vocab;
     config_.padded_vocab = m_.padded_vocab;
+    config_.warnings = m_.warnings;
   }
 
   void visit(ParameterVisitor& v) override {
@@ -173,8 +175,8 @@ const ConfigTable kHf = {
     .kind = "hf",
     .model_types = {"mamba", "falcon_mamba"},
     .read = {"hidden_size", "d_model", "intermediate_size", "d_inner", "state_size", "conv_kernel",
-             "n_layer", "vocab_size", "mixer_rms_eps", "use_bias", "use_conv_bias",
-             "residual_in_fp32", "tie_word_embeddings", "tie_embeddings"},
+             "n_layer", "num_hidden_layers", "vocab_size", "mixer_rms_eps", "use_bias",
+             "use_conv_bias", "residual_in_fp32", "tie_word_embeddings", "tie_embeddings"},
     .fixed = {{"hidden_act", {"silu", "swish"}},
               {"rms_norm", {true}, "a LayerNorm"},
               {"time_step_limit", {}, "Mamba-1 has no limit of its steps"},
@@ -182,13 +184,11 @@ const ConfigTable kHf = {
               // Left by conversions from the original; Hugging Face's keys say all that is in it.
               {"ssm_cfg", {io::json::object(), io::json::object({{"layer", "Mamba1"}})}},
               {"attn_layer_idx", {io::json::array()}, "attention layers are not supported"}},
-    // num_hidden_layers and time_step_rank: a published conversion of the 790m has a wrong number,
-    // and Falcon-Mamba's expand is not its width's; the tensors say.
-    .harmless = {"num_hidden_layers", "time_step_rank", "expand", "time_step_min", "time_step_max",
-                 "time_step_floor", "time_step_scale", "time_step_init_scheme",
-                 "rescale_prenorm_residual", "fused_add_norm", "pad_vocab_size_multiple",
-                 "use_mambapy", "use_falcon_mambapy", "use_associative_scan", "attn_cfg",
-                 "d_intermediate"}};
+    // Falcon-Mamba's expand is not its width's; the tensors say it, and the rank.
+    .harmless = {"time_step_rank", "expand", "time_step_min", "time_step_max", "time_step_floor",
+                 "time_step_scale", "time_step_init_scheme", "rescale_prenorm_residual",
+                 "fused_add_norm", "pad_vocab_size_multiple", "use_mambapy", "use_falcon_mambapy",
+                 "use_associative_scan", "attn_cfg", "d_intermediate"}};
 
 const ConfigTable kOriginal = {
     .kind = "original",
@@ -231,6 +231,18 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
                                 : "")};
 }
 
+/// A published conversion of the 790m has a wrong num_hidden_layers beside a right n_layer.
+void read_layers(const Checkpoint& checkpoint, Mamba1Config& m) {
+  const ConfigValues config(checkpoint);
+  const auto layers = config.integer("num_hidden_layers");
+  if (!config.find("n_layer"))
+    config.agree("num_hidden_layers", m.layers);
+  else if (layers && *layers != m.layers)
+    m.warnings.push_back(fmt::format(
+        "{}: num_hidden_layers is {}, but n_layer and the tensors say {}, which are computed",
+        checkpoint.config_path.string(), *layers, m.layers));
+}
+
 void read_options(const Checkpoint& checkpoint, const std::string& layout, Mamba1Config& m) {
   const ConfigValues config(checkpoint);
   const bool hf = layout == "hf", falcon = is_falcon(checkpoint);
@@ -250,7 +262,7 @@ void read_options(const Checkpoint& checkpoint, const std::string& layout, Mamba
   config.agree("conv_kernel", m.conv_width);
   config.agree("n_layer", m.layers);
   if (hf)
-    return;
+    return read_layers(checkpoint, m);
   const ConfigValues ssm(checkpoint, "ssm_cfg");
   ssm.agree("d_state", m.state_width);
   ssm.agree("d_conv", m.conv_width);

@@ -197,21 +197,27 @@ void read_groups(const Checkpoint& checkpoint, int64_t bc_channels, Mamba2Config
   // An older conversion's config has the class's defaults in the fields it renamed: not believed.
   const bool believed = !has_renamed_fields(checkpoint);
   const ConfigValues config(checkpoint), ssm(checkpoint, "ssm_cfg");
+  std::vector<std::string> said;
   const auto from = [&](const char* key, const char* original) -> std::optional<int64_t> {
-    const auto value = believed ? config.integer(key) : std::nullopt;
-    return value ? value : ssm.integer(original);
+    auto value = believed ? config.integer(key) : std::nullopt;
+    const std::string name = value ? key : ssm.named(original);
+    if (!value)
+      value = ssm.integer(original);
+    if (value)
+      said.push_back(fmt::format("{} is {}", name, *value));
+    return value;
   };
   const int64_t published = m.heads == 128 && m.d_model == 4096 ? 8 : 1;
-  const int64_t state_width = from("state_size", "d_state").value_or(0);
-  config.check(state_width == 0 || (state_width > 0 && bc_channels % state_width == 0),
-               "a state width of {} does not divide the {} B channels of {}; these files do not "
-               "belong together",
-               state_width, bc_channels, checkpoint.weights.path().string());
-  m.groups =
-      from("n_groups", "ngroups").value_or(state_width > 0 ? bc_channels / state_width : published);
-  config.check(m.groups > 0 && bc_channels % m.groups == 0 && m.heads % m.groups == 0,
-               "{} groups fit neither {} B channels nor {} heads of {}", m.groups, bc_channels,
-               m.heads, checkpoint.weights.path().string());
+  const auto groups = from("n_groups", "ngroups"), width = from("state_size", "d_state");
+  const bool divides = width && *width > 0 && bc_channels % *width == 0;
+  m.groups = groups.value_or(divides ? bc_channels / *width : published);
+  config.check(
+      m.groups > 0 && bc_channels % m.groups == 0 && m.heads % m.groups == 0 &&
+          (!width || *width == bc_channels / m.groups),
+      "{}, but the tensors of {} have {} B channels and {} heads; these files do not "
+      "belong together",
+      said.empty() ? "no number of groups is given" : fmt::format("{}", fmt::join(said, " and ")),
+      checkpoint.weights.path().string(), bc_channels, m.heads);
   m.state_width = bc_channels / m.groups;
 }
 

@@ -60,7 +60,7 @@ void map_fla_head(const Checkpoint& checkpoint, WeightMap& map) {
   const std::string embedding = "model.embeddings.weight", head = "lm_head.weight";
   const ConfigValues config(checkpoint);
   const bool tied =
-      !checkpoint.weights.has(head) && config.flag("tie_word_embeddings").value_or(false);
+      config.flag("tie_word_embeddings").value_or(false) && !checkpoint.weights.has(head);
   map.sources["emb.weight"] = {.file_name = embedding};
   map.sources["head.weight"] = {.file_name = tied ? embedding : head};
 }

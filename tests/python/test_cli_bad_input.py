@@ -196,7 +196,7 @@ CONFIGS = [
     ({"hidden_size": "64"}, 'hidden_size is "64"'),
     ({"vocab_size": 321}, "vocab_size is 321"),
     ({"vocab_size": 1 << 70}, "vocab_size is "),
-    ({"n_groups": 0}, "0 groups"),
+    ({"n_groups": 0}, "n_groups is 0"),
     ({"state_size": 17}, "17"),
     ({"attn_layer_idx": [1]}, "attn_layer_idx"),
 ]

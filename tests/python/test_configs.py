@@ -132,14 +132,22 @@ REFUSED = [
     ("mamba2-hf", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ("mamba2-hf", {"expand": 3}, "expand is 3"),
     ("mamba2-hf", {"ssm_cfg": {"dt_limit": [0, 1]}}, "ssm_cfg"),
+    ("mamba2-hf", {"n_groups": 2}, "n_groups is 2"),
+    ("mamba2-hf", {"n_groups": 5, "state_size": None}, "n_groups is 5"),
+    ("mamba2-hf", {"state_size": 8}, "state_size is 8"),
+    ("mamba2-hf", {"state_size": 5, "n_groups": None}, "state_size is 5"),
     ("mamba2-original", {"rms_norm": False}, "rms_norm is false"),
     ("mamba2-original", {"d_intermediate": 256}, "d_intermediate is 256"),
     ("mamba2-original", {"ssm_cfg": {"layer": "Mamba1", "ngroups": 2}}, 'ssm_cfg.layer is "Mamba1"'),
     ("mamba2-original", {"ssm_cfg": {"ngroups": 2, "rmsnorm": False}}, "ssm_cfg.rmsnorm is false"),
     ("mamba2-original", {"ssm_cfg": {"ngroups": 2, "dt_limit": 3}}, "ssm_cfg.dt_limit is 3"),
     ("mamba2-original", {"ssm_cfg": 3}, "ssm_cfg is 3"),
+    ("mamba2-original", {"ssm_cfg": {"ngroups": 4, "d_state": 32}}, "ssm_cfg.ngroups is 4"),
+    ("mamba2-original", {"ssm_cfg": {"ngroups": 2, "d_state": 7}}, "ssm_cfg.d_state is 7"),
+    ("mamba2-original", {"tie_embeddings": "yes"}, 'tie_embeddings is "yes"'),
     ("mamba1-hf", {"hidden_act": "relu"}, 'hidden_act is "relu"'),
     ("mamba1-hf", {"mixer_rms_eps": 1e-6}, "mixer_rms_eps"),
+    ("mamba1-hf", {"num_hidden_layers": 2}, "num_hidden_layers is 2"),
     ("mamba1-hf", {"tie_word_embeddings": False}, "lm_head.weight"),
     ("mamba1-original", {"ssm_cfg": {"bias": True}}, "ssm_cfg.bias is true"),
     ("mamba1-original", {"ssm_cfg": {"d_state": 8}}, "ssm_cfg.d_state is 8"),
@@ -147,6 +155,9 @@ REFUSED = [
     ("hgrn2-fla", {"use_lower_bound": False}, "use_lower_bound is false"),
     ("hgrn2-fla", {"use_short_conv": True}, "use_short_conv is true"),
     ("hgrn2-fla", {"clamp_min": -3.0}, "clamp_min is -3"),
+    ("hgrn2-fla", {"expand_ratio": 8}, "expand_ratio is 8"),
+    ("hgrn2-fla", {"num_heads": 2}, "num_heads 2"),
+    ("hgrn2-fla", {"tie_word_embeddings": "yes"}, 'tie_word_embeddings is "yes"'),
     ("hgrn2-fla", {"rms_norm_eps": 0.5}, "rms_norm_eps is 0.5"),
     ("hgrn2-fla", {"model_type": "hgrn"}, 'model_type is "hgrn"'),
     ("rwkv5-hf", {"layer_norm_epsilon": 0.1}, "layer_norm_epsilon is 0.1"),
@@ -164,6 +175,11 @@ REFUSED = [
 def test_a_key_that_cannot_be_honoured_is_refused(golden, change, says, tmp_path):
     model = copy(GOLDEN / golden, tmp_path, **change)
     refused(stuffed("inspect", model), 3, model / "config.json", says)
+
+
+def test_a_config_of_many_megabytes_is_refused(tmp_path):
+    model = copy(GOLDEN / "mamba2-hf", tmp_path, no_such_key=[0] * (6 << 20))
+    refused(stuffed("inspect", model), 3, model / "config.json", "more than the 16777216")
 
 
 def test_lower_bounds_that_are_not_there(tmp_path):
@@ -193,12 +209,14 @@ def test_an_unknown_key_is_said_recorded_and_shown(golden, tmp_path):
 
 
 def test_keys_that_published_conversions_keep_from_the_original(tmp_path):
-    """state-spaces/mamba-*-hf hold both kinds."""
+    """state-spaces/mamba-*-hf hold both kinds; of one, the number of layers is right in the original's alone."""
     model = copy(GOLDEN / "mamba1-hf", tmp_path, d_inner=128, d_model=64, n_layer=3, fused_add_norm=True,
                  pad_vocab_size_multiple=8, rms_norm=True, ssm_cfg={}, num_hidden_layers=2)
     done = stuffed("inspect", model, "--json")
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert json.loads(done.stdout)["layout"] == "hf"
+    assert done.returncode == 0 and done.stderr.count("warning: ") == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["layout"] == "hf" and found["layers"] == 3
+    assert len(found["warnings"]) == 1 and "num_hidden_layers is 2" in found["warnings"][0]
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_forward_module.", "module._orig_mod.",

@@ -48,7 +48,8 @@ Format recognise(const MappedFile& file) {
 
 /// weight_map of an index: tensor name -> shard's file name.
 std::map<std::string, std::string> read_index(const fs::path& path) {
-  const json index = read_json(path);
+  constexpr int64_t kMostIndexBytes = int64_t{64} << 20;
+  const json index = read_json(path, kMostIndexBytes);
   check(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
         Error::Kind::Input, "{}: a shard index must be an object with a weight_map", path.string());
   std::map<std::string, std::string> result;
