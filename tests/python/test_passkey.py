@@ -106,12 +106,15 @@ def test_the_papers_needles_are_in_the_blocks_nearest_to_its_positions(tmp_path:
         assert trial["length_tokens"] - 2 * block < trial["prompt_tokens"] <= trial["length_tokens"]
 
 
-def test_a_journal_cut_in_the_middle_is_exported_with_a_warning(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_journal_cut_in_the_middle_is_exported_if_asked_to(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     lines = run.read_text().splitlines(keepends=True)
     for kept in (len(lines) // 2, len(lines) - 1):
         cut = tmp_path / "cut.jsonl"
         cut.write_text("".join(lines[:kept]))
         done = stuffed("export", "--format", "paper", cut, "-o", tmp_path / f"out{kept}")
+        assert done.returncode == 3 and "is not finished" in done.stderr and "--partial" in done.stderr
+        assert not (tmp_path / f"out{kept}").exists()
+        done = stuffed("export", "--format", "paper", cut, "-o", tmp_path / f"out{kept}", "--partial")
         assert done.returncode == 0 and "is not finished" in done.stderr and "of 12 trials" in done.stderr
 
 
@@ -203,15 +206,15 @@ def test_a_picture_is_a_picture_and_not_a_folder(run: pathlib.Path, tmp_path: pa
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["acc_curve.pdf", "heat_map.pdf"]
 
 
-def test_an_export_replaces_nothing_of_other_contents(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_an_export_replaces_nothing_unless_asked_to(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "args.json").write_text("{}")
     done = stuffed("export", run, "-o", out)
-    assert done.returncode == 7 and "args.json" in done.stderr and "--overwrite" in done.stderr
-    assert (out / "args.json").read_text() == "{}" and not list((out / "passkey").iterdir())
+    assert done.returncode == 7 and str(out) in done.stderr and "--overwrite" in done.stderr
+    assert (out / "args.json").read_text() == "{}" and [path.name for path in out.iterdir()] == ["args.json"]
     assert stuffed("export", run, "-o", out, "--overwrite").returncode == 0
-    assert stuffed("export", run, "-o", out).returncode == 0  # the same again
+    assert stuffed("export", run, "-o", out).returncode == 7
     (out / "args.json").unlink()
     (out / "args.json").hardlink_to(run)
     whole = run.read_bytes()

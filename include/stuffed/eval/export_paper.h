@@ -9,7 +9,8 @@ namespace stuffed::eval {
 struct PaperOptions {
   std::filesystem::path per_token = {};  // the losses' file; empty: the one the journal names
   int64_t drop_chunk_targets = 0;        // leave out the first target of every chunk; 0: none
-  bool overwrite = false;                // replace files of other contents
+  bool partial = false;                  // trials of a journal that is not finished
+  bool overwrite = false;                // into a folder that holds something
 };
 
 struct PaperFiles {
@@ -27,10 +28,11 @@ struct PaperFiles {
 /// chunks of 131,072 tokens and scores no chunk's first token: with `drop_chunk_targets` neither
 /// does the file.
 ///
-/// A journal that is not finished gives the files of what it holds, and a warning.
-/// Errors  Input if `journal` holds neither, or its losses are missing or another run's; Usage if
-/// one of them would be overwritten; Output if a file cannot be written, or is there with other
-/// contents and `overwrite` is not given
+/// A passkey journal that is not finished gives the files of what it holds, and a warning, if `partial`
+/// is given.
+/// Errors  Input if `journal` holds neither, is not finished, or its losses are missing or another
+/// run's; Usage if one of them would be overwritten; Output if a file cannot be written, or its
+/// folder holds something and `overwrite` is not given
 PaperFiles export_paper(const std::filesystem::path& journal,
                         const std::filesystem::path& folder,
                         const PaperOptions& options = {});

@@ -28,8 +28,6 @@ void write_export(const ReadJournal& journal,
                   const PaperOptions& options,
                   PaperFiles& files);
 
-void make_folder(const std::filesystem::path& folder);
-
 /// The per-token losses and their args.json; see export_paper().
 void export_losses(const ReadJournal& journal,
                    const std::filesystem::path& folder,

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "export_files.h"
+#include "export_folder.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/io/atomic_file.h"
@@ -208,15 +209,13 @@ void export_losses(const ReadJournal& journal,
   if (chunk > 0)
     nll = without_chunk_targets(nll, chunk);
   const fs::path place = folder / "result_per_token" / run / documents.text;
+  check_folder(place, options.overwrite);
   make_folder(place);
   const fs::path tensor = place / "per_token_loss.pt";
   io::OutputGuard guard;
   guard.reads("RESULTS", journal.path);
   guard.reads("--per-token", losses);
   guard.writes("-o", tensor);
-  std::error_code ignored;
-  check(options.overwrite || !fs::exists(tensor, ignored), Error::Kind::Output,
-        "{}: is there already; give another -o, or --overwrite to replace it", tensor.string());
   write_export(journal, place / "args.json",
                args_of(asked, documents.text, targets, chunk).dump(4) + "\n", options, files);
   io::write_torch_tensor(tensor, nll);

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "export_files.h"
+#include "export_folder.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/io/atomic_file.h"
@@ -129,7 +130,9 @@ void export_passkey(const ReadJournal& journal,
   Asked asked;
   explained(journal, "line 1", [&] { asked = read_config(journal.end.header.config); });
   const Lengths lengths = read_trials(journal, asked);
+  check_finished(journal.path, journal.end.finished, options.partial);
   warn_of_missing(journal, asked, lengths, files);
+  check_folder(folder, options.overwrite);
   make_folder(folder / "passkey");
   write_export(journal, folder / "args.json", args_of(asked).dump(4) + "\n", options, files);
   for (const auto& [length, trials] : lengths) {
@@ -170,12 +173,6 @@ void write_export(const ReadJournal& journal,
   io::check_text_place(path, text, options.overwrite);
   io::write_text(path, text);
   files.written.push_back(path);
-}
-
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  check(!error, Error::Kind::Output, "{}: cannot be created: {}", folder.string(), error.message());
 }
 
 PaperFiles export_paper(const fs::path& journal,
