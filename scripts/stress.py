@@ -224,11 +224,13 @@ def run(stuffed, arguments):
 
 
 def content_of(path, exact):
-    """What must be the same: of a journal all but the header, which says when and where."""
+    """What must be the same: of a journal neither the header, which says when and where, nor what the end line says of
+    the process that wrote it."""
     if path.suffix != ".jsonl":
         return path.read_bytes()
-    lines = path.read_text().splitlines()[1:]
-    return lines if exact else [json.loads(line).get("key") for line in lines]
+    *lines, end = path.read_text().splitlines()[1:]
+    end = json.loads(end)
+    return [*(lines if exact else [json.loads(line)["key"] for line in lines]), end.get("end"), end.get("records")]
 
 
 def leftovers(folder, exact):
