@@ -8,17 +8,18 @@
 #include <ATen/ATen.h>
 
 #include "kernels/decay_scan/decay_scan.h"
+#include "kernels/decay_scan/decay_scan_terms.h"
 
 namespace stuffed::testing {
 
-/// Which terms of the recurrence a family uses.
-enum class Variant { Mamba2, Rwkv5, Rwkv6, Hgrn2, Mamba1, Rwkv7 };
-inline constexpr Variant kVariants[] = {Variant::Mamba2, Variant::Rwkv5,  Variant::Rwkv6,
-                                        Variant::Hgrn2,  Variant::Mamba1, Variant::Rwkv7};
+/// The terms of the recurrence that a case has, and who has them.
+struct Variant {
+  std::string name = "one decay per head";  // the family's
+  ScanTerms terms = {.decay = DecayForm::PerHead, .shares_keys = true, .has_v_scale = true};
+};
 
-inline const char* name_of(Variant variant) {
-  constexpr const char* kNames[] = {"mamba2", "rwkv5", "rwkv6", "hgrn2", "mamba1", "rwkv7"};
-  return kNames[static_cast<int>(variant)];
+inline const char* name_of(const Variant& variant) {
+  return variant.name.c_str();
 }
 
 /// How fast the state forgets. Weak: around -0.01; Resets: 5 % of tokens at -200 among weak ones;
@@ -36,7 +37,7 @@ inline const char* name_of(Decay decay) {
 }
 
 struct Case {
-  Variant variant = Variant::Mamba2;
+  Variant variant = {};
   Decay decay = Decay::Weak;
   int64_t B = 1, T = 64, H = 2, K = 16, V = 8;
   at::ScalarType type = at::kFloat;  // of q, k, v; everything else is f64 if it is, f32 if not
@@ -48,19 +49,6 @@ struct Case {
            std::to_string(V) + "_" + toString(type);
   }
 };
-
-/// The shapes of published models, one layer, batch 1.
-inline std::vector<Case> model_cases(int64_t T, at::ScalarType type) {
-  return {{.variant = Variant::Mamba2, .T = T, .H = 24, .K = 128, .V = 64, .type = type},  // 130m
-          {.variant = Variant::Mamba2, .T = T, .H = 64, .K = 128, .V = 64, .type = type},  // 1.3b
-          {.variant = Variant::Mamba2, .T = T, .H = 80, .K = 128, .V = 64, .type = type},  // 2.7b
-          {.variant = Variant::Rwkv5, .T = T, .H = 64, .K = 64, .V = 64, .type = type},    // 7B
-          {.variant = Variant::Rwkv6, .T = T, .H = 32, .K = 64, .V = 64, .type = type},    // 1.6B
-          {.variant = Variant::Rwkv6, .T = T, .H = 64, .K = 64, .V = 64, .type = type},    // 7B
-          {.variant = Variant::Hgrn2, .T = T, .H = 16, .K = 128, .V = 128, .type = type},  // 1.3B
-          {.variant = Variant::Mamba1, .T = T, .H = 1536, .K = 16, .V = 1, .type = type},  // 130m
-          {.variant = Variant::Rwkv7, .T = T, .H = 32, .K = 64, .V = 64, .type = type}};   // 1.5B
-}
 
 struct Problem {
   ScanInputs in;
@@ -99,58 +87,59 @@ inline Tensor make_log_decay(Decay decay, at::IntArrayRef shape, const at::Tenso
   return g;
 }
 
-/// Random inputs of a case, the layout of each variant as its family passes it (expanded heads and
+/// The decays of a case, in the form its terms have.
+inline void make_decays(const Case& c, const at::TensorOptions& options, ScanInputs& in) {
+  const std::vector<int64_t> per_head = {c.B, c.T, c.H, 1}, per_channel = {c.B, c.T, c.H, c.K};
+  switch (c.variant.terms.decay) {
+    case DecayForm::PerHead:
+      in.log_decay = make_log_decay(c.decay, per_head, options);
+      break;
+    case DecayForm::PerChannel:
+      in.log_decay = make_log_decay(c.decay, per_channel, options);
+      break;
+    case DecayForm::Constant:  // a pattern over tokens becomes one over channels
+      in.log_decay = make_log_decay(c.decay, {1, c.K, c.H, 1}, options)
+                         .permute({0, 3, 2, 1})
+                         .expand(per_channel);
+      break;
+    case DecayForm::Factored: {  // -inf * 0 would be NaN, so "exactly 0" is an underflow here
+      Tensor step = make_log_decay(c.decay, per_head, options).neg().squeeze(-1).clamp_max(1e5);
+      in.factored_decay = FactoredDecay{step, -at::rand({c.H, c.K}, options) - 0.5, 0};
+      break;
+    }
+  }
+}
+
+/// Random inputs of a case, laid out as a family of these terms passes them (expanded heads and
 /// all). Equal seeds give equal values on one kind of device, not across kinds.
 inline Problem make_problem(const Case& c, at::Device device = at::kCPU) {
   at::manual_seed(c.seed);
+  const ScanTerms& terms = c.variant.terms;
   const at::ScalarType wide = c.type == at::kDouble ? at::kDouble : at::kFloat;
   const at::TensorOptions options = at::TensorOptions(wide).device(device);
   const auto normal = [&](at::IntArrayRef shape, double scale) {
     return (at::randn(shape, options) * scale).to(c.type);
   };
-  const double unit = 1 / std::sqrt(static_cast<double>(c.K));
+  const std::vector<int64_t> per_channel = {c.B, c.T, c.H, c.K};
+  const auto keys = [&](double scale) {
+    return terms.shares_keys ? normal({c.B, c.T, 1, c.K}, scale).expand(per_channel)
+                             : normal(per_channel, scale);
+  };
   Problem p;
   ScanInputs& in = p.in;
-  const bool shared = c.variant == Variant::Mamba2 || c.variant == Variant::Mamba1;
-  in.q = shared ? normal({c.B, c.T, 1, c.K}, 1).expand({c.B, c.T, c.H, c.K})
-                : normal({c.B, c.T, c.H, c.K}, 1);
-  in.k = shared ? normal({c.B, c.T, 1, c.K}, unit).expand({c.B, c.T, c.H, c.K})
-                : normal({c.B, c.T, c.H, c.K}, unit);
+  in.q = keys(1);
+  in.k = keys(1 / std::sqrt(static_cast<double>(c.K)));
   in.v = normal({c.B, c.T, c.H, c.V}, 1);
   p.state = at::randn({c.B, c.H, c.K, c.V}, options);
-  const std::vector<int64_t> per_head = {c.B, c.T, c.H, 1}, per_channel = {c.B, c.T, c.H, c.K};
-  switch (c.variant) {
-    case Variant::Mamba2:
-      in.log_decay = make_log_decay(c.decay, per_head, options);
-      in.v_scale = at::rand({c.B, c.T, c.H}, options);
-      break;
-    case Variant::Rwkv5:  // constant in time, so a pattern over tokens becomes one over channels
-      in.log_decay = make_log_decay(c.decay, {1, c.K, c.H, 1}, options)
-                         .permute({0, 3, 2, 1})
-                         .expand(per_channel);
-      in.bonus = at::randn({c.H, c.K}, options);
-      break;
-    case Variant::Rwkv6:
-      in.log_decay = make_log_decay(c.decay, per_channel, options);
-      in.bonus = at::randn({c.H, c.K}, options);
-      break;
-    case Variant::Hgrn2:
-      in.log_decay = make_log_decay(c.decay, per_channel, options);
-      break;
-    case Variant::Mamba1: {  // -inf * 0 would be NaN, so "exactly 0" is an underflow here
-      Tensor step = make_log_decay(c.decay, per_head, options).neg().squeeze(-1).clamp_max(1e5);
-      in.factored_decay = FactoredDecay{step, -at::rand({c.H, c.K}, options) - 0.5, 0};
-      in.v_scale = at::rand({c.B, c.T, c.H}, options);
-      break;
-    }
-    case Variant::Rwkv7: {
-      in.log_decay = make_log_decay(c.decay, per_channel, options);
-      const Tensor read = at::randn(per_channel, options);
-      const Tensor unit_read = read / read.norm(2, -1, true);
-      in.erase =
-          Erase{unit_read.to(c.type), (unit_read * at::rand(per_channel, options)).to(c.type)};
-      break;
-    }
+  make_decays(c, options, in);
+  if (terms.has_v_scale)
+    in.v_scale = at::rand({c.B, c.T, c.H}, options);
+  if (terms.has_bonus)
+    in.bonus = at::randn({c.H, c.K}, options);
+  if (terms.has_erase) {
+    const Tensor read = at::randn(per_channel, options);
+    const Tensor unit_read = read / read.norm(2, -1, true);
+    in.erase = Erase{unit_read.to(c.type), (unit_read * at::rand(per_channel, options)).to(c.type)};
   }
   return p;
 }

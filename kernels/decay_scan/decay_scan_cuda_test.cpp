@@ -9,9 +9,9 @@
 
 #include "kernels/common/cuda_call.h"
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/ops/decay_scan.h"
+#include "tests/support/scan_variants.h"
 
 #if STUFFED_WITH_CUDA
 
@@ -28,10 +28,11 @@ using testing::Case;
 using testing::close;
 using testing::Decay;
 using testing::kDecays;
-using testing::kVariants;
 using testing::make_problem;
 using testing::Problem;
 using testing::Variant;
+using testing::variant_of;
+using testing::variants;
 
 Problem to_gpu(const Problem& p) {
   return {kernels::converted(p.in, at::kCUDA), kernels::converted(p.state, at::kCUDA)};
@@ -117,23 +118,22 @@ void expect_same(const Problem& layout, const Problem& p, int segments, const st
 }
 
 /// A case of the widths its family publishes.
-Case published(Variant variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
+Case published(const Variant& variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
   Case c{
       .variant = variant, .decay = decay, .B = 2, .T = T, .H = 3, .K = 64, .V = 64, .type = type};
-  if (variant == Variant::Mamba2)
-    c.K = 128;
-  if (variant == Variant::Hgrn2)
-    c.K = c.V = 128;
-  if (variant == Variant::Mamba1)
-    c.K = 16, c.V = 1, c.H = 130;
+  const ScanWidths& widths = find_family(variant.name).widths;
+  c.K = widths.key_width;
+  c.V = widths.value_width;
+  if (c.V == 1)  // heads are channels
+    c.H = 130;
   return c;
 }
 
 constexpr at::ScalarType kTypes[] = {at::kBFloat16, at::kFloat};
-constexpr Variant kChunked[] = {Variant::Mamba2, Variant::Rwkv6, Variant::Hgrn2};
+const Variant kChunked[] = {variant_of("mamba2"), variant_of("rwkv6"), variant_of("hgrn2")};
 
 TEST(CudaDecayScan, TheF64KernelIsTheReference) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : kDecays) {
       const Case c = published(variant, 70, at::kFloat, decay);
       const Problem p = make_problem(c), gpu = to_gpu(p);
@@ -145,7 +145,7 @@ TEST(CudaDecayScan, TheF64KernelIsTheReference) {
 }
 
 TEST(CudaDecayScan, AgreesForAnyDecay) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : kDecays)
       for (const at::ScalarType type : kTypes)
         for (const int segments : {1, 4})
@@ -153,14 +153,15 @@ TEST(CudaDecayScan, AgreesForAnyDecay) {
 }
 
 TEST(CudaDecayScan, AgreesForAnyLength) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const at::ScalarType type : kTypes)
       for (const int64_t T : {0, 1, 2, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 8193})
         expect_agreement(published(variant, T, type, Decay::Resets));
 }
 
 TEST(CudaDecayScan, AgreesForAnyWidth) {
-  for (const Variant variant : {Variant::Mamba2, Variant::Rwkv6, Variant::Hgrn2, Variant::Rwkv7})
+  for (const Variant& variant :
+       {variant_of("mamba2"), variant_of("rwkv6"), variant_of("hgrn2"), variant_of("rwkv7")})
     for (const at::ScalarType type : kTypes)
       for (const int64_t K : {16, 24, 32, 64, 128})
         for (const int64_t V : {16, 30, 64, 128})
@@ -168,13 +169,13 @@ TEST(CudaDecayScan, AgreesForAnyWidth) {
 }
 
 TEST(CudaDecayScan, AnyPlanAgrees) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int segments : {2, 3, 8, 16, 40})
       expect_agreement(published(variant, 2000, at::kBFloat16), segments);
 }
 
 TEST(CudaDecayScan, EqualPlansGiveEqualBits) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int segments : {1, 5}) {
       const Problem p = to_gpu(make_problem(published(variant, 1000, at::kBFloat16)));
       const ScanResult both = run(p, segments), again = run(p, segments);
@@ -188,7 +189,7 @@ TEST(CudaDecayScan, EqualPlansGiveEqualBits) {
 }
 
 TEST(CudaDecayScan, SplitsAnywhere) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const at::ScalarType type : kTypes) {
       const Case c = published(variant, 1000, type);
       const Problem p = to_gpu(make_problem(c));
@@ -209,7 +210,7 @@ TEST(CudaDecayScan, SplitsAnywhere) {
 }
 
 TEST(CudaDecayScan, DecodingTracksPrefill) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     const Case c = published(variant, 2000, at::kBFloat16);
     const Problem p = to_gpu(make_problem(c));
     const ScanResult expected = decay_scan_cuda_f64(p.in, p.state);
@@ -224,7 +225,7 @@ TEST(CudaDecayScan, DecodingTracksPrefill) {
 }
 
 TEST(CudaDecayScan, InPlaceGivesTheSameBits) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const at::ScalarType type : kTypes)
       for (const int64_t T : {0, 1, 2, 8, 9, 100}) {
         const Case c = published(variant, T, type, Decay::Resets);
@@ -239,10 +240,10 @@ TEST(CudaDecayScan, InPlaceGivesTheSameBits) {
 
 TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
   constexpr int64_t kPrefill = 65536, kSteps = 1000;
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : {Decay::Weak, Decay::Tiny})
       for (const at::ScalarType type : kTypes) {
-        if (decay == Decay::Tiny && variant != Variant::Mamba2 && variant != Variant::Rwkv6)
+        if (decay == Decay::Tiny && variant.name != "mamba2" && variant.name != "rwkv6")
           continue;  // one scalar and one vector decay where nothing is ever forgotten
         Case c = published(variant, kPrefill + kSteps, type, decay);
         c.B = 1, c.H = std::min<int64_t>(c.H, 2);
@@ -266,7 +267,7 @@ TEST(CudaDecayScan, AThousandStepsAfterALongPrefillTrackF64) {
 }
 
 TEST(CudaDecayScan, ReadsNothingAroundAView) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const at::ScalarType type : kTypes)
       for (const int64_t margin : {8, 3}) {  // rows of 16-byte alignment, and not
         const Problem p = to_gpu(make_problem(published(variant, 200, type)));
@@ -277,7 +278,7 @@ TEST(CudaDecayScan, ReadsNothingAroundAView) {
 }
 
 TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
-  for (const Variant variant : kChunked) {
+  for (const Variant& variant : kChunked) {
     const Problem p = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
     const auto head_first = [](const Tensor& x) {
       return x.dim() == 4 ? x.transpose(1, 2).contiguous().transpose(1, 2) : x;
@@ -287,7 +288,7 @@ TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
 }
 
 TEST(CudaDecayScan, TwiceTheValuesAreTwiceTheOutput) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     Problem p = to_gpu(make_problem(published(variant, 300, at::kBFloat16)));
     const ScanResult once = run(p);
     p.in.v = p.in.v * 2;
@@ -299,7 +300,7 @@ TEST(CudaDecayScan, TwiceTheValuesAreTwiceTheOutput) {
 }
 
 TEST(CudaDecayScan, TakesExtremeValues) {
-  for (const Variant variant : kChunked)
+  for (const Variant& variant : kChunked)
     for (const double size : {1e-38, 1e-20, 65504., 1e30}) {
       Problem p = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
       p.in.v = p.in.v * size;
@@ -313,7 +314,7 @@ TEST(CudaDecayScan, TakesExtremeValues) {
 TEST(CudaDecayScan, DecaysAroundWhatAMiddleHoldsAgree) {
   // Nats a token. 60 bits are 42 nats: 32 tokens of 1.3, or 8 of 5.2.
   for (const double rate : {0.5, 1.25, 1.35, 3., 5., 5.5, 9.})
-    for (const Variant variant : {Variant::Rwkv6, Variant::Hgrn2})
+    for (const Variant& variant : {variant_of("rwkv6"), variant_of("hgrn2")})
       for (const int segments : {1, 3}) {
         Problem p = make_problem(published(variant, 500, at::kBFloat16));
         p.in.log_decay = -rate * (1 - 0.02 * at::rand_like(p.in.log_decay));
@@ -328,7 +329,7 @@ TEST(CudaDecayScan, QAndKOfAnySizeAgreeForAnyDecay) {
   for (const double size : {1e-36, 1e-25, 1e-15, 1e15, 1e25})
     for (const double rate : {0.01, 1.2, 4., 9.})
       for (const bool is_q : {true, false}) {
-        Problem p = make_problem(published(Variant::Hgrn2, 200, at::kBFloat16));
+        Problem p = make_problem(published(variant_of("hgrn2"), 200, at::kBFloat16));
         p.in.log_decay = -rate * at::rand_like(p.in.log_decay);
         Tensor& x = is_q ? p.in.q : p.in.k;
         x = x * size;
@@ -342,8 +343,8 @@ TEST(CudaDecayScan, QAndKOfAnySizeAgreeForAnyDecay) {
 
 TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
   for (const at::ScalarType type : kTypes)
-    for (const Variant variant : kVariants) {
-      if (variant == Variant::Rwkv7 || variant == Variant::Mamba1)
+    for (const Variant& variant : variants()) {
+      if (variant.terms.has_erase || variant.terms.decay == DecayForm::Factored)
         continue;  // the first erases the state, the second has no log_decay to set
       for (const int segments : {1, 3}) {
         Problem p = make_problem(published(variant, 700, type));
@@ -361,7 +362,7 @@ TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
 TEST(CudaDecayScan, OnlyWhatIsForgottenIsLeftOutOfASum) {
   // Heads that forget within a few tokens, within a segment, never, and after a strong token.
   for (const int segments : {3, 5, 9}) {
-    Problem p = make_problem(published(Variant::Mamba2, 6000, at::kBFloat16));
+    Problem p = make_problem(published(variant_of("mamba2"), 6000, at::kBFloat16));
     p.in.log_decay = at::empty(p.in.log_decay.sizes());
     const double decays[] = {-3., -0.3, -0.05, -1e-4, 0.};
     for (int64_t h = 0; h < p.in.log_decay.size(2); ++h) {
@@ -376,7 +377,7 @@ TEST(CudaDecayScan, OnlyWhatIsForgottenIsLeftOutOfASum) {
 
 TEST(CudaDecayScan, TheBonusMayHaveItsOwnKeyAndTheInsertionAScale) {
   for (const at::ScalarType type : kTypes)
-    for (const Variant variant : {Variant::Rwkv6, Variant::Mamba2}) {
+    for (const Variant& variant : {variant_of("rwkv6"), variant_of("mamba2")}) {
       const Case c = published(variant, 200, type);
       Problem p = make_problem(c);
       p.in.bonus = at::randn({c.H, c.K});
@@ -393,7 +394,7 @@ TEST(CudaDecayScan, HeadsMayShareKeysOrNot) {
   for (const bool shared : {true, false})
     for (const int64_t H : {1, 2, 5})
       for (const int64_t V : {32, 40, 64, 72, 128, 192}) {
-        Case c = published(Variant::Mamba2, 200, at::kBFloat16, Decay::Resets);
+        Case c = published(variant_of("mamba2"), 200, at::kBFloat16, Decay::Resets);
         c.H = H, c.V = V;
         Problem p = to_gpu(make_problem(c));
         if (!shared)
@@ -406,7 +407,7 @@ TEST(CudaDecayScan, HeadsMayShareKeysOrNot) {
 
 /// Mamba-1 with channels side by side and B and C that they share.
 Problem side_by_side(int64_t B, int64_t H, int64_t T, Decay decay, bool scales_by_step) {
-  Case c = published(Variant::Mamba1, T, at::kBFloat16, decay);
+  Case c = published(variant_of("mamba1"), T, at::kBFloat16, decay);
   c.B = B, c.H = H;
   Problem p = to_gpu(make_problem(c));
   const auto shared = [](const Tensor& x) {
@@ -471,7 +472,7 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
   constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5,
                 kWideHopper = 7, kEraseHopper = 8;
   const auto path = [](const Problem& p) { return decay_scan_cuda_path(p.in, p.state); };
-  const Problem p = to_gpu(make_problem(published(Variant::Mamba2, 200, at::kBFloat16)));
+  const Problem p = to_gpu(make_problem(published(variant_of("mamba2"), 200, at::kBFloat16)));
   EXPECT_EQ(path(p), kScalarHopper);
   EXPECT_EQ(path({tokens_of(p.in, 0, 8), p.state}), kTokens);
   Problem own = p;
@@ -480,19 +481,19 @@ TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
   Problem misaligned = p;
   misaligned.in.v = at::zeros({2, 200, 3, 67}, p.in.v.options()).narrow(3, 1, 64);
   EXPECT_EQ(path(misaligned), kScalar);
-  for (const Variant variant : {Variant::Rwkv5, Variant::Rwkv6}) {
+  for (const Variant& variant : {variant_of("rwkv5"), variant_of("rwkv6")}) {
     Problem rwkv = to_gpu(make_problem(published(variant, 200, at::kBFloat16)));
     EXPECT_EQ(path(rwkv), kVectorHopper);
     rwkv.in.bonus.reset();
     EXPECT_EQ(path(rwkv), kVector);
   }
-  const Problem hgrn = to_gpu(make_problem(published(Variant::Hgrn2, 200, at::kBFloat16)));
+  const Problem hgrn = to_gpu(make_problem(published(variant_of("hgrn2"), 200, at::kBFloat16)));
   EXPECT_EQ(path(hgrn), kWideHopper);
   EXPECT_EQ(path({tokens_of(hgrn.in, 0, 8), hgrn.state}), kTokens);
   Problem with_bonus = hgrn;
   with_bonus.in.bonus = at::zeros({3, 128}, hgrn.state.options());
   EXPECT_EQ(path(with_bonus), kVector);
-  const Problem rwkv7 = to_gpu(make_problem(published(Variant::Rwkv7, 200, at::kBFloat16)));
+  const Problem rwkv7 = to_gpu(make_problem(published(variant_of("rwkv7"), 200, at::kBFloat16)));
   EXPECT_EQ(path(rwkv7), kEraseHopper);
   EXPECT_EQ(path({tokens_of(rwkv7.in, 0, 8), rwkv7.state}), kTokens);
   misaligned = hgrn;

@@ -5,9 +5,9 @@
 
 #include "kernels/common/levels.h"
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/ops/decay_scan.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 namespace {
@@ -18,14 +18,15 @@ using testing::Case;
 using testing::close;
 using testing::Decay;
 using testing::kDecays;
-using testing::kVariants;
 using testing::make_problem;
 using testing::Problem;
 using testing::Variant;
+using testing::variant_of;
+using testing::variants;
 
-Case small(Variant variant, int64_t T, at::ScalarType type, Decay decay) {
+Case small(const Variant& variant, int64_t T, at::ScalarType type, Decay decay) {
   Case c{.variant = variant, .decay = decay, .B = 2, .T = T, .H = 3, .K = 20, .V = 9, .type = type};
-  if (variant == Variant::Mamba1)
+  if (variant.terms.decay == DecayForm::Factored)
     c.K = 16, c.V = 1, c.H = 37;
   return c;
 }
@@ -47,7 +48,7 @@ void expect_reference(const Problem& p, const std::string& what) {
 }
 
 TEST(DecayScanStep, AgreesForAnyDecay) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : kDecays)
       for (const int64_t T : {1, 2, 8})
         for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
@@ -58,14 +59,14 @@ TEST(DecayScanStep, AgreesForAnyDecay) {
 
 TEST(DecayScanStep, TakesWhatMitigationsMakeOfTheInputs) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-    const Case c = small(Variant::Rwkv6, 3, type, Decay::Weak);
+    const Case c = small(variant_of("rwkv6"), 3, type, Decay::Weak);
     Problem p = make_problem(c);
     p.in.bonus_k = at::randn({c.B, c.T, c.H, c.K}).to(type);
     p.in.v_scale = at::rand({c.B, c.T, c.H});
     expect_reference(p, "a bonus key and a scale");
     p.in.log_decay = p.in.log_decay.narrow(3, 0, 1);  // a bonus and one decay per head
     expect_reference(p, "one decay");
-    p = make_problem(small(Variant::Mamba1, 3, type, Decay::Weak));
+    p = make_problem(small(variant_of("mamba1"), 3, type, Decay::Weak));
     p.in.factored_decay->offset = -0.5;
     p.in.q = p.in.q.contiguous();
     p.in.k = p.in.k.contiguous();
@@ -74,7 +75,7 @@ TEST(DecayScanStep, TakesWhatMitigationsMakeOfTheInputs) {
 }
 
 TEST(DecayScanStep, ReadsForksAndViews) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     Problem p = make_problem(small(variant, 2, at::kFloat, Decay::Weak));
     const ScanResult expected = step(p);
     for (Tensor* x : {&p.in.q, &p.in.k, &p.in.v}) {
@@ -95,7 +96,7 @@ TEST(DecayScanStep, ReadsForksAndViews) {
 }
 
 TEST(DecayScanStep, InPlaceGivesTheSameBits) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int64_t T : {1, 5, 20}) {  // 20: another program, copied
       const Problem p = make_problem(small(variant, T, at::kFloat, Decay::Resets));
       const ScanResult expected = ops::decay_scan(p.in, p.state);
@@ -106,7 +107,7 @@ TEST(DecayScanStep, InPlaceGivesTheSameBits) {
 }
 
 TEST(DecayScanStep, ASequenceIsTheSameInAnyBatchAndCutOfTokens) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     const Problem p = make_problem(small(variant, 6, at::kFloat, Decay::Weak));
     const ScanResult whole = step(p);
     const Problem second{kernels::sequences_of(p.in, 1, 2), p.state.slice(0, 1, 2)};
@@ -119,7 +120,7 @@ TEST(DecayScanStep, ASequenceIsTheSameInAnyBatchAndCutOfTokens) {
 }
 
 TEST(DecayScanStep, AThousandStepsTrackTheReference) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : {Decay::Weak, Decay::Tiny}) {
       const Case c = small(variant, 1000, at::kFloat, decay);
       const Problem p = make_problem(c);

@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 namespace {
@@ -22,10 +22,11 @@ using testing::Case;
 using testing::close;
 using testing::Decay;
 using testing::kDecays;
-using testing::kVariants;
 using testing::make_problem;
 using testing::Problem;
 using testing::Variant;
+using testing::variant_of;
+using testing::variants;
 
 constexpr int64_t kLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000};
 
@@ -63,14 +64,14 @@ std::vector<Tensor*> tensors_of(Problem& p) {
 }
 
 TEST(DecayScan, ProgramsAgreeForAnyDecay) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : kDecays)
       for (const at::ScalarType type : {at::kFloat, at::kDouble})
         expect_agreement({.variant = variant, .decay = decay, .B = 2, .T = 150, .type = type});
 }
 
 TEST(DecayScan, ProgramsAgreeForAnyLength) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int64_t T : kLengths)
       for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16})
         expect_agreement(
@@ -78,21 +79,21 @@ TEST(DecayScan, ProgramsAgreeForAnyLength) {
 }
 
 TEST(DecayScan, ProgramsAgreeOnLongSegments) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : {Decay::Weak, Decay::Never, Decay::Exactly})
       expect_agreement({.variant = variant, .decay = decay, .T = 8193, .H = 1, .V = 4});
 }
 
 TEST(DecayScan, ProgramsAgreeAtTheWidthsOfModels) {
-  expect_agreement({.variant = Variant::Mamba2, .T = 200, .H = 3, .K = 128, .V = 64});
-  expect_agreement({.variant = Variant::Rwkv6, .T = 200, .H = 1, .K = 64, .V = 64});
-  expect_agreement({.variant = Variant::Hgrn2, .T = 200, .H = 1, .K = 128, .V = 128});
-  expect_agreement({.variant = Variant::Rwkv7, .T = 200, .H = 2, .K = 64, .V = 64});
-  expect_agreement({.variant = Variant::Mamba1, .T = 200, .H = 101, .K = 16, .V = 1});
+  expect_agreement({.variant = variant_of("mamba2"), .T = 200, .H = 3, .K = 128, .V = 64});
+  expect_agreement({.variant = variant_of("rwkv6"), .T = 200, .H = 1, .K = 64, .V = 64});
+  expect_agreement({.variant = variant_of("hgrn2"), .T = 200, .H = 1, .K = 128, .V = 128});
+  expect_agreement({.variant = variant_of("rwkv7"), .T = 200, .H = 2, .K = 64, .V = 64});
+  expect_agreement({.variant = variant_of("mamba1"), .T = 200, .H = 101, .K = 16, .V = 1});
 }
 
 TEST(DecayScan, NoTokensLeaveTheState) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     const Problem p = make_problem({.variant = variant, .T = 3});
     for (const Impl impl : {Impl::Reference, Impl::Step, Impl::Tiled, Impl::Aten, Impl::Chunked}) {
       const ScanResult out = ops::decay_scan(tokens_of(p.in, 0, 0), p.state, impl);
@@ -104,7 +105,7 @@ TEST(DecayScan, NoTokensLeaveTheState) {
 }
 
 TEST(DecayScan, SegmentsMayBeCutAnywhere) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
       const int64_t T = 193;
       const Problem p =
@@ -125,7 +126,7 @@ TEST(DecayScan, SegmentsMayBeCutAnywhere) {
 }
 
 TEST(DecayScan, TheChunkChangesRoundingOnly) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     const Problem p = make_problem({.variant = variant, .decay = Decay::Extreme, .T = 300});
     const ScanResult expected = kernels::decay_scan_aten(p.in, p.state, 64);
     for (const int64_t chunk : {16, 32, 100, 128, 256}) {
@@ -137,8 +138,8 @@ TEST(DecayScan, TheChunkChangesRoundingOnly) {
 }
 
 /// T tokens of one head with one decay all along, that insert nothing.
-Problem only_decays(Variant variant, int64_t T, double log_decay) {
-  const bool factored = variant == Variant::Mamba1;
+Problem only_decays(const Variant& variant, int64_t T, double log_decay) {
+  const bool factored = variant.terms.decay == DecayForm::Factored;
   Problem p =
       make_problem({.variant = variant, .B = 1, .T = 1, .H = 1, .K = 16, .V = factored ? 1 : 16});
   const auto fill = [&](Tensor& x, double number) {
@@ -173,7 +174,7 @@ TEST(DecayScan, ASlowDecayDoesNotDriftOverManyChunks) {
     const Tensor expected = p.state.to(at::kDouble) * std::exp(kLogDecay * kChunks);
     EXPECT_LT(std::abs((state / expected - 1).mean().item<double>()), 5e-6) << what;
   };
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int64_t chunk : {16, 64}) {
       Problem p = only_decays(variant, kChunks * chunk, kLogDecay / static_cast<double>(chunk));
       p.state = at::rand(p.state.sizes(), p.state.options()) * 0.5 + 0.5;
@@ -185,7 +186,7 @@ TEST(DecayScan, ASlowDecayDoesNotDriftOverManyChunks) {
 }
 
 TEST(DecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const int64_t T : {1, 5, 130}) {  // steps, and chunks
       Problem p = only_decays(variant, T, -25.0 / static_cast<double>(T));
       p.state.fill_(1e12);
@@ -198,7 +199,7 @@ TEST(DecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
 }
 
 TEST(DecayScan, TwiceTheValuesGiveExactlyTwiceTheOutput) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     Problem p = make_problem({.variant = variant, .T = 100});
     p.state.zero_();
     const ScanResult once = ops::decay_scan(p.in, p.state);
@@ -210,7 +211,7 @@ TEST(DecayScan, TwiceTheValuesGiveExactlyTwiceTheOutput) {
 }
 
 TEST(DecayScan, ReadsStridedViews) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     Problem p = make_problem({.variant = variant, .decay = Decay::Resets, .B = 2, .T = 70});
     const ScanResult expected = ops::decay_scan(p.in, p.state, Impl::Reference);
     for (Tensor* x : tensors_of(p)) {  // slices of a wide parent whose other columns are NaN
@@ -230,7 +231,7 @@ TEST(DecayScan, ReadsStridedViews) {
 }
 
 TEST(DecayScan, NaNStaysInItsSequence) {
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
     Problem p = make_problem({.variant = variant, .B = 2, .T = 70});
     const Tensor expected = ops::decay_scan(p.in, p.state).y;
     for (Tensor* x : {&p.in.q, &p.in.k, &p.in.v, &p.state}) {
@@ -278,7 +279,7 @@ void expect_gradients(const Case& c) {
 }
 
 TEST(DecayScan, GradientsAreThoseOfFiniteDifferences) {
-  for (const Variant variant : kVariants)
+  for (const Variant& variant : variants())
     for (const Decay decay : {Decay::Weak, Decay::Resets, Decay::Exactly})
       expect_gradients({.variant = variant,
                         .decay = decay,
@@ -291,8 +292,10 @@ TEST(DecayScan, GradientsAreThoseOfFiniteDifferences) {
 }
 
 TEST(DecayScan, GradientsCrossBlocks) {  // more tokens than one recomputed block holds
-  expect_gradients({.variant = Variant::Mamba1, .T = 600, .H = 3, .V = 1, .type = at::kDouble});
-  expect_gradients({.variant = Variant::Rwkv6, .T = 150, .H = 70, .V = 4, .type = at::kDouble});
+  expect_gradients(
+      {.variant = variant_of("mamba1"), .T = 600, .H = 3, .V = 1, .type = at::kDouble});
+  expect_gradients(
+      {.variant = variant_of("rwkv6"), .T = 150, .H = 70, .V = 4, .type = at::kDouble});
 }
 
 Error::Kind kind_thrown(const std::function<void()>& f) {
@@ -325,12 +328,13 @@ TEST(DecayScan, RefusesWhatTheContractForbids) {
 
 TEST(DecayScan, TheChoiceFollowsLengthDecayAndGradient) {
   const auto chosen = [](const Problem& p) { return ops::choose(p.in, p.state); };
-  for (const Variant variant : kVariants) {
+  for (const Variant& variant : variants()) {
+    const DecayForm decay = variant.terms.decay;
     const auto tokens = [&](int64_t T) {
-      return make_problem({.variant = variant, .T = T, .V = variant == Variant::Mamba1 ? 1 : 8});
+      return make_problem({.variant = variant, .T = T, .V = decay == DecayForm::Factored ? 1 : 8});
     };
     EXPECT_EQ(chosen(tokens(8)), Impl::Step) << name_of(variant);
-    const Impl beyond = variant == Variant::Mamba2 ? Impl::Tiled : Impl::Aten;
+    const Impl beyond = decay == DecayForm::PerHead ? Impl::Tiled : Impl::Aten;
     EXPECT_EQ(ops::choose(kernels::repeat_token(tokens(3).in, 9), tokens(3).state), beyond);
     Problem p = tokens(9);
     EXPECT_EQ(chosen(p), beyond);
@@ -361,7 +365,7 @@ TEST(DecayScan, AProgramThatIsNamedNeverFallsBack) {
   p.in.v.requires_grad_();
   EXPECT_NE(message(Impl::Reference).find("with a gradient; those that do: aten"),
             std::string::npos);
-  p = make_problem({.variant = Variant::Rwkv6, .T = 50});
+  p = make_problem({.variant = variant_of("rwkv6"), .T = 50});
   EXPECT_NE(message(Impl::Tiled).find("'tiled'"), std::string::npos);
 }
 
@@ -373,7 +377,7 @@ TEST(DecayScan, ProgramsHaveNames) {
 }
 
 TEST(ScanInputs, TheListOfTensorsNamesEachOnce) {
-  Problem p = make_problem({.variant = Variant::Rwkv6, .T = 3});
+  Problem p = make_problem({.variant = variant_of("rwkv6"), .T = 3});
   p.in.bonus_k = p.in.k;
   p.in.v_scale = at::ones({1, 3, 2});
   p.in.erase = Erase{p.in.k, p.in.k};
@@ -386,7 +390,7 @@ TEST(ScanInputs, TheListOfTensorsNamesEachOnce) {
   EXPECT_EQ(names, (std::vector<std::string>{"q", "k", "v", "log_decay", "v_scale", "bonus",
                                              "bonus_k", "erase.read", "erase.write"}));
   names.clear();
-  const ScanInputs factored = make_problem({.variant = Variant::Mamba1, .T = 3, .V = 1}).in;
+  const ScanInputs factored = make_problem({.variant = variant_of("mamba1"), .T = 3, .V = 1}).in;
   visit_tensors(factored,
                 [&](const ScanField& field, const Tensor&) { names.emplace_back(field.name); });
   EXPECT_EQ(names, (std::vector<std::string>{"q", "k", "v", "v_scale", "factored_decay.step",

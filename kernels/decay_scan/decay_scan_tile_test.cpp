@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 namespace {
@@ -94,8 +94,8 @@ TEST(DecayScanTile, LeavesTheRestToOthers) {
   Problem p = good;
   p.in.q = p.in.q.to(at::kBFloat16);
   EXPECT_FALSE(kernels::decay_scan_tiled_takes(p.in, p.state)) << "mixed types";
-  for (const testing::Variant variant : testing::kVariants)
-    if (variant != testing::Variant::Mamba2) {
+  for (const testing::Variant& variant : testing::variants())
+    if (variant.terms.decay != DecayForm::PerHead) {
       p = make_problem({.variant = variant, .T = 5});
       EXPECT_FALSE(kernels::decay_scan_tiled_takes(p.in, p.state)) << name_of(variant);
     }

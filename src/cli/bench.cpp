@@ -11,6 +11,7 @@
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/results.h"
+#include "stuffed/models/family.h"
 #include "stuffed/models/shapes.h"
 
 namespace stuffed::cli {
@@ -131,7 +132,7 @@ void run_scan(const ScanOptions& options, Context& context) {
   const eval::BenchOptions shared = how(options);
   const bool all = options.families == std::vector<std::string>{"all"};
   std::vector<eval::ScanCase> cases;
-  for (const std::string& family : all ? eval::scan_families() : options.families)
+  for (const std::string& family : all ? family_names() : options.families)
     for (const int64_t batch : options.batches)
       for (const int64_t length : options.lengths)
         cases.push_back({.family = family,
@@ -220,7 +221,7 @@ void add_scan(CLI::App& bench, Commands& commands) {
       "  stuffed bench scan --family rwkv6 --tokens 8K,32K,128K --batch 1,8 -o scan.jsonl\n"
       "  stuffed bench scan --family all --tokens 1K --device cpu --repeats 10\n");
   auto options = std::make_shared<ScanOptions>();
-  std::vector<std::string> families = eval::scan_families();
+  std::vector<std::string> families = family_names();
   families.emplace_back("all");
   app->add_option("--family", options->families, "One or more, by commas; or all")
       ->required()

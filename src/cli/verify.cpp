@@ -15,6 +15,7 @@
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
+#include "stuffed/models/family.h"
 #include "stuffed/models/registry.h"
 
 namespace stuffed::cli {
@@ -220,8 +221,9 @@ void add_options(CLI::App& app, Options& options) {
                  "auto: the CPU, and the first GPU if there is one; otherwise this device alone")
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str();
-  add_choice(app, "--family", options.family,
-             {"all", "mamba2", "rwkv5", "rwkv6", "hgrn2", "mamba1", "rwkv7"}, "With --kernels");
+  std::vector<std::string> families = family_names();
+  families.emplace(families.begin(), "all");
+  add_choice(app, "--family", options.family, families, "With --kernels");
   const char* const stream = "Stream (of a model)";
   add_choice(app, "--dtype", options.dtype, {"both", "f32", "bf16"},
              "Types of weights and activations")

@@ -44,17 +44,18 @@ std::string unwrapped(std::string name, std::set<std::string>& found) {
   return name;
 }
 
-void unwrap_names(Checkpoint& checkpoint) {
+/// The same tensors without the wrappers' prefixes, and what to say of it if there were any.
+io::TensorFile unwrapped(const io::TensorFile& tensors, std::vector<std::string>& warnings) {
   std::set<std::string> found;
   const io::TensorFile renamed =
-      checkpoint.weights.renamed([&](const std::string& name) { return unwrapped(name, found); });
+      tensors.renamed([&](const std::string& name) { return unwrapped(name, found); });
   if (found.empty())
-    return;
-  checkpoint.weights = renamed;
-  checkpoint.warnings.push_back(
+    return tensors;
+  warnings.push_back(
       fmt::format("{}: names are behind the prefix '{}', which wrappers for training leave; it was "
                   "taken off",
-                  checkpoint.weights.path().string(), fmt::join(found, "', '")));
+                  tensors.path().string(), fmt::join(found, "', '")));
+  return renamed;
 }
 
 /// Files that ChatRWKV converted hold texts and numbers beside the tensors, which the container's
@@ -80,29 +81,30 @@ void fail_chat_rwkv(const std::filesystem::path& path, std::string_view key) {
        path.string(), key);
 }
 
-Checkpoint Checkpoint::open(const std::filesystem::path& path, const Reading& reading) {
+OpenCheckpoint OpenCheckpoint::open(const std::filesystem::path& path, const Reading& reading) {
   const std::filesystem::path weights = io::find_weights(path);
-  Checkpoint checkpoint{.path = path,
-                        .weights = open_weights(weights),
-                        .config = nullptr,
-                        .config_path = {},
-                        .reading = reading};
-  unwrap_names(checkpoint);
+  std::vector<std::string> warnings;
+  const io::TensorFile tensors = unwrapped(open_weights(weights), warnings);
+  OpenCheckpoint opened{.checkpoint = {.path = path,
+                                       .weights = tensors.directory(),
+                                       .reading = reading,
+                                       .warnings = warnings},
+                        .tensors = tensors};
   for (const char* name : {"config.json", "params.json"}) {
     const auto config = weights.parent_path() / name;
     std::error_code ignored;
     if (std::filesystem::exists(config, ignored)) {
-      checkpoint.config = io::read_json(config, kMostConfigBytes);
-      checkpoint.config_path = config;
-      check(checkpoint.config.is_object(), Error::Kind::Input, "{}: holds no JSON object",
+      opened.checkpoint.config = io::read_json(config, kMostConfigBytes);
+      opened.checkpoint.config_path = config;
+      check(opened.checkpoint.config.is_object(), Error::Kind::Input, "{}: holds no JSON object",
             config.string());
       break;
     }
   }
-  return checkpoint;
+  return opened;
 }
 
-int64_t count_layers(const io::TensorFile& weights, std::string_view prefix) {
+int64_t count_layers(const io::TensorDirectory& weights, std::string_view prefix) {
   int64_t count = 0;
   for (const auto& [name, entry] : weights.entries()) {
     if (!name.starts_with(prefix))
@@ -120,7 +122,7 @@ int64_t count_layers(const io::TensorFile& weights, std::string_view prefix) {
   return count;
 }
 
-const std::string* find_name(const io::TensorFile& weights, std::string_view part) {
+const std::string* find_name(const io::TensorDirectory& weights, std::string_view part) {
   for (const auto& [name, entry] : weights.entries())
     if (name.find(part) != std::string::npos)
       return &name;

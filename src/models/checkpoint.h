@@ -16,7 +16,7 @@ namespace stuffed {
 
 /// 1 + the largest index i for which a tensor name starts with prefix + i + "."; 0 if there is
 /// none.
-int64_t count_layers(const io::TensorFile& weights, std::string_view prefix);
+int64_t count_layers(const io::TensorDirectory& weights, std::string_view prefix);
 
 /// Keys that ChatRWKV's converter leaves beside the weights.
 inline constexpr std::array kChatRwkvKeys = {"_strategy", "_version", "_rescale_layer"};
@@ -30,7 +30,7 @@ bool head_is_tied(const Checkpoint& checkpoint,
                   const std::string& head);
 
 /// The first tensor whose name contains `part`; null if there is none.
-const std::string* find_name(const io::TensorFile& weights, std::string_view part);
+const std::string* find_name(const io::TensorDirectory& weights, std::string_view part);
 
 /// The shape of a tensor that must be there. Throws Input if it is not, or has not `dims` axes.
 const std::vector<int64_t>& shape_of(const Checkpoint& checkpoint,

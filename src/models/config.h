@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "stuffed/core/error.h"
+#include "stuffed/models/family.h"
 #include "stuffed/models/registry.h"
 
 namespace stuffed {

@@ -285,6 +285,31 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
   return map;
 }
 
+// ---- as published ----
+
+constexpr ModelSize kSizes[] = {
+    {.name = "tiny", .d_model = 64, .layers = 2, .heads = 2, .vocab_rows = 256, .mlp_width = 128},
+    {.name = "1.3b",
+     .d_model = 2048,
+     .layers = 24,
+     .heads = 16,
+     .vocab_rows = 32000,
+     .mlp_width = 5632}};
+
+Outline outline_of(const ModelSize& size) {
+  const int64_t d = size.d_model;
+  Outline outline{.shapes = {{"model.embeddings.weight", {size.vocab_rows, d}},
+                             {"model.lower_bounds", {size.layers, d}},
+                             {"lm_head.weight", {size.vocab_rows, d}}},
+                  .config = {{"num_heads", size.heads}, {"expand_ratio", d / size.heads}}};
+  for (int64_t i = 0; i < size.layers; ++i)
+    for (const char* name : {"attn.f_proj.weight", "attn.i_proj.weight"})
+      outline.shapes[fmt::format("model.layers.{}.{}", i, name)] = {d, d};
+  outline.shapes["model.layers.0.mlp.up_proj.weight"] = {size.mlp_width, d};
+  outline.shapes["model.layers.0.mlp.down_proj.weight"] = {d, size.mlp_width};
+  return outline;
+}
+
 }  // namespace
 
 const Family hgrn2_family = {.name = "hgrn2",
@@ -292,6 +317,9 @@ const Family hgrn2_family = {.name = "hgrn2",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
-                             .make_new = nullptr};
+                             .terms = {.decay = DecayForm::PerChannel, .key_from_decay = true},
+                             .widths = {.heads = 16, .key_width = 128, .value_width = 128},
+                             .sizes = kSizes,
+                             .outline = outline_of};
 
 }  // namespace stuffed

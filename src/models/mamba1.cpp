@@ -296,13 +296,43 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   return std::make_unique<Mamba1>(m, true_vocab(checkpoint, m.padded_vocab));
 }
 
+// ---- as published ----
+
+constexpr ModelSize mamba1_size(std::string_view name, int64_t d_model, int64_t layers) {
+  return {.name = name,
+          .d_model = d_model,
+          .layers = layers,
+          .heads = 2 * d_model,
+          .vocab_rows = 50280,
+          .key_width = 16};
+}
+
+constexpr ModelSize kSizes[] = {
+    {.name = "tiny", .d_model = 64, .layers = 2, .heads = 128, .vocab_rows = 256, .key_width = 16},
+    mamba1_size("130m", 768, 24),
+    mamba1_size("370m", 1024, 48),
+    mamba1_size("790m", 1536, 48),
+    mamba1_size("1.4b", 2048, 48),
+    mamba1_size("1.3b", 2048, 48),  // 1.4b by its other name
+    mamba1_size("2.8b", 2560, 64)};
+
+Outline outline_of(const ModelSize& size) {
+  Outline outline = mamba_outline(size, {size.heads, size.key_width}, size.heads);
+  outline.shapes["backbone.layers.0.mixer.dt_proj.weight"] = {size.heads, (size.d_model + 15) / 16};
+  return outline;
+}
+
 }  // namespace
 
-const Family mamba1_family = {.name = "mamba1",
-                              .recognise = recognise,
-                              .config_table = config_table,
-                              .make = make,
-                              .weight_map = mamba_weight_map,
-                              .make_new = nullptr};
+const Family mamba1_family = {
+    .name = "mamba1",
+    .recognise = recognise,
+    .config_table = config_table,
+    .make = make,
+    .weight_map = mamba_weight_map,
+    .terms = {.decay = DecayForm::Factored, .shares_keys = true, .has_v_scale = true},
+    .widths = {.heads = 4096, .key_width = 16, .value_width = 1},
+    .sizes = kSizes,
+    .outline = outline_of};
 
 }  // namespace stuffed

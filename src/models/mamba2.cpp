@@ -252,13 +252,49 @@ std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
   return std::make_unique<Mamba2>(m, m.padded_vocab);
 }
 
+// ---- as published ----
+
+constexpr ModelSize mamba2_size(std::string_view name, int64_t d_model, int64_t layers) {
+  return {.name = name,
+          .d_model = d_model,
+          .layers = layers,
+          .heads = d_model / 32,
+          .vocab_rows = 50288,
+          .key_width = 128};
+}
+
+constexpr ModelSize kSizes[] = {
+    {.name = "tiny", .d_model = 64, .layers = 2, .heads = 4, .vocab_rows = 256, .key_width = 32},
+    mamba2_size("130m", 768, 24),
+    mamba2_size("370m", 1024, 48),
+    mamba2_size("780m", 1536, 48),
+    mamba2_size("1.3b", 2048, 48),
+    mamba2_size("2.7b", 2560, 64)};
+
+Outline outline_of(const ModelSize& size) {
+  const int64_t inner = 2 * size.d_model, channels = inner + 2 * size.key_width;
+  Outline outline = mamba_outline(size, {size.heads}, channels);
+  const std::string mixer = "backbone.layers.0.mixer.";
+  outline.shapes[mixer + "dt_bias"] = {size.heads};
+  outline.shapes[mixer + "D"] = {size.heads};
+  outline.shapes[mixer + "norm.weight"] = {inner};
+  outline.shapes[mixer + "in_proj.weight"] = {inner + channels + size.heads, size.d_model};
+  return outline;
+}
+
 }  // namespace
 
-const Family mamba2_family = {.name = "mamba2",
-                              .recognise = recognise,
-                              .config_table = mamba2_config_table,
-                              .make = make,
-                              .weight_map = mamba_weight_map,
-                              .make_new = make_new};
+const Family mamba2_family = {
+    .name = "mamba2",
+    .recognise = recognise,
+    .config_table = mamba2_config_table,
+    .make = make,
+    .weight_map = mamba_weight_map,
+    .make_new = make_new,
+    .terms = {.decay = DecayForm::PerHead, .shares_keys = true, .has_v_scale = true},
+    .widths = {.heads = 64, .key_width = 128, .value_width = 64},
+    .sizes = kSizes,
+    .outline = outline_of,
+    .has_gated_norm_choice = true};
 
 }  // namespace stuffed

@@ -63,6 +63,17 @@ void check_mamba_biases(const Checkpoint& checkpoint, const std::string& layout)
     config.agree(key, checkpoint.weights.has(mixer + tensor), mixer + tensor);
 }
 
+Outline mamba_outline(const ModelSize& size, const std::vector<int64_t>& a_log, int64_t channels) {
+  Outline outline{.shapes = {{"backbone.embedding.weight", {size.vocab_rows, size.d_model}}}};
+  for (int64_t i = 0; i < size.layers; ++i)
+    outline.shapes[fmt::format("backbone.layers.{}.mixer.A_log", i)] = a_log;
+  const std::string mixer = "backbone.layers.0.mixer.";
+  outline.shapes[mixer + "conv1d.weight"] = {channels, 1, 4};
+  outline.shapes[mixer + "conv1d.bias"] = {channels};
+  outline.shapes[mixer + "out_proj.weight"] = {size.d_model, 2 * size.d_model};
+  return outline;
+}
+
 WeightMap mamba_weight_map(const Checkpoint& checkpoint, const Recognition&) {
   const std::string prefix = mamba_prefix(checkpoint), embedding = mamba_embedding_name(checkpoint);
   const bool tied = mamba_head_is_tied(checkpoint);

@@ -2,6 +2,7 @@
 // and who must be rejected.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "checkpoint.h"
 
@@ -28,6 +29,10 @@ bool mamba_head_is_tied(const Checkpoint& checkpoint);
 
 /// Throws unless the config's flags agree with the biases that the first layer has.
 void check_mamba_biases(const Checkpoint& checkpoint, const std::string& layout);
+
+/// What the outlines of the original layout share: A_log has the shape `a_log` in every layer, and
+/// the convolution `channels`.
+Outline mamba_outline(const ModelSize& size, const std::vector<int64_t>& a_log, int64_t channels);
 
 /// Canonical names are Hugging Face's.
 WeightMap mamba_weight_map(const Checkpoint& checkpoint, const Recognition& recognition);

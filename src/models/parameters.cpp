@@ -28,7 +28,7 @@ ParameterLoader::ParameterLoader(const io::TensorFile& file,
 
 namespace {
 
-const WeightSource& source_of(const io::TensorFile& file,
+const WeightSource& source_of(const io::TensorDirectory& file,
                               const WeightMap& map,
                               const std::string& name) {
   const auto source = map.sources.find(name);
@@ -39,7 +39,7 @@ const WeightSource& source_of(const io::TensorFile& file,
 }
 
 /// The canonical tensor out of the file's, of which it may be a slice or a transpose; checked.
-Tensor canonical(const io::TensorFile& file,
+Tensor canonical(const io::TensorDirectory& file,
                  const WeightSource& source,
                  Tensor tensor,
                  const std::vector<int64_t>& shape,
@@ -66,7 +66,7 @@ Tensor canonical(const io::TensorFile& file,
   return tensor;
 }
 
-void check_nothing_left(const io::TensorFile& file,
+void check_nothing_left(const io::TensorDirectory& file,
                         const WeightMap& map,
                         const std::set<std::string>& used,
                         const std::string& hint) {
@@ -87,10 +87,11 @@ void ParameterLoader::parameter(const std::string& name,
                                 std::vector<int64_t> shape,
                                 Role role) {
   stop_if_interrupted();
-  const WeightSource& source = source_of(file_, map_, name);
+  const WeightSource& source = source_of(file_.directory(), map_, name);
   used_.insert(source.file_name);
   const bool keeps_precision = role != Role::Matrix && role != Role::Embedding;
-  const Tensor tensor = canonical(file_, source, file_.load(source.file_name), shape, hint_);
+  const Tensor tensor =
+      canonical(file_.directory(), source, file_.load(source.file_name), shape, hint_);
   // A copy even where the type is right: a view of the mapped file would change with the file.
   home = tensor.to(at::TensorOptions().dtype(keeps_precision ? at::kFloat : dtype_).device(device_),
                    /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
@@ -98,7 +99,7 @@ void ParameterLoader::parameter(const std::string& name,
 }
 
 void ParameterLoader::finish() const {
-  check_nothing_left(file_, map_, used_, hint_);
+  check_nothing_left(file_.directory(), map_, used_, hint_);
 }
 
 void ParameterCounter::parameter(const std::string& name,

@@ -10,41 +10,26 @@
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/atomic_file.h"
+#include "stuffed/models/family.h"
 
 namespace stuffed {
 
 namespace {
 
-const std::vector<const Family*>& families() {
-#define FAMILY(name) &name##_family,
-  static const std::vector<const Family*> all = {
-#include "families.inc"
-  };
-#undef FAMILY
-  return all;
-}
-
-std::string family_names(bool new_only = false) {
-  std::vector<std::string_view> names;
-  for (const Family* family : families())
-    if (!new_only || family->make_new)
-      names.push_back(family->name);
-  return fmt::format("{}", fmt::join(names, ", "));
-}
-
 /// Of what decides the numbers: every weight file, and the config.
-std::string checkpoint_hash(const Checkpoint& checkpoint) {
+std::string checkpoint_hash(const OpenCheckpoint& files) {
   Sha256 hash;
-  for (const auto& file : checkpoint.weights.files()) {
+  for (const auto& file : files.tensors.files()) {
     const std::string digest = sha256_file(file);
     hash.update(digest.data(), digest.size());
   }
+  const Checkpoint& checkpoint = files.checkpoint;
   const std::string config = checkpoint.config.is_null() ? "" : sha256_file(checkpoint.config_path);
   hash.update(config.data(), config.size());
   return hash.hex();
 }
 
-std::string first_names(const io::TensorFile& weights) {
+std::string first_names(const io::TensorDirectory& weights) {
   std::vector<std::string> names;
   for (const auto& [name, entry] : weights.entries())
     if (names.size() < 3)
@@ -74,20 +59,20 @@ class ModelBuilder {
  public:
   static std::unique_ptr<RecurrentLM> load(const std::filesystem::path& path,
                                            const LoadOptions& options) {
-    const Checkpoint checkpoint = Checkpoint::open(path, options.reading);
-    auto [model, map] = recognise(checkpoint);
+    const OpenCheckpoint files = OpenCheckpoint::open(path, options.reading);
+    auto [model, map] = recognise(files.checkpoint);
     place(*model, options);
-    ParameterLoader loader(checkpoint.weights, map, options.inference ? model->dtype_ : at::kFloat,
+    ParameterLoader loader(files.tensors, map, options.inference ? model->dtype_ : at::kFloat,
                            options.device, shape_hint(model->config_));
     model->visit(loader);
     loader.finish();
-    sign(*model, checkpoint);
+    sign(*model, files);
     finish(*model, options);
     return std::move(model);
   }
 
-  static void sign(RecurrentLM& model, const Checkpoint& checkpoint) {
-    model.config_.hash = checkpoint_hash(checkpoint);
+  static void sign(RecurrentLM& model, const OpenCheckpoint& files) {
+    model.config_.hash = checkpoint_hash(files);
   }
 
   static std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
@@ -123,7 +108,7 @@ class ModelBuilder {
         std::ranges::find_if(families(), [&](const Family* f) { return f->name == name; });
     check(family != families().end() && (*family)->make_new, Error::Kind::Usage,
           "family '{}' cannot be built from a configuration; those that can: {}", name,
-          family_names(/*new_only=*/true));
+          fmt::join(family_names(/*new_only=*/true), ", "));
     auto model = (*family)->make_new(config);
     model->config_.family = name;
     place(*model, options);
@@ -151,7 +136,7 @@ class ModelBuilder {
     fail(Error::Kind::Input,
          "{}: no known model family has such tensors ({} of them, {}, ...{}); known: {}",
          checkpoint.weights.path().string(), checkpoint.weights.entries().size(),
-         first_names(checkpoint.weights), config_says(checkpoint), family_names());
+         first_names(checkpoint.weights), config_says(checkpoint), fmt::join(family_names(), ", "));
   }
 
   static void describe(ModelConfig& config,
@@ -173,7 +158,7 @@ class ModelBuilder {
           "checkpoint's",
           checkpoint.config_path.string(), unknown.size() == 1 ? "this key is" : "these keys are",
           config.family, fmt::join(unknown, ", ")));
-    check(!checkpoint.reading.gated_norm || config.family == "mamba2", Error::Kind::Usage,
+    check(!checkpoint.reading.gated_norm || family.has_gated_norm_choice, Error::Kind::Usage,
           "--gated-norm is Mamba-2's; {} is of the family {}", checkpoint.path.string(),
           config.family);
   }
@@ -217,9 +202,9 @@ std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
 }
 
 Skeleton open_skeleton(const std::filesystem::path& path, const Reading& reading) {
-  Skeleton skeleton{.checkpoint = Checkpoint::open(path, reading), .model = nullptr};
-  skeleton.model = ModelBuilder::understand(skeleton.checkpoint);
-  ModelBuilder::sign(*skeleton.model, skeleton.checkpoint);
+  Skeleton skeleton{.files = OpenCheckpoint::open(path, reading), .model = nullptr};
+  skeleton.model = ModelBuilder::understand(skeleton.files.checkpoint);
+  ModelBuilder::sign(*skeleton.model, skeleton.files);
   return skeleton;
 }
 

@@ -119,6 +119,20 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   return std::make_unique<Rwkv5>(config, true_vocab(checkpoint, config.vocab_rows));
 }
 
+// ---- as published ----
+
+constexpr ModelSize kSizes[] = {rwkv_tiny(), rwkv_size("1.5b", 2048, 24, 7168),
+                                rwkv_size("3b", 2560, 32, 8960), rwkv_size("7b", 4096, 32, 14336)};
+
+Outline outline_of(const ModelSize& size) {
+  const int64_t d = size.d_model;
+  Outline outline = rwkv_outline(size, "time_faaaa");
+  outline.shapes["blocks.0.att.gate.weight"] = {d, d};
+  outline.shapes["blocks.0.att.time_decay"] = {size.heads, d / size.heads};
+  outline.shapes["blocks.0.att.time_mix_g"] = {d};
+  return outline;
+}
+
 }  // namespace
 
 const Family rwkv5_family = {.name = "rwkv5",
@@ -126,6 +140,9 @@ const Family rwkv5_family = {.name = "rwkv5",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = rwkv_weight_map,
-                             .make_new = nullptr};
+                             .terms = {.decay = DecayForm::Constant, .has_bonus = true},
+                             .widths = {.heads = 32, .key_width = 64, .value_width = 64},
+                             .sizes = kSizes,
+                             .outline = outline_of};
 
 }  // namespace stuffed

@@ -242,6 +242,23 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   return std::make_unique<Rwkv6>(config, rank, true_vocab(checkpoint, config.vocab_rows));
 }
 
+// ---- as published ----
+
+constexpr ModelSize kSizes[] = {rwkv_tiny(8), rwkv_size("1.6b", 2048, 24, 7168, 32),
+                                rwkv_size("3b", 2560, 32, 8960, 32),
+                                rwkv_size("7b", 4096, 32, 14336, 64)};
+
+Outline outline_of(const ModelSize& size) {
+  const int64_t d = size.d_model;
+  const std::string att = "blocks.0.att.";
+  Outline outline = rwkv_outline(size, "time_faaaa");
+  outline.shapes[att + "gate.weight"] = {d, d};
+  outline.shapes[att + "time_decay"] = {d};
+  outline.shapes[att + "time_maa_w1"] = {d, 5 * size.rank};
+  outline.shapes[att + "time_decay_w1"] = {d, 2 * size.rank};
+  return outline;
+}
+
 }  // namespace
 
 const Family rwkv6_family = {.name = "rwkv6",
@@ -249,6 +266,9 @@ const Family rwkv6_family = {.name = "rwkv6",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
-                             .make_new = nullptr};
+                             .terms = {.decay = DecayForm::PerChannel, .has_bonus = true},
+                             .widths = {.heads = 32, .key_width = 64, .value_width = 64},
+                             .sizes = kSizes,
+                             .outline = outline_of};
 
 }  // namespace stuffed

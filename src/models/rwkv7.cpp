@@ -154,7 +154,7 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
   return std::nullopt;
 }
 
-void map_fla_layer(WeightMap& map, const io::TensorFile& weights, int64_t i) {
+void map_fla_layer(WeightMap& map, const io::TensorDirectory& weights, int64_t i) {
   const auto transpose = [](const Tensor& w) { return w.t(); };
   const auto flatten = [](const Tensor& w) { return w.flatten(); };
   const std::string from = fmt::format("model.layers.{}.", i), to = fmt::format("blocks.{}.", i);
@@ -273,6 +273,22 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   return std::make_unique<Rwkv7>(config, ranks, true_vocab(checkpoint, config.vocab_rows));
 }
 
+// ---- as published ----
+
+constexpr ModelSize kSizes[] = {rwkv_tiny(8), rwkv_size("1.5b", 2048, 24, 8192, 96)};
+
+/// The published 1.5B has ranks 96 (decay, rate), 64 (value) and 256 (gate).
+Outline outline_of(const ModelSize& size) {
+  const int64_t d = size.d_model;
+  Outline outline = rwkv_outline(size, "r_k");
+  const std::string last = fmt::format("blocks.{}.att.", size.layers - 1);
+  outline.shapes[last + "w1"] = {d, size.rank};
+  outline.shapes[last + "a1"] = {d, size.rank};
+  outline.shapes[last + "v1"] = {d, size.rank * 2 / 3};
+  outline.shapes[last + "g1"] = {d, size.rank * 8 / 3};
+  return outline;
+}
+
 }  // namespace
 
 const Family rwkv7_family = {.name = "rwkv7",
@@ -280,6 +296,9 @@ const Family rwkv7_family = {.name = "rwkv7",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
-                             .make_new = nullptr};
+                             .terms = {.decay = DecayForm::PerChannel, .has_erase = true},
+                             .widths = {.heads = 32, .key_width = 64, .value_width = 64},
+                             .sizes = kSizes,
+                             .outline = outline_of};
 
 }  // namespace stuffed

@@ -73,7 +73,7 @@ struct GatedChannelMix {
 };
 
 /// "blocks." if the names are BlinkDL's, "rwkv.blocks." if Hugging Face's, else empty.
-std::string rwkv_block_prefix(const io::TensorFile& weights);
+std::string rwkv_block_prefix(const io::TensorDirectory& weights);
 
 /// BlinkDL's name of a tensor in either naming.
 std::string rwkv_canonical(const std::string& name);
@@ -94,6 +94,33 @@ ConfigTable rwkv_hf_table(std::string_view model_type);
 RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
                             const WeightMap& map,
                             const std::string& head_shape);
+
+/// A published size of head_size 64, in BlinkDL's vocabulary.
+constexpr ModelSize rwkv_size(
+    std::string_view name, int64_t d_model, int64_t layers, int64_t mlp_width, int64_t rank = 0) {
+  return {.name = name,
+          .d_model = d_model,
+          .layers = layers,
+          .heads = d_model / 64,
+          .vocab_rows = 65536,
+          .mlp_width = mlp_width,
+          .rank = rank};
+}
+
+/// The size that runs in milliseconds.
+constexpr ModelSize rwkv_tiny(int64_t rank = 0) {
+  return {.name = "tiny",
+          .d_model = 64,
+          .layers = 2,
+          .heads = 4,
+          .vocab_rows = 256,
+          .mlp_width = 128,
+          .rank = rank};
+}
+
+/// What the outlines of BlinkDL's layouts share; `heads` is the tensor of the first layer's that
+/// has [H,S].
+Outline rwkv_outline(const ModelSize& size, const std::string& heads);
 
 /// Throws Input for relatives that look alike and are not supported: converted files, RWKV-4,
 /// x060a/b/c.

@@ -18,7 +18,7 @@ bool replace(std::string& text, std::string_view from, std::string_view to) {
 
 }  // namespace
 
-std::string rwkv_block_prefix(const io::TensorFile& weights) {
+std::string rwkv_block_prefix(const io::TensorDirectory& weights) {
   for (const char* prefix : {"blocks.", "rwkv.blocks."})
     if (count_layers(weights, prefix) > 0)
       return prefix;
@@ -111,6 +111,17 @@ RwkvConfig read_rwkv_config(const Checkpoint& checkpoint,
                divisor);
   config.ln_x_eps = 1e-5 * static_cast<double>(divisor * divisor);
   return config;
+}
+
+Outline rwkv_outline(const ModelSize& size, const std::string& heads) {
+  const int64_t d = size.d_model;
+  Outline outline{.shapes = {{"emb.weight", {size.vocab_rows, d}},
+                             {"blocks.0.ffn.key.weight", {size.mlp_width, d}},
+                             {"blocks.0.att.ln_x.weight", {d}},
+                             {"blocks.0.att." + heads, {size.heads, d / size.heads}}}};
+  for (int64_t i = 0; i < size.layers; ++i)
+    outline.shapes[fmt::format("blocks.{}.ln1.weight", i)] = {d};
+  return outline;
 }
 
 void reject_rwkv_relatives(const Checkpoint& checkpoint) {

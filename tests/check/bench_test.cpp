@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "src/check/bench/bench_gate.h"
 #include "src/check/bench/bench_record.h"
 #include "src/check/bench/bench_timer.h"
@@ -11,13 +10,14 @@
 #include "stuffed/core/error.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/models/shapes.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed::eval {
 namespace {
 
 TEST(WorkModel, MovesTheBytesThatTheStreamsHold) {
   const auto bytes = [](const char* family, int64_t heads, int64_t K, int64_t V) {
-    return scan_work({.family = family, .heads = heads, .key_width = K, .value_width = V},
+    return scan_work(find_family(family).terms, {.heads = heads, .key_width = K, .value_width = V},
                      at::kBFloat16)
         .bytes;
   };
@@ -27,11 +27,13 @@ TEST(WorkModel, MovesTheBytesThatTheStreamsHold) {
   EXPECT_EQ(bytes("rwkv6", 32, 64, 64), 20'480);
   EXPECT_EQ(bytes("rwkv6", 64, 64, 64), 40'960);
   EXPECT_EQ(bytes("hgrn2", 16, 128, 128), 16'384);
+  EXPECT_EQ(bytes("mamba1", 4096, 16, 1), 2 * (2 * 16 + 3 * 4096));  // B, C; x, dt, y
+  EXPECT_EQ(bytes("rwkv7", 32, 64, 64), 2 * 32 * 7 * 64);  // r, k, v, decay, erasure's two, y
 }
 
 TEST(WorkModel, MultipliesInBlocksOfSixtyFour) {
   const auto megaflops = [](const char* family, int64_t heads, int64_t K, int64_t V) {
-    return scan_work({.family = family, .heads = heads, .key_width = K, .value_width = V},
+    return scan_work(find_family(family).terms, {.heads = heads, .key_width = K, .value_width = V},
                      at::kBFloat16)
                .flops /
            1e6;
@@ -40,6 +42,8 @@ TEST(WorkModel, MultipliesInBlocksOfSixtyFour) {
   EXPECT_NEAR(megaflops("rwkv6", 32, 64, 64), 1.05, 0.005);
   EXPECT_NEAR(megaflops("rwkv6", 64, 64, 64), 2.10, 0.005);
   EXPECT_NEAR(megaflops("hgrn2", 16, 128, 128), 1.57, 0.005);
+  EXPECT_NEAR(megaflops("rwkv7", 32, 64, 64), 2.88, 0.005);
+  EXPECT_EQ(megaflops("mamba1", 4096, 16, 1), 0);
 }
 
 TEST(WorkModel, TheSlowerOfBytesAndFlopsIsTheFloor) {
@@ -77,7 +81,7 @@ TEST(Timing, EveryRunIsCountedAndOnlyRepeatsAreTimed) {
 }
 
 /// A gate shown a call of the chunked form, changed by `change`.
-bool gate_passes(testing::Variant variant,
+bool gate_passes(const testing::Variant& variant,
                  at::ScalarType type,
                  const std::function<void(ScanResult&)>& change) {
   const testing::Problem p =
@@ -90,7 +94,7 @@ bool gate_passes(testing::Variant variant,
 }
 
 TEST(ScanGate, LetsRightResultsPassAndNoOthers) {
-  for (const testing::Variant variant : testing::kVariants)
+  for (const testing::Variant& variant : testing::variants())
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
       EXPECT_TRUE(gate_passes(variant, type, [](ScanResult&) {}));
       EXPECT_FALSE(gate_passes(variant, type, [](ScanResult& out) { out.y = out.y * 1.01; }));
@@ -106,8 +110,8 @@ TEST(ScanGate, PassesNothingThatItHasNotSeen) {
 
 TEST(InF32, AModelComputesInF32AndIsItselfAgain) {
   const Tensor tokens = at::arange(8, at::kLong).unsqueeze(0);
-  for (const char* shape :
-       {"mamba1-tiny", "mamba2-tiny", "rwkv5-tiny", "rwkv6-tiny", "rwkv7-tiny", "hgrn2-tiny"}) {
+  for (const std::string& family : family_names()) {
+    const std::string shape = family + "-tiny";
     const auto model = random_model(shape, 3, {.dtype = at::kBFloat16, .inference = false});
     const auto hidden = [&] {
       State state = model->initial_state(1);

@@ -3,9 +3,9 @@
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "support/golden.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 namespace {
@@ -45,7 +45,7 @@ TEST(Closeness, WhatIsNotFiniteOrOfAnotherShapeIsInfinitelyFar) {
 }
 
 TEST(ScanViews, PartsOfTheInputsGivePartsOfTheResult) {
-  for (const auto variant : testing::kVariants) {
+  for (const auto& variant : testing::variants()) {
     const testing::Problem p = testing::make_problem({.variant = variant, .B = 3, .T = 20, .H = 4});
     const ScanResult whole = kernels::decay_scan_cpu(p.in, p.state);
     const ScanResult heads =
@@ -62,7 +62,7 @@ TEST(ScanViews, PartsOfTheInputsGivePartsOfTheResult) {
 
 TEST(ScanViews, SharedHeadsAreReadOnce) {
   const testing::Case c{
-      .variant = testing::Variant::Mamba2, .B = 2, .T = 10, .H = 6, .K = 16, .V = 8};
+      .variant = testing::variant_of("mamba2"), .B = 2, .T = 10, .H = 6, .K = 16, .V = 8};
   // q, k [B,T,1,K]; v, y [B,T,H,V]; log_decay, v_scale [B,T,H]; all f32.
   EXPECT_EQ(kernels::streamed_bytes(testing::make_problem(c).in),
             4 * 2 * 10 * (2 * 16 + 2 * 6 * 8 + 2 * 6));

@@ -1,5 +1,4 @@
-// Checkpoints of given tensor names and shapes, whose weights are a hole in a sparse file: no bytes
-// are ever read of them.
+// Checkpoints of given tensor names and shapes, which no file holds.
 #pragma once
 #include <optional>
 
@@ -10,8 +9,8 @@
 namespace stuffed::fuzz {
 
 /// {"tensors": {name: [sizes]}, "config": {...}} as a checkpoint; nothing if it is none, or would
-/// have more than 1 GiB. May throw an Input error.
-std::optional<Checkpoint> sparse_checkpoint(const io::json& description);
+/// have a tensor of more than 2^29 elements.
+std::optional<Checkpoint> described_checkpoint(const io::json& description);
 
 /// The checkpoint that a file of tests/fuzz/corpus/shapes describes.
 Checkpoint corpus_checkpoint(const std::filesystem::path& file);

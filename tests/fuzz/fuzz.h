@@ -43,12 +43,9 @@ void may_refuse(Action&& action) {
 /// A file in memory, gone with the object.
 class MemoryFile {
  public:
-  explicit MemoryFile(std::string_view bytes, size_t sparse_bytes = 0)
-      : file_(::memfd_create("fuzz", 0)) {
-    const bool written = file_ >= 0 && ::write(file_, bytes.data(), bytes.size()) ==
-                                           static_cast<ssize_t>(bytes.size());
-    if (!written || (sparse_bytes > 0 &&
-                     ::ftruncate(file_, static_cast<off_t>(bytes.size() + sparse_bytes)) != 0))
+  explicit MemoryFile(std::string_view bytes) : file_(::memfd_create("fuzz", 0)) {
+    if (file_ < 0 ||
+        ::write(file_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()))
       std::abort();  // the machine's fault, not the input's
   }
   ~MemoryFile() { ::close(file_); }

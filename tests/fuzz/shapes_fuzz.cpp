@@ -1,40 +1,36 @@
 // Tensor names and shapes as the families read them: the input says which tensors a checkpoint has.
+#include <map>
+
 #include "tests/fuzz/checkpoints.h"
 
 namespace stuffed::fuzz {
 
-std::optional<Checkpoint> sparse_checkpoint(const io::json& description) {
-  constexpr int64_t kMostBytes = int64_t{1} << 30;
+std::optional<Checkpoint> described_checkpoint(const io::json& description) {
+  constexpr int64_t kMostElements = int64_t{1} << 29;
   if (!description.is_object() || !description.contains("tensors") ||
       !description["tensors"].is_object())
     return std::nullopt;
-  io::json header = io::json::object();
-  int64_t end = 0;
+  std::map<std::string, std::vector<int64_t>> shapes;
   for (const auto& [name, shape] : description["tensors"].items()) {
     if (!shape.is_array())
       return std::nullopt;
-    int64_t bytes = 2;  // BF16
+    int64_t elements = 1;
     for (const io::json& size : shape)
-      if (!size.is_number_unsigned() || size.get<uint64_t>() > static_cast<uint64_t>(kMostBytes) ||
-          (bytes *= size.get<int64_t>()) > kMostBytes)
+      if (!size.is_number_unsigned() ||
+          size.get<uint64_t>() > static_cast<uint64_t>(kMostElements) ||
+          (elements *= size.get<int64_t>()) > kMostElements)
         return std::nullopt;
-    if ((end += bytes) > kMostBytes)
-      return std::nullopt;
-    header[name] = {{"dtype", "BF16"}, {"shape", shape}, {"data_offsets", {end - bytes, end}}};
+    shapes[name] = shape.get<std::vector<int64_t>>();
   }
-  const std::string text = header.dump();
-  const uint64_t length = text.size();
-  std::string bytes(reinterpret_cast<const char*>(&length), sizeof length);
-  const MemoryFile file(bytes + text, static_cast<size_t>(end));
   io::json config = description.value("config", io::json());
   return Checkpoint{.path = "fuzz",
-                    .weights = io::TensorFile::open(file.path()),
+                    .weights = io::TensorDirectory::of_shapes("fuzz", shapes),
                     .config = config.is_object() ? std::move(config) : io::json(),
                     .config_path = "config.json"};
 }
 
 Checkpoint corpus_checkpoint(const std::filesystem::path& file) {
-  auto checkpoint = sparse_checkpoint(io::read_json(file));
+  auto checkpoint = described_checkpoint(io::read_json(file));
   if (!checkpoint)
     broken(file.string() + " describes no checkpoint");
   return *std::move(checkpoint);
@@ -42,7 +38,7 @@ Checkpoint corpus_checkpoint(const std::filesystem::path& file) {
 
 void fuzz_shapes(const uint8_t* data, size_t size) {
   may_refuse([&] {
-    const auto checkpoint = sparse_checkpoint(io::parse_json(as_text(data, size), "shapes"));
+    const auto checkpoint = described_checkpoint(io::parse_json(as_text(data, size), "shapes"));
     if (!checkpoint)
       return;
     const auto model = understand(*checkpoint);

@@ -62,7 +62,7 @@ TEST_P(Goldens, OneTokenAtATimeMatchesUpstream) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts,
                          Goldens,
-                         ::testing::ValuesIn(testing::kGoldens),
+                         ::testing::ValuesIn(testing::goldens()),
                          testing::name_of_golden);
 
 }  // namespace

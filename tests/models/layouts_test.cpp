@@ -25,7 +25,7 @@ class Layouts : public ::testing::Test {
 };
 
 TEST_F(Layouts, DoublesAreTheSameNumbersInEveryFamily) {
-  for (const std::string& name : testing::kGoldens) {
+  for (const std::string& name : testing::goldens()) {
     const testing::Golden golden(name);
     Tensors tensors = tensors_of(name);
     for (auto& [tensor_name, tensor] : tensors)

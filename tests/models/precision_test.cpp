@@ -60,7 +60,7 @@ TEST_P(Precision, Bf16StaysNearF32) {
 
 INSTANTIATE_TEST_SUITE_P(Families,
                          Precision,
-                         ::testing::ValuesIn(testing::kGoldens),
+                         ::testing::ValuesIn(testing::goldens()),
                          testing::name_of_golden);
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "kernels/common/testing.h"
 #include "stuffed/core/error.h"
+#include "stuffed/models/family.h"
 
 namespace stuffed {
 namespace {
@@ -66,11 +67,64 @@ TEST(Shapes, EveryNameIsRecognisedAsItsFamily) {
   }
 }
 
+TEST(Shapes, EveryFamilyRunsTinyAndHasTheWidthsOfOneOfItsSizes) {
+  for (const Family* family : families()) {
+    const auto has_widths = [&](const ModelSize& size) {
+      const auto config = shape_skeleton(fmt::format("{}-{}", family->name, size.name))->config();
+      return config.heads == family->widths.heads && config.key_width == family->widths.key_width &&
+             config.value_width == family->widths.value_width;
+    };
+    EXPECT_TRUE(std::ranges::any_of(family->sizes, has_widths)) << family->name;
+    EXPECT_NO_THROW(shape_skeleton(fmt::format("{}-tiny", family->name)));
+  }
+}
+
+/// What a model's layers hand to the recurrence.
+struct Watched : Observer {
+  ScanInputs in;
+  void on_update(Where, const ScanInputs& inputs, const LayerState&) override { in = inputs; }
+};
+
+TEST(Families, AskOfTheRecurrenceWhatTheirRowsSay) {
+  at::NoGradGuard no_grad;
+  for (const Family* family : families()) {
+    const auto model = random_model(fmt::format("{}-tiny", family->name), 1);
+    Watched watched;
+    State state = model->initial_state(1);
+    model->forward(at::arange(3, at::kLong).view({1, 3}), state,
+                   *build_recurrence({.observer = &watched}));
+    const ScanInputs& in = watched.in;
+    const ScanTerms& terms = family->terms;
+    EXPECT_EQ(in.v_scale.has_value(), terms.has_v_scale) << family->name;
+    EXPECT_EQ(in.bonus.has_value(), terms.has_bonus) << family->name;
+    EXPECT_EQ(in.erase.has_value(), terms.has_erase) << family->name;
+    EXPECT_EQ(in.q.stride(2) == 0 && in.k.stride(2) == 0, terms.shares_keys) << family->name;
+    EXPECT_EQ(in.factored_decay.has_value(), terms.decay == DecayForm::Factored) << family->name;
+    if (!in.factored_decay) {
+      EXPECT_EQ(in.log_decay.size(3) == 1, terms.decay == DecayForm::PerHead) << family->name;
+      EXPECT_EQ(in.log_decay.stride(1) == 0, terms.decay == DecayForm::Constant) << family->name;
+      const double apart = (in.k + in.log_decay.exp() - 1).abs().max().item<double>();
+      EXPECT_EQ(apart < 1e-5, terms.key_from_decay) << family->name;
+    }
+  }
+}
+
+TEST(Families, AnUnknownNameIsAUsageErrorThatListsTheKnown) {
+  try {
+    find_family("lstm");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), Error::Kind::Usage);
+    for (const std::string& name : family_names())
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos);
+  }
+}
+
 TEST(Shapes, RandomModelsAreFiniteAndAFunctionOfTheSeed) {
   at::NoGradGuard no_grad;
   const Tensor tokens = at::arange(0, 100).remainder(97).view({1, 100});
-  for (const char* name :
-       {"mamba2-tiny", "mamba1-tiny", "rwkv5-tiny", "rwkv6-tiny", "rwkv7-tiny", "hgrn2-tiny"}) {
+  for (const std::string& family : family_names()) {
+    const std::string name = family + "-tiny";
     const auto hidden = [&](uint64_t seed, at::ScalarType dtype) {
       const auto model = random_model(name, seed, {.dtype = dtype});
       State state = model->initial_state(1);

@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/recurrence/recurrence.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 
@@ -23,6 +23,7 @@ using testing::close;
 using testing::Decay;
 using testing::Problem;
 using testing::Variant;
+using testing::variant_of;
 
 Tensor limits(double value) {
   return at::full({1, 2}, value, at::kDouble);
@@ -36,7 +37,7 @@ std::shared_ptr<const Recurrence> rule(const std::vector<std::string>& mitigatio
        }});
 }
 
-Problem problem(Variant variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
+Problem problem(const Variant& variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
   Problem p = testing::make_problem({.variant = variant,
                                      .decay = decay,
                                      .B = 2,
@@ -87,8 +88,12 @@ Outcome run(const std::vector<std::string>& mitigations,
   return out;
 }
 
-constexpr Variant kDiagonal[] = {Variant::Mamba2, Variant::Rwkv5, Variant::Rwkv6, Variant::Hgrn2,
-                                 Variant::Mamba1};
+/// Those that erase nothing: their transition is diagonal.
+std::vector<Variant> diagonal() {
+  std::vector<Variant> all = testing::variants();
+  std::erase_if(all, [](const Variant& variant) { return variant.terms.has_erase; });
+  return all;
+}
 
 /// log_decay [B,T,H,K] whatever its form.
 Tensor log_decay_of(const ScanInputs& in) {
@@ -100,14 +105,14 @@ Tensor log_decay_of(const ScanInputs& in) {
 // ---- neutral settings ----
 
 TEST(Mitigations, NeutralSettingsChangeNoBit) {
-  for (const Variant variant : testing::kVariants) {
+  for (const Variant& variant : testing::variants()) {
     const Problem p = problem(variant, 100, at::kFloat);
     const Outcome plain = run({}, p, {37});
     for (const std::string name :
          {"scale_gates:decay=1,insert=1,dt=1", "scale_gates", "clip_insert:max=inf",
           "clip_insert:max=1e30", "clamp_norm:limits=1,multiplier=inf,every=3",
           "sliding_window:tokens=100"}) {
-      if (variant == Variant::Rwkv7 && name.starts_with("sliding"))
+      if (variant.terms.has_erase && name.starts_with("sliding"))
         continue;
       const Outcome same = run({name}, p, {37});
       EXPECT_TRUE(bitwise_equal(same.y, plain.y)) << name << testing::name_of(variant);
@@ -140,7 +145,7 @@ ScanResult by_hand(const Problem& p,
 }
 
 TEST(ScaleGates, ScalesDecayAndInsertionButNotTheBonus) {
-  for (const Variant variant : kDiagonal) {
+  for (const Variant& variant : diagonal()) {
     const Problem p = problem(variant, 130, at::kDouble);
     const bool has_step = p.in.v_scale.has_value();
     const ScanResult expected =
@@ -152,7 +157,7 @@ TEST(ScaleGates, ScalesDecayAndInsertionButNotTheBonus) {
 }
 
 TEST(ScaleGates, StepScalesDecayAndInsertionTogether) {
-  for (const Variant variant : {Variant::Mamba2, Variant::Mamba1}) {
+  for (const Variant& variant : {variant_of("mamba2"), variant_of("mamba1")}) {
     const Problem p = problem(variant, 70, at::kDouble);
     const ScanResult expected = by_hand(p, log_decay_of(p.in) * 0.2 + std::log(0.9), p.in.k, 0.1);
     const Outcome actual = run({"scale_gates:dt=0.2,decay=0.9,insert=0.5"}, p);
@@ -162,7 +167,7 @@ TEST(ScaleGates, StepScalesDecayAndInsertionTogether) {
 }
 
 TEST(ScaleGates, PresetsAreTheirPublishedNumbers) {
-  const Problem p = problem(Variant::Mamba2, 70, at::kFloat);
+  const Problem p = problem(variant_of("mamba2"), 70, at::kFloat);
   const auto same = [&](const std::string& a, const std::string& b) {
     EXPECT_TRUE(bitwise_equal(run({a}, p).y, run({b}, p).y)) << a;
   };
@@ -189,7 +194,8 @@ std::pair<std::string, std::string> split_keys(std::string_view keys) {
 }
 
 TEST(Mitigations, TheHelpNamesTheDefaultsThatHold) {
-  const Problem p = problem(Variant::Mamba2, 200, at::kFloat);  // longer than clamp_norm's interval
+  const Problem p =
+      problem(variant_of("mamba2"), 200, at::kFloat);  // longer than clamp_norm's interval
   for (const MitigationHelp& help : mitigation_help()) {
     const auto [given, defaults] = split_keys(help.keys);
     const std::string plain = fmt::format("{}:{}", help.name, given);
@@ -200,7 +206,7 @@ TEST(Mitigations, TheHelpNamesTheDefaultsThatHold) {
 }
 
 TEST(ClipInsert, BoundsKeysButNotTheBonus) {
-  for (const Variant variant : kDiagonal) {
+  for (const Variant& variant : diagonal()) {
     const Problem p = problem(variant, 130, at::kDouble);
     const ScanResult expected = by_hand(p, log_decay_of(p.in), p.in.k.clamp(-0.3, 0.3), 1);
     const Outcome actual = run({"clip_insert:max=0.3"}, p, {1, 100});
@@ -210,7 +216,7 @@ TEST(ClipInsert, BoundsKeysButNotTheBonus) {
 }
 
 TEST(Mitigations, ApplyInTheOrderGiven) {
-  const Problem p = problem(Variant::Hgrn2, 50, at::kDouble);
+  const Problem p = problem(variant_of("hgrn2"), 50, at::kDouble);
   const Outcome clip_first = run({"clip_insert:max=0.3", "scale_gates:insert=0.5"}, p);
   const Outcome scale_first = run({"scale_gates:insert=0.5", "clip_insert:max=0.3"}, p);
   EXPECT_TRUE(close(clip_first.y,
@@ -240,7 +246,7 @@ ScanResult clamped_by_hand(const Problem& p, double limit, int64_t every) {
 }
 
 TEST(ClampNorm, EqualsItsDefinitionAcrossSegments) {
-  for (const Variant variant : testing::kVariants)
+  for (const Variant& variant : testing::variants())
     for (const int64_t every : {1, 7, 64}) {
       const Problem p = problem(variant, 90, at::kDouble);
       const ScanResult expected = clamped_by_hand(p, 2 * 0.6, every);
@@ -256,7 +262,7 @@ TEST(ClampNorm, EqualsItsDefinitionAcrossSegments) {
 }
 
 TEST(ClampNorm, LeavesAnEmptyStateEmptyAndKeepsNaN) {
-  Problem p = problem(Variant::Hgrn2, 4, at::kFloat);
+  Problem p = problem(variant_of("hgrn2"), 4, at::kFloat);
   p.in.k = at::zeros_like(p.in.k);
   const Outcome empty = run({"clamp_norm:limits=0,every=2"}, p);
   EXPECT_TRUE(empty.layer.recurrent.eq(0).all().item<bool>());
@@ -278,11 +284,11 @@ Tensor window_by_hand(const Problem& p, int64_t r) {
 }
 
 TEST(SlidingWindow, EqualsTheScanRestartedOverItsTokens) {
-  for (const Variant variant : kDiagonal)
+  for (const Variant& variant : diagonal())
     for (const Decay decay :
          {Decay::Weak, Decay::Resets, Decay::Exactly, Decay::Never, Decay::OneStrong})
       for (const int64_t r : {1, 5, 32, 70}) {
-        if (variant == Variant::Mamba1 && decay == Decay::OneStrong)
+        if (variant.terms.decay == DecayForm::Factored && decay == Decay::OneStrong)
           continue;  // its steps would have the wrong sign
         const Problem p = problem(variant, 150, at::kDouble, decay);
         const Tensor expected = window_by_hand(p, r);
@@ -300,7 +306,7 @@ TEST(SlidingWindow, EqualsTheScanRestartedOverItsTokens) {
 }
 
 TEST(SlidingWindow, ForgetsAnOutlierOnceItHasLeft) {
-  Problem p = problem(Variant::Hgrn2, 200, at::kFloat, Decay::Never);
+  Problem p = problem(variant_of("hgrn2"), 200, at::kFloat, Decay::Never);
   const Tensor expected = window_by_hand(p, 20);
   p.in.v = p.in.v.clone();
   p.in.v.select(1, 30).mul_(1e9);
@@ -310,7 +316,7 @@ TEST(SlidingWindow, ForgetsAnOutlierOnceItHasLeft) {
 }
 
 TEST(SlidingWindow, AfterScaledGatesIsTheWindowOfTheScaledInputs) {
-  const Problem p = problem(Variant::Rwkv6, 100, at::kDouble);
+  const Problem p = problem(variant_of("rwkv6"), 100, at::kDouble);
   Problem scaled = p;
   scaled.in.log_decay = p.in.log_decay + std::log(0.9);
   scaled.in.k = p.in.k * 0.5;
@@ -321,14 +327,14 @@ TEST(SlidingWindow, AfterScaledGatesIsTheWindowOfTheScaledInputs) {
 }
 
 TEST(SlidingWindow, TakesMixedPrecision) {
-  const Problem p = problem(Variant::Mamba2, 300, at::kBFloat16);
+  const Problem p = problem(variant_of("mamba2"), 300, at::kBFloat16);
   const Outcome actual = run({"sliding_window:tokens=40"}, p, {100});
   EXPECT_EQ(actual.y.scalar_type(), at::kBFloat16);
   EXPECT_TRUE(close(actual.y, window_by_hand(p, 40), 4e-3));
 }
 
 TEST(SlidingWindow, RefusesAStateItDidNotMake) {
-  const Problem p = problem(Variant::Mamba2, 10, at::kFloat);
+  const Problem p = problem(variant_of("mamba2"), 10, at::kFloat);
   LayerState layer{.recurrent = p.state, .conv = {}, .shift = {}, .extra = {}};
   try {
     rule({"sliding_window:tokens=4"})->advance({0, 100}, p.in, layer);
@@ -346,7 +352,7 @@ const std::vector<std::string> kEach[] = {{"rri"},
                                           {"scale_gates:decay=0.99", "sliding_window:tokens=30"}};
 
 TEST(Mitigations, ForksGoTheirOwnWayAndLeaveTheOriginal) {
-  for (const Variant variant : {Variant::Mamba2, Variant::Rwkv6, Variant::Mamba1})
+  for (const Variant& variant : {variant_of("mamba2"), variant_of("rwkv6"), variant_of("mamba1")})
     for (const auto& mitigations : kEach) {
       Problem p = problem(variant, 120, at::kFloat);
       const auto r = rule(mitigations);
@@ -377,7 +383,7 @@ TEST(Mitigations, ForksGoTheirOwnWayAndLeaveTheOriginal) {
 
 TEST(Mitigations, ACopiedStateContinuesBitForBit) {
   for (const auto& mitigations : kEach) {
-    const Problem p = problem(Variant::Mamba2, 150, at::kFloat);
+    const Problem p = problem(variant_of("mamba2"), 150, at::kFloat);
     const std::vector<int64_t> cuts = {50, 100};
     const Outcome straight = run(mitigations, p, cuts);
     const Outcome copied = run(mitigations, p, cuts, [](LayerState& layer) {
@@ -392,7 +398,7 @@ TEST(Mitigations, ACopiedStateContinuesBitForBit) {
 
 TEST(Mitigations, AnEmptySegmentChangesNothing) {
   for (const auto& mitigations : kEach) {
-    const Problem p = problem(Variant::Rwkv6, 100, at::kFloat);
+    const Problem p = problem(variant_of("rwkv6"), 100, at::kFloat);
     EXPECT_TRUE(bitwise_equal(run(mitigations, p, {0, 48, 48}).y, run(mitigations, p, {48}).y));
   }
 }
@@ -409,7 +415,7 @@ Error::Kind refusal(const std::function<void()>& f) {
 }
 
 TEST(Mitigations, RefuseTheDeltaRuleWhereTheyNeedADiagonalDecay) {
-  const Problem p = problem(Variant::Rwkv7, 10, at::kFloat);
+  const Problem p = problem(variant_of("rwkv7"), 10, at::kFloat);
   for (const std::string name : {"scale_gates:decay=0.9", "rri", "sliding_window:tokens=4"})
     EXPECT_EQ(refusal([&] { run({name}, p); }), Error::Kind::Unsupported) << name;
   for (const std::string name :
@@ -433,7 +439,7 @@ TEST(Mitigations, RefuseWhatCannotBeMeant) {
                                                 {"clamp_norm:limits=1", "sliding_window:tokens=4"}})
     EXPECT_EQ(refusal([&] { rule(wrong); }), Error::Kind::Usage)
         << fmt::format("{}", fmt::join(wrong, " "));
-  const Problem p = problem(Variant::Rwkv6, 10, at::kFloat);
+  const Problem p = problem(variant_of("rwkv6"), 10, at::kFloat);
   EXPECT_EQ(refusal([&] { run({"longmamba"}, p); }), Error::Kind::Usage);
   EXPECT_EQ(refusal([] {
               check_cost({"rri", "clamp_norm:limits=f,every=1"}, 65537);
@@ -449,7 +455,7 @@ class SlidingWindowSlow : public ::testing::TestWithParam<double> {};
 
 TEST_P(SlidingWindowSlow, HoldsAfterAMillionTokens) {
   constexpr int64_t kSegment = 8192, kSegments = 128, r = 1000;
-  for (const Variant variant : {Variant::Mamba2, Variant::Rwkv6, Variant::Mamba1}) {
+  for (const Variant& variant : {variant_of("mamba2"), variant_of("rwkv6"), variant_of("mamba1")}) {
     const auto window = rule({fmt::format("sliding_window:tokens={}", r)});
     LayerState layer{};
     Problem p;
@@ -461,7 +467,7 @@ TEST_P(SlidingWindowSlow, HoldsAfterAMillionTokens) {
                                  .K = 4,
                                  .V = 2,
                                  .seed = static_cast<uint64_t>(i)});
-      if (variant == Variant::Mamba1)
+      if (variant.terms.decay == DecayForm::Factored)
         p.in.factored_decay->step = at::full_like(p.in.factored_decay->step, -GetParam());
       else
         p.in.log_decay = at::full_like(p.in.log_decay, GetParam());

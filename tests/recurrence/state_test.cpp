@@ -4,9 +4,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
-#include "kernels/decay_scan/decay_scan_cases.h"
 #include "stuffed/core/error.h"
 #include "stuffed/recurrence/recurrence.h"
+#include "tests/support/scan_variants.h"
 
 namespace stuffed {
 namespace {
@@ -71,7 +71,7 @@ struct Counting : Observer {
 };
 
 TEST(Recurrence, AdvancingACopyLeavesTheOriginalsBytes) {
-  for (const testing::Variant variant : testing::kVariants) {
+  for (const testing::Variant& variant : testing::variants()) {
     const testing::Problem p = testing::make_problem({.variant = variant, .T = 70});
     const Tensor bytes = p.state.clone();
     LayerState original{p.state, {}, {}, {}};
@@ -83,7 +83,8 @@ TEST(Recurrence, AdvancingACopyLeavesTheOriginalsBytes) {
 }
 
 TEST(Recurrence, AForkAdvancesLikeItsOriginal) {
-  const testing::Problem p = testing::make_problem({.variant = testing::Variant::Rwkv6, .T = 33});
+  const testing::Problem p =
+      testing::make_problem({.variant = testing::variant_of("rwkv6"), .T = 33});
   State state{.position = 0, .layers = {LayerState{p.state, {}, {}, {}}}};
   State fork = state.fork(2);
   ScanInputs twice = p.in;

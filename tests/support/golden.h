@@ -18,9 +18,15 @@ inline std::filesystem::path golden_path(const std::string& name) {
   return std::filesystem::path(STUFFED_SOURCE_DIR) / "tests" / "golden" / name;
 }
 
-inline const std::vector<std::string> kGoldens = {
-    "mamba2-hf", "mamba2-original", "mamba1-hf", "mamba1-original", "hgrn2-fla", "rwkv5-pth",
-    "rwkv5-hf",  "rwkv6-pth",       "rwkv6-hf",  "rwkv6-fla",       "rwkv7-pth"};
+/// Every FAMILY-LAYOUT that has a checkpoint in tests/golden.
+inline std::vector<std::string> goldens() {
+  std::vector<std::string> names;
+  for (const auto& folder : std::filesystem::directory_iterator(golden_path("")))
+    if (std::filesystem::exists(folder.path() / "golden.safetensors"))
+      names.push_back(folder.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
 
 /// For tests that take a golden's name as their parameter.
 inline std::string name_of_golden(const ::testing::TestParamInfo<std::string>& info) {

@@ -32,12 +32,10 @@ struct BenchRecord {
 using OnRecord = std::function<void(const BenchRecord&)>;
 
 struct ScanCase {
-  std::string family;  // one of scan_families()
+  std::string family;  // one of family_names()
   int64_t batch = 1, tokens = 8192;
   int64_t heads = 0, key_width = 0, value_width = 0;  // 0: as published
 };
-
-std::vector<std::string> scan_families();
 
 /// One call of the recurrence on random inputs, the caches flushed before each repeat.
 void bench_scan(const std::vector<ScanCase>& cases,

@@ -71,11 +71,12 @@ int64_t length_past_2g(RecurrentLM& model);
 
 struct VerifyKernelsOptions {
   std::vector<at::Device> devices = {at::kCPU};
-  std::string family = "all";  // or one of mamba2, rwkv5, rwkv6, hgrn2, mamba1, rwkv7
+  std::string family = "all";  // or one of family_names()
   bool huge = true;  // on a GPU: a million tokens, and views that span more than 2^31 and 2^32
   std::string broken = {};  // for tests, as above
 };
 
+/// Errors  Usage for an unknown family
 std::vector<Verdict> verify_kernels(const VerifyKernelsOptions& options,
                                     const OnVerdict& on_verdict);
 

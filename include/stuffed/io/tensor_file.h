@@ -8,20 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "stuffed/core/tensor.h"
+#include "stuffed/io/tensor_directory.h"
 
 namespace stuffed::io {
-
-namespace fs = std::filesystem;
-
-struct TensorEntry {
-  std::vector<int64_t> shape;
-  std::vector<int64_t> stride;  // in elements
-  at::ScalarType dtype;
-  std::string storage;    // tensors with equal `storage` share memory in the file
-  fs::path file;          // the shard that holds it
-  bool is_alias = false;  // a second name of a tensor, which safetensors' metadata gives
-};
 
 /// One checkpoint: a single file, or the shards an index names.
 class TensorFile {
@@ -35,7 +24,8 @@ class TensorFile {
   /// Errors  Input if two become one
   TensorFile renamed(const std::function<std::string(const std::string&)>& rename) const;
 
-  const std::map<std::string, TensorEntry>& entries() const;
+  TensorDirectory directory() const;  // what is in it, without the values
+  const TensorEntries& entries() const;
   bool has(const std::string& name) const;
   /// The tensor in the file's own dtype, as a read-only view of the mapped file where alignment
   /// allows; call .to(...) or .clone() to own it. Valid as long as any view or the TensorFile

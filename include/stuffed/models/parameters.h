@@ -79,8 +79,8 @@ class ParameterLoader : public ParameterVisitor {
 /// Checks shapes and names as ParameterLoader does, and counts, without reading a weight.
 class ParameterCounter : public ParameterVisitor {
  public:
-  ParameterCounter(const io::TensorFile& file, const WeightMap& map, std::string hint)
-      : file_(file), map_(map), hint_(std::move(hint)) {}
+  ParameterCounter(io::TensorDirectory file, const WeightMap& map, std::string hint)
+      : file_(std::move(file)), map_(map), hint_(std::move(hint)) {}
   void parameter(const std::string& name,
                  Tensor& home,
                  std::vector<int64_t> shape,
@@ -89,7 +89,7 @@ class ParameterCounter : public ParameterVisitor {
   int64_t elements() const { return elements_; }
 
  private:
-  const io::TensorFile& file_;
+  io::TensorDirectory file_;
   const WeightMap& map_;
   std::string hint_;
   std::set<std::string> used_;

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "stuffed/io/tensor_file.h"
 #include "stuffed/models/recurrent_lm.h"
 
 namespace stuffed {
@@ -18,16 +19,22 @@ struct Reading {
   std::optional<int64_t> tokenizer_ids;   // how many ids the model's tokenizer has, if it has one
 };
 
-/// A folder or file, opened and not yet understood.
+/// What a checkpoint consists of, as a family sees it: which tensors there are, and the config.
 struct Checkpoint {
-  std::filesystem::path path;  // what the user gave
-  io::TensorFile weights;      // without the prefixes of what wraps a model for training
-  io::json config;  // config.json (or params.json) beside the weights; null if there is none
-  std::filesystem::path config_path;
+  std::filesystem::path path;   // what the user gave
+  io::TensorDirectory weights;  // without the prefixes of what wraps a model for training
+  io::json config = {};  // config.json (or params.json) beside the weights; null if there is none
+  std::filesystem::path config_path = {};
   Reading reading = {};
   std::vector<std::string> warnings = {};  // what was done to the files' names
+};
 
-  static Checkpoint open(const std::filesystem::path& path, const Reading& reading = {});
+/// A folder or file, opened and not yet understood.
+struct OpenCheckpoint {
+  Checkpoint checkpoint;
+  io::TensorFile tensors;  // by the names of checkpoint.weights
+
+  static OpenCheckpoint open(const std::filesystem::path& path, const Reading& reading = {});
 };
 
 struct LoadOptions {
@@ -38,35 +45,9 @@ struct LoadOptions {
   Reading reading = {};
 };
 
-/// What recognised a checkpoint: which layout, and by which tensors.
-struct Recognition {
-  std::string layout;
-  std::string why;
-};
-
-struct ConfigTable;
-
-/// One model family, registered by a line FAMILY(name) in families.inc, which declares
-/// `name##_family`.
-struct Family {
-  const char* name;
-  /// Null if the tensors are not this family's. Throws Input for a known relative that must be
-  /// rejected.
-  std::optional<Recognition> (*recognise)(const Checkpoint&);
-  /// The keys of the kind of config that this checkpoint has.
-  const ConfigTable& (*config_table)(const Checkpoint&, const Recognition&);
-  /// Configuration checked against the shapes; parameters still empty.
-  std::unique_ptr<RecurrentLM> (*make)(const Checkpoint&, const Recognition&);
-  /// Where each canonical tensor comes from in this layout.
-  WeightMap (*weight_map)(const Checkpoint&, const Recognition&);
-  /// A new, untrained model of the given config.json; null if the family cannot be trained from
-  /// scratch. Throws Usage for a key it does not know or cannot honour.
-  std::unique_ptr<RecurrentLM> (*make_new)(const io::json& config);
-};
-
 /// A checkpoint understood but not loaded: every figure of its configuration, no weights.
 struct Skeleton {
-  Checkpoint checkpoint;
+  OpenCheckpoint files;
   std::unique_ptr<RecurrentLM>
       model;  // parameters undefined, states on the meta device; sizes and shapes are right
 };

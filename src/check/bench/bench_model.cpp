@@ -12,6 +12,7 @@
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/memory.h"
 #include "stuffed/eval/decode.h"
+#include "stuffed/models/family.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
@@ -296,8 +297,8 @@ class ModelBench {
   }
 
   Work scan_work_of_layer() const {
-    return scan_work({.family = config().family,
-                      .heads = config().heads,
+    return scan_work(find_family(config().family).terms,
+                     {.heads = config().heads,
                       .key_width = config().key_width,
                       .value_width = config().value_width},
                      model_.dtype());

@@ -5,46 +5,29 @@
 #include "bench_record.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
-#include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/models/family.h"
 
 namespace stuffed::eval {
 
 namespace {
 
 using testing::Case;
-using testing::Variant;
 
-/// One layer of the family's model of about 1.5B parameters.
-Case published(Variant variant) {
-  switch (variant) {
-    case Variant::Mamba2:
-      return {.variant = variant, .H = 64, .K = 128, .V = 64};
-    case Variant::Hgrn2:
-      return {.variant = variant, .H = 16, .K = 128, .V = 128};
-    case Variant::Mamba1:
-      return {.variant = variant, .H = 4096, .K = 16, .V = 1};
-    default:
-      return {.variant = variant, .H = 32, .K = 64, .V = 64};
-  }
-}
-
+/// One layer of the family's model of about 1.5B parameters, as far as nothing else was asked for.
 Case case_of(const ScanCase& asked, const BenchOptions& options) {
-  for (const Variant variant : testing::kVariants) {
-    if (asked.family != testing::name_of(variant))
-      continue;
-    Case c = published(variant);
-    c.B = asked.batch;
-    c.T = asked.tokens;
-    c.H = asked.heads > 0 ? asked.heads : c.H;
-    c.K = asked.key_width > 0 ? asked.key_width : c.K;
-    c.V = asked.value_width > 0 ? asked.value_width : c.V;
-    c.type = options.dtype;
-    c.seed = options.seed;
-    return c;
-  }
-  fail(Error::Kind::Usage, "'{}' is not a family; known are {}", asked.family,
-       fmt::join(scan_families(), ", "));
+  const Family& family = find_family(asked.family);
+  const auto or_published = [](int64_t width, int64_t published) {
+    return width > 0 ? width : published;
+  };
+  return {.variant = {.name = family.name, .terms = family.terms},
+          .B = asked.batch,
+          .T = asked.tokens,
+          .H = or_published(asked.heads, family.widths.heads),
+          .K = or_published(asked.key_width, family.widths.key_width),
+          .V = or_published(asked.value_width, family.widths.value_width),
+          .type = options.dtype,
+          .seed = options.seed};
 }
 
 BenchRecord start_record(const Case& c, const BenchOptions& options, Impl impl) {
@@ -85,9 +68,8 @@ void run(const Case& c,
   }
   const Measured measured = measure(options, /*flush=*/true, [&] { scan(); });
   const auto tokens = static_cast<double>(c.B * c.T);
-  const Work work = scan_work(
-      {.family = testing::name_of(c.variant), .heads = c.H, .key_width = c.K, .value_width = c.V},
-      c.type);
+  const Work work =
+      scan_work(c.variant.terms, {.heads = c.H, .key_width = c.K, .value_width = c.V}, c.type);
   record.fields.update(measured.fields);
   record.fields.update(timing_fields(measured.timing, tokens, 1));
   record.fields.update(work_fields(work.bytes * tokens, work.flops * tokens, tokens,
@@ -97,13 +79,6 @@ void run(const Case& c,
 }
 
 }  // namespace
-
-std::vector<std::string> scan_families() {
-  std::vector<std::string> names;
-  for (const Variant variant : testing::kVariants)
-    names.emplace_back(testing::name_of(variant));
-  return names;
-}
 
 void bench_scan(const std::vector<ScanCase>& cases,
                 const BenchOptions& options,

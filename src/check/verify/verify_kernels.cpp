@@ -9,8 +9,8 @@
 #include "kernels/decay_scan/decay_scan_cuda.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/check/verify.h"
-#include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/models/family.h"
 #include "stuffed/ops/decay_scan.h"
 #include "verify_huge.h"
 
@@ -21,7 +21,6 @@ namespace {
 using testing::Case;
 using testing::Decay;
 using testing::Problem;
-using testing::Variant;
 
 constexpr int64_t kCpuLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000};
 constexpr int64_t kGpuLengths[] = {1,  2,   8,   9,   15,   16,   17,   63,   64,
@@ -39,15 +38,13 @@ class KernelCheck {
   KernelCheck(at::Device device, Impl impl, const std::string& broken, const OnVerdict& on_verdict)
       : device_(device), impl_(impl), is_broken_(is_named(broken, impl)), on_verdict_(on_verdict) {}
 
-  void run(const std::string& family) {
-    for (const Variant variant : testing::kVariants) {
-      if ((family != "all" && family != testing::name_of(variant)) || !takes(variant))
-        continue;
-      for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-        decays(variant, dtype);
-        lengths(variant, dtype);
-        splits(variant, dtype);
-      }
+  void run(const Family& family) {
+    if (!takes(family.terms))
+      return;
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      decays(family, dtype);
+      lengths(family, dtype);
+      splits(family, dtype);
     }
   }
 
@@ -57,7 +54,10 @@ class KernelCheck {
   bool on_gpu() const { return device_.is_cuda(); }
 
   /// Tiled is for one decay per head; all others run all.
-  bool takes(Variant variant) const { return impl_ != Impl::Tiled || variant == Variant::Mamba2; }
+  bool takes(const ScanTerms& terms) const {
+    return impl_ != Impl::Tiled ||
+           (terms.decay == DecayForm::PerHead && !terms.has_bonus && !terms.has_erase);
+  }
 
   ScanResult scan(const ScanInputs& in, const Tensor& state, int segments = 0) const {
     ScanResult out = impl_ == Impl::Cuda && segments > 0
@@ -84,23 +84,27 @@ class KernelCheck {
   }
 
   /// A case of the widths its family publishes, a few heads of it.
-  Case published(Variant variant, int64_t T, at::ScalarType dtype, Decay decay) const {
-    Case c{.variant = variant, .decay = decay, .B = 1, .T = T, .H = 2, .K = 64, .V = 64};
-    c.type = dtype;
-    if (variant == Variant::Mamba2)
-      c.K = 128;
-    if (variant == Variant::Hgrn2)
-      c.K = c.V = 128;
-    if (variant == Variant::Mamba1)
-      c.K = 16, c.V = 1, c.H = 130;
+  Case published(const Family& family, int64_t T, at::ScalarType dtype, Decay decay) const {
+    const bool heads_are_channels = family.widths.value_width == 1;
+    Case c{.variant = {.name = family.name, .terms = family.terms},
+           .decay = decay,
+           .B = 1,
+           .T = T,
+           .H = heads_are_channels ? 130 : 2,
+           .K = family.widths.key_width,
+           .V = family.widths.value_width,
+           .type = dtype};
     if (on_gpu())
       c.B = 2, c.H += 1;
     return c;
   }
 
-  Verdict begin(Variant variant, const char* group, at::ScalarType dtype, const char* path) const {
+  Verdict begin(const Family& family,
+                const char* group,
+                at::ScalarType dtype,
+                const char* path) const {
     Verdict verdict;
-    verdict.subject = fmt::format("{} {}", testing::name_of(variant), group);
+    verdict.subject = fmt::format("{} {}", family.name, group);
     verdict.device = on_gpu() ? "cuda" : "cpu";
     verdict.dtype = dtype == at::kFloat ? "f32" : "bf16";
     verdict.impl = impl_name(impl_);
@@ -136,10 +140,10 @@ class KernelCheck {
     ++verdict.cases;
   }
 
-  void decays(Variant variant, at::ScalarType dtype) {
-    Verdict verdict = begin(variant, "decays", dtype, "whole");
+  void decays(const Family& family, at::ScalarType dtype) {
+    Verdict verdict = begin(family, "decays", dtype, "whole");
     for (const Decay decay : testing::kDecays) {
-      const Case c = published(variant, on_gpu() ? 450 : 130, dtype, decay);
+      const Case c = published(family, on_gpu() ? 450 : 130, dtype, decay);
       const Problem p = problem_of(c);
       const ScanResult expected = exact(p);
       judge(verdict, scan(p.in, p.state, 1), expected, c);
@@ -149,12 +153,12 @@ class KernelCheck {
     finish(verdict);
   }
 
-  void lengths(Variant variant, at::ScalarType dtype) {
-    Verdict verdict = begin(variant, "lengths", dtype, "whole");
+  void lengths(const Family& family, at::ScalarType dtype) {
+    Verdict verdict = begin(family, "lengths", dtype, "whole");
     const std::span<const int64_t> all =
         on_gpu() ? std::span<const int64_t>(kGpuLengths) : std::span<const int64_t>(kCpuLengths);
     for (const int64_t T : all) {
-      Case c = published(variant, T, dtype, Decay::Resets);
+      Case c = published(family, T, dtype, Decay::Resets);
       if (T > 60'000)
         c.B = c.H = 1;
       const Problem p = problem_of(c);
@@ -164,11 +168,11 @@ class KernelCheck {
   }
 
   /// Cut in two, in pieces of 37, and token by token: the state is carried from call to call.
-  void splits(Variant variant, at::ScalarType dtype) {
-    const Case c = published(variant, on_gpu() ? 1000 : 193, dtype, Decay::Weak);
+  void splits(const Family& family, at::ScalarType dtype) {
+    const Case c = published(family, on_gpu() ? 1000 : 193, dtype, Decay::Weak);
     const Problem p = problem_of(c);
     const ScanResult expected = exact(p);
-    Verdict verdict = begin(variant, "pieces", dtype, "cut, and one by one");
+    Verdict verdict = begin(family, "pieces", dtype, "cut, and one by one");
     for (const int64_t cut : {1, 15, 63, 64, 65, 128, 192})
       judge(verdict, in_pieces(p, {cut, c.T}), expected, c, fmt::format(" cut at {}", cut));
     for (const int64_t length : {37, 1}) {
@@ -203,10 +207,13 @@ class KernelCheck {
 
 std::vector<Verdict> verify_kernels(const VerifyKernelsOptions& options,
                                     const OnVerdict& on_verdict) {
+  const std::vector<std::string> names =
+      options.family == "all" ? family_names() : std::vector{options.family};
   std::vector<Verdict> verdicts;
   const auto add = [&](at::Device device, Impl impl) {
     KernelCheck check(device, impl, options.broken, on_verdict);
-    check.run(options.family);
+    for (const std::string& name : names)
+      check.run(find_family(name));
     verdicts.insert(verdicts.end(), check.verdicts.begin(), check.verdicts.end());
   };
   for (const at::Device device : options.devices) {

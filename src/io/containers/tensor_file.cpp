@@ -88,7 +88,7 @@ Tensor copy_of(const Location& at, const TensorEntry& entry) {
 struct TensorFile::Impl {
   fs::path path;
   std::vector<fs::path> files;
-  std::map<std::string, TensorEntry> entries;
+  TensorEntries entries;
   std::map<std::string, Location> locations;
   std::map<std::string, std::string> metadata;
 
@@ -184,7 +184,11 @@ TensorFile TensorFile::renamed(const std::function<std::string(const std::string
   return file;
 }
 
-const std::map<std::string, TensorEntry>& TensorFile::entries() const {
+TensorDirectory TensorFile::directory() const {
+  return {path(), std::shared_ptr<const TensorEntries>(impl_, &impl_->entries)};
+}
+
+const TensorEntries& TensorFile::entries() const {
   return impl_->entries;
 }
 

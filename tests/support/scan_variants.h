@@ -1,0 +1,26 @@
+// The families' variants of the recurrence, for tests of it.
+#pragma once
+#include <string_view>
+#include <vector>
+
+#include "kernels/decay_scan/decay_scan_cases.h"
+#include "stuffed/models/family.h"
+
+namespace stuffed::testing {
+
+inline Variant variant_of(const Family& family) {
+  return {.name = family.name, .terms = family.terms};
+}
+
+inline Variant variant_of(std::string_view family) {
+  return variant_of(find_family(family));
+}
+
+inline std::vector<Variant> variants() {
+  std::vector<Variant> all;
+  for (const Family* family : families())
+    all.push_back(variant_of(*family));
+  return all;
+}
+
+}  // namespace stuffed::testing
