@@ -7,6 +7,7 @@
 #include "src/cli/app.h"
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"

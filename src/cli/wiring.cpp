@@ -7,6 +7,7 @@
 
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "src/cli/inner_rule.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/provenance.h"
@@ -118,21 +119,6 @@ at::ScalarType parse_dtype(const std::string& name) {
   check(name == "f32" || name == "bf16", Error::Kind::Usage,
         "'{}' is not a dtype; expected f32 or bf16", name);
   return name == "f32" ? at::kFloat : at::kBFloat16;
-}
-
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "f32";
-    case at::kBFloat16:
-      return "bf16";
-    case at::kHalf:
-      return "f16";
-    case at::kDouble:
-      return "f64";
-    default:
-      return at::toString(dtype);
-  }
 }
 
 std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,

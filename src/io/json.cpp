@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/regular_file.h"
 
 namespace stuffed::io {
 namespace {
 
 constexpr size_t kMaxDepth = 256;
-constexpr size_t kShownBytes = 200;  // of a text quoted in a message
 
 /// Spelling of the numbers that JSON lacks: as Python writes them, and the key newer writers use.
 constexpr std::array<std::pair<std::string_view, double>, 3> kNonFinite = {{
@@ -22,10 +22,6 @@ constexpr std::array<std::pair<std::string_view, double>, 3> kNonFinite = {{
     {"NaN", std::numeric_limits<double>::quiet_NaN()},
 }};
 constexpr const char* kFloatKey = "__float__";
-
-std::string shown(std::string_view text) {
-  return fmt::format("{:?}{}", text.substr(0, kShownBytes), text.size() > kShownBytes ? "..." : "");
-}
 
 /// A text in which every literal of kNonFinite has become {"__float__": literal}.
 class SpelledOut {
@@ -167,6 +163,10 @@ json parse_json(std::string_view text, std::string_view where) {
   Builder builder(where, spelled ? &*spelled : nullptr);
   json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
+}
+
+json number_or_null(double value) {
+  return std::isfinite(value) ? json(value) : json();
 }
 
 json read_json(const std::filesystem::path& path, int64_t max_bytes) {

@@ -154,12 +154,7 @@ Tensor Hgrn2::attention(Where where,
   const ScanInputs in = {.q = to_heads(at::silu(q)),
                          .k = to_heads(gate.insert),
                          .v = to_heads(i),
-                         .log_decay = to_heads(gate.log_forget),
-                         .v_scale = {},
-                         .bonus = {},
-                         .factored_decay = {},
-                         .erase = {},
-                         .bonus_k = {}};
+                         .log_decay = to_heads(gate.log_forget)};
   // Upstream divides the outputs by sqrt(K). That matters only through the norm's eps, but early in
   // a stream they are that small: eps takes the factor.
   const Tensor y = rule.advance(where, in, state).flatten(-2);

@@ -158,12 +158,8 @@ Tensor Mamba1::mixer(Where where,
       .q = to_heads(m_.rank + m_.state_width),
       .k = to_heads(m_.rank),
       .v = x.unsqueeze(-1),  // [B,T,C,1]
-      .log_decay = {},
       .v_scale = dt,
-      .bonus = {},
-      .factored_decay = FactoredDecay{.step = dt, .rate = layer.rate, .offset = 0},
-      .erase = {},
-      .bonus_k = {}};
+      .factored_decay = FactoredDecay{.step = dt, .rate = layer.rate, .offset = 0}};
   const Tensor y = rule.advance(where, in, state).squeeze(-1);  // [B,T,C]
   const ops::Skip skip = {.x = x, .weight = layer.d};
   return ops::linear(ops::gated_rms_norm(y, z, /*weight=*/{}, 1, 0, false, skip), layer.out_proj);

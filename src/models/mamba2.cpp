@@ -173,11 +173,7 @@ Tensor Mamba2::gated_memory(Where where,
                          .k = to_heads(conv.y.narrow(-1, inner, bc)),
                          .v = x,
                          .log_decay = gates.log_decay.unsqueeze(-1),  // [B,T,H,1]
-                         .v_scale = gates.dt,
-                         .bonus = {},
-                         .factored_decay = {},
-                         .erase = {},
-                         .bonus_k = {}};
+                         .v_scale = gates.dt};
   Tensor y = rule.advance(where, in, state).to(dtype_).flatten(-2);  // [B,T,H*V]
   const ops::Skip skip = {.x = conv.y.narrow(-1, 0, inner), .weight = layer.d};
   return ops::gated_rms_norm(std::move(y), z, layer.gate_norm, m_.norm_is_grouped ? m_.groups : 1,

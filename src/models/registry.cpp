@@ -173,6 +173,8 @@ class ModelBuilder {
     model.visit(list);
     for (const auto& item : list.items) {
       model.config_.parameters += item.home->numel();
+      if (options.inference && item.role == Role::Conv)
+        model.conv_taps_.push_back(*item.home);
       // A new model's matrices are made in f32; inference wants them in the model's type.
       if (options.inference && (item.role == Role::Matrix || item.role == Role::Embedding))
         *item.home = item.home->to(model.dtype_);

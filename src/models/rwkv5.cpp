@@ -68,11 +68,7 @@ class Rwkv5 : public RwkvModel {
                            .k = to_heads(ops::linear(x.mix(layer.share_k), layer.key)),
                            .v = v,
                            .log_decay = layer.log_decay.expand({v.size(0), v.size(1), -1, -1}),
-                           .v_scale = {},
-                           .bonus = layer.bonus,
-                           .factored_decay = {},
-                           .erase = {},
-                           .bonus_k = {}};
+                           .bonus = layer.bonus};
     const Tensor gate = ops::linear(x.mix(layer.share_g), layer.gate);
     return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
                        layer.output);

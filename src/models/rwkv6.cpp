@@ -85,11 +85,7 @@ class Rwkv6 : public RwkvModel {
                            .k = to_heads(ops::linear(mixed(1), layer.key)),
                            .v = to_heads(ops::linear(mixed(2), layer.value)),
                            .log_decay = to_heads(ops::negative_exp(omega, layer.decay)),
-                           .v_scale = {},
-                           .bonus = layer.bonus,
-                           .factored_decay = {},
-                           .erase = {},
-                           .bonus_k = {}};
+                           .bonus = layer.bonus};
     const Tensor gate = ops::linear(mixed(4), layer.gate);
     return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
                        layer.output);

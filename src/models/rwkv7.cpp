@@ -127,11 +127,7 @@ Tensor Rwkv7::time_mix(Where where,
       .k = to_heads(gates.key),
       .v = to_heads(gates.value),
       .log_decay = to_heads(gates.log_decay),
-      .v_scale = {},
-      .bonus = {},
-      .factored_decay = {},
-      .erase = Erase{.read = to_heads(gates.read), .write = to_heads(gates.write)},
-      .bonus_k = {}};
+      .erase = Erase{.read = to_heads(gates.read), .write = to_heads(gates.write)}};
   const Tensor y = rule.advance(where, in, state).flatten(-2);
   const Tensor gate = at::matmul(at::sigmoid(at::matmul(mixed(kG), layer.gate.in)), layer.gate.out);
   return ops::linear(ops::delta_rule_output(y, gates.value, gates.strength, gate, layer.ln_x.weight,

@@ -73,6 +73,10 @@ class RecurrentLM {
   /// After loading or a change of weights: the family's derived tensors.
   virtual void derive() {}
 
+  /// The taps [C,1,W] of its short convolutions, equally many of each layer, in order. Collected when
+  /// it is loaded for inference.
+  const std::vector<Tensor>& conv_taps() const { return conv_taps_; }
+
   int64_t recurrent_elements() const;  // of one sequence's state, recurrence alone
   int64_t state_elements() const;      // with W-1 convolution columns or shift rows
 
@@ -88,6 +92,7 @@ class RecurrentLM {
 
   ModelConfig config_;
   LmHead head_;
+  std::vector<Tensor> conv_taps_;
   at::Device device_ = at::kCPU;
   at::ScalarType dtype_ = at::kFloat;
   friend class ModelBuilder;

@@ -74,11 +74,10 @@ void ScanGate::look_at(const ScanInputs& in, const Tensor& before, const ScanRes
 }
 
 io::json ScanGate::record() const {
-  const auto number = [](double x) { return std::isfinite(x) ? io::json(x) : io::json(); };
   return {{"against", "f64"},
-          {"y_relative_rms", number(y_error_)},
+          {"y_relative_rms", io::number_or_null(y_error_)},
           {"y_bound", y_bound_},
-          {"state_relative_rms", state_seen_ ? number(state_error_) : io::json()},
+          {"state_relative_rms", state_seen_ ? io::number_or_null(state_error_) : io::json()},
           {"state_bound", state_bound_},
           {"calls", calls_},
           {"tokens", tokens_},

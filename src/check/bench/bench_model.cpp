@@ -8,6 +8,7 @@
 #include "bench_gate.h"
 #include "bench_record.h"
 #include "kernels/common/closeness.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/memory.h"
@@ -86,7 +87,7 @@ class ModelBench {
   BenchRecord start(const ModelCase& c, const char* what) const {
     const std::string device = options_.device.is_cuda() ? "cuda" : "cpu";
     return {.key = fmt::format("model/{}/{}/B{}_T{}/{}/{}/{}", name_, what, c.batch, c.tokens,
-                               dtype_label(model_.dtype()), device, impl_name(options_.impl)),
+                               dtype_name(model_.dtype()), device, impl_name(options_.impl)),
             .fields = {{"kind", "model"},
                        {"model", name_},
                        {"family", config().family},
@@ -95,7 +96,7 @@ class ModelBench {
                        {"tokens", c.tokens},
                        {"layers", config().layers},
                        {"parameters", config().parameters},
-                       {"dtype", dtype_label(model_.dtype())},
+                       {"dtype", dtype_name(model_.dtype())},
                        {"device", device},
                        {"impl", impl_name(options_.impl)}}};
   }
@@ -136,7 +137,7 @@ class ModelBench {
     const Tensor exact =
         -at::log_softmax(logits.to(at::kDouble), -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1);
     const double error = kernels::relative_rms(losses(hidden, targets), exact);
-    fields["check"]["loss_relative_rms"] = std::isfinite(error) ? io::json(error) : io::json();
+    fields["check"]["loss_relative_rms"] = io::number_or_null(error);
     fields["check"]["loss_bound"] = 1e-5;
     return error <= 1e-5;
   }
@@ -256,13 +257,12 @@ class ModelBench {
     double bound = model_.dtype() == at::kFloat ? 1e-4 : 5e-2;
     if (exact.defined()) {
       const double rounding = kernels::relative_rms(at_once, exact);
-      fields["check"]["at_once_relative_rms"] =
-          std::isfinite(rounding) ? io::json(rounding) : io::json();
+      fields["check"]["at_once_relative_rms"] = io::number_or_null(rounding);
       bound = std::min(1.5 * rounding, kMostRounding);
     }
     fields["check"]["steps_against"] =
         exact.defined() ? "the same tokens in one go, in f32" : "the same tokens in one go";
-    fields["check"]["steps_relative_rms"] = std::isfinite(error) ? io::json(error) : io::json();
+    fields["check"]["steps_relative_rms"] = io::number_or_null(error);
     fields["check"]["steps_bound"] = bound;
     const bool is_right = calls_are_right && error <= bound;
     if (!is_right)

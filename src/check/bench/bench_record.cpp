@@ -66,10 +66,6 @@ std::optional<Ceilings> ceilings_if_wanted(const BenchOptions& options) {
   return measure_ceilings(options.device, options.dtype);
 }
 
-std::string dtype_label(at::ScalarType dtype) {
-  return dtype == at::kFloat ? "f32" : "bf16";
-}
-
 void record_or_no_memory(BenchRecord& record, const std::function<void()>& body) {
   try {
     body();

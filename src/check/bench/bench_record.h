@@ -29,8 +29,6 @@ Measured measure(const BenchOptions& options,
 
 std::optional<Ceilings> ceilings_if_wanted(const BenchOptions& options);
 
-std::string dtype_label(at::ScalarType dtype);  // "f32", "bf16"
-
 /// Runs `body`, which fills the record; memory that does not suffice becomes its verdict.
 void record_or_no_memory(BenchRecord& record, const std::function<void()>& body);
 

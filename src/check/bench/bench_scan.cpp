@@ -5,6 +5,7 @@
 #include "bench_record.h"
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "kernels/decay_scan/decay_scan_views.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/models/family.h"
 
@@ -34,7 +35,7 @@ BenchRecord start_record(const Case& c, const BenchOptions& options, Impl impl) 
   const char* const family = testing::name_of(c.variant);
   const std::string device = options.device.is_cuda() ? "cuda" : "cpu";
   return {.key = fmt::format("scan/{}/B{}_T{}_H{}_K{}_V{}/{}/{}/{}", family, c.B, c.T, c.H, c.K,
-                             c.V, dtype_label(c.type), device, impl_name(impl)),
+                             c.V, dtype_name(c.type), device, impl_name(impl)),
           .fields = {{"kind", "scan"},
                      {"family", family},
                      {"batch", c.B},
@@ -42,7 +43,7 @@ BenchRecord start_record(const Case& c, const BenchOptions& options, Impl impl) 
                      {"heads", c.H},
                      {"key_width", c.K},
                      {"value_width", c.V},
-                     {"dtype", dtype_label(c.type)},
+                     {"dtype", dtype_name(c.type)},
                      {"device", device},
                      {"impl", impl_name(impl)}}};
 }

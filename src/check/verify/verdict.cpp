@@ -19,7 +19,6 @@ std::string Verdict::outcome() const {
 }
 
 io::json Verdict::record() const {
-  const auto number = [](double x) { return std::isfinite(x) ? io::json(x) : io::json(); };
   io::json out = {{"subject", subject}, {"device", device}, {"dtype", dtype},
                   {"impl", impl},       {"path", path},     {"against", against},
                   {"tokens", tokens},   {"cases", cases},   {"verdict", outcome()},
@@ -29,9 +28,9 @@ io::json Verdict::record() const {
     return out;
   }
   out["finite"] = std::isfinite(output_error) && std::isfinite(state_error);
-  out["output_relative_rms"] = number(output_error);
+  out["output_relative_rms"] = io::number_or_null(output_error);
   out["output_bound"] = output_bound;
-  out["state_relative_rms"] = number(state_error);
+  out["state_relative_rms"] = io::number_or_null(state_error);
   out["state_bound"] = state_bound;
   if (!worst.empty())
     out["worst_case"] = worst;

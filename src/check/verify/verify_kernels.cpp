@@ -9,6 +9,7 @@
 #include "kernels/decay_scan/decay_scan_cuda.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/check/verify.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/models/family.h"
 #include "stuffed/ops/decay_scan.h"
@@ -106,7 +107,7 @@ class KernelCheck {
     Verdict verdict;
     verdict.subject = fmt::format("{} {}", family.name, group);
     verdict.device = on_gpu() ? "cuda" : "cpu";
-    verdict.dtype = dtype == at::kFloat ? "f32" : "bf16";
+    verdict.dtype = dtype_name(dtype);
     verdict.impl = impl_name(impl_);
     verdict.path = path;
     verdict.against = on_gpu() ? "f64 kernel" : "f64 loops";

@@ -8,6 +8,7 @@
 #include "kernels/common/closeness.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/check/verify.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/memory.h"
@@ -66,10 +67,6 @@ std::string path_name(int64_t segment, int64_t tokens) {
   return segment >= tokens ? "whole"
          : segment == 1    ? "one by one"
                            : fmt::format("segments of {}", segment);
-}
-
-const char* short_name(at::ScalarType dtype) {
-  return dtype == at::kFloat ? "f32" : "bf16";
 }
 
 /// Runs `body`; memory that does not suffice becomes the verdict's reason.
@@ -157,7 +154,7 @@ class ModelCheck {
   }
 
   std::string name_of(const RecurrentLM& model, Impl impl, int64_t segment, int64_t tokens) const {
-    return fmt::format("{} {} {}, {}", device_of(model), short_name(model.dtype()),
+    return fmt::format("{} {} {}, {}", device_of(model), dtype_name(model.dtype()),
                        impl_name(program(impl, segment)), path_name(segment, tokens));
   }
 
@@ -169,7 +166,7 @@ class ModelCheck {
                 const Bounds& bounds) const {
     Verdict verdict{.subject = "model",
                     .device = device_of(model),
-                    .dtype = short_name(model.dtype()),
+                    .dtype = dtype_name(model.dtype()),
                     .impl = std::string(impl_name(program(impl, segment))),
                     .path = path_name(segment, tokens),
                     .against = against,

@@ -34,10 +34,6 @@ struct Bucket {
   }
 };
 
-io::json number(double value) {
-  return std::isfinite(value) ? io::json(value) : io::json();
-}
-
 std::vector<Bucket> gather(const io::Results& results,
                            int64_t bucket,
                            bool& has_text,
@@ -104,14 +100,14 @@ io::json summarise(const io::Results& results, const PplByLengthOptions& options
     finite = finite && std::isfinite(mean);
     means.push_back(mean);
     summary["targets"].push_back(bucket.targets);
-    summary["mean_nll_nats"].push_back(number(mean));
-    summary["standard_error_nats"].push_back(number(bucket.standard_error()));
-    summary["perplexity"].push_back(number(std::exp(mean)));
+    summary["mean_nll_nats"].push_back(io::number_or_null(mean));
+    summary["standard_error_nats"].push_back(io::number_or_null(bucket.standard_error()));
+    summary["perplexity"].push_back(io::number_or_null(std::exp(mean)));
     summary["running_mean_nll_nats"].push_back(
-        number(running.sum / static_cast<double>(running.targets)));
+        io::number_or_null(running.sum / static_cast<double>(running.targets)));
     if (has_text)
       summary["bits_per_byte"].push_back(
-          number(bucket.sum / std::numbers::ln2 / static_cast<double>(bucket.bytes)));
+          io::number_or_null(bucket.sum / std::numbers::ln2 / static_cast<double>(bucket.bytes)));
   }
   summary["finite"] = finite;
   if (options.train_len)

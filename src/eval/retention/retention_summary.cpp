@@ -15,10 +15,6 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-io::json number(double value) {
-  return std::isfinite(value) ? io::json(value) : io::json();
-}
-
 double value(const io::json& number) {
   return number.is_null() ? kNaN : number.get<double>();
 }
@@ -35,7 +31,7 @@ io::json combine(const std::vector<io::json>& values,
     std::vector<double> plain;
     for (const io::json& one : values)
       plain.push_back(value(one));
-    return number(f(plain));
+    return io::number_or_null(f(plain));
   }
   io::json result = io::json::array();
   for (size_t i = 0; i < values[0].size(); ++i) {
@@ -112,7 +108,7 @@ io::json half_life_json(const Tensor& half_life, int64_t starts, int64_t followe
       std::get<0>(half_life.to(at::kDouble).nan_to_num(kInfinity).sort(-1));  // [L,H]
   for (int64_t layer = 0; layer < sorted.size(0); ++layer) {
     const Tensor heads = sorted[layer];
-    const auto at = [&](int64_t i) { return number(heads[i].item<double>()); };
+    const auto at = [&](int64_t i) { return io::number_or_null(heads[i].item<double>()); };
     by_layer.push_back({{"least_tokens", at(0)},
                         {"median_tokens", at(heads.numel() / 2)},
                         {"most_tokens", at(heads.numel() - 1)},
@@ -126,7 +122,7 @@ io::json half_life_json(const Tensor& half_life, int64_t starts, int64_t followe
 
 io::json numbers(const Tensor& tensor) {
   if (tensor.dim() == 0)
-    return number(tensor.item<double>());
+    return io::number_or_null(tensor.item<double>());
   io::json values = io::json::array();
   for (int64_t i = 0; i < tensor.size(0); ++i)
     values.push_back(numbers(tensor[i]));

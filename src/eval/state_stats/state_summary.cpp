@@ -17,10 +17,6 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int64_t kCurveRows = 32;
 
-io::json number(double value) {
-  return std::isfinite(value) ? io::json(value) : io::json();
-}
-
 /// Elementwise maximum; an undefined one counts for nothing.
 void raise(Tensor& largest, const Tensor& value) {
   largest = largest.defined() ? at::maximum(largest, value) : value;
@@ -76,12 +72,13 @@ io::json exploding_heads(const Extremes& extremes,
   for (const size_t i : order) {
     const auto flat = static_cast<int64_t>(i);
     const auto at = [flat](const Tensor& x) { return x.view(-1)[flat]; };
-    table.push_back({{"layer", layers[i / heads.size()]},
-                     {"head", heads[i % heads.size()]},
-                     {"variance_within", number(at(extremes.variance_within).item<double>())},
-                     {"variance_past", number(at(extremes.variance_past).item<double>())},
-                     {"ratio", number(ratios[i])},
-                     {"largest_at_tokens", at(extremes.past_position).item<int64_t>()}});
+    table.push_back(
+        {{"layer", layers[i / heads.size()]},
+         {"head", heads[i % heads.size()]},
+         {"variance_within", io::number_or_null(at(extremes.variance_within).item<double>())},
+         {"variance_past", io::number_or_null(at(extremes.variance_past).item<double>())},
+         {"ratio", io::number_or_null(ratios[i])},
+         {"largest_at_tokens", at(extremes.past_position).item<int64_t>()}});
   }
   return table;
 }
@@ -103,11 +100,11 @@ io::json curve_of(const NamedTensors& arrays, int64_t stride) {
   io::json curve = io::json::array();
   for (int64_t s = (S - 1) % step; s < S; s += step) {
     curve.push_back({{"position_tokens", (s + 1) * stride},
-                     {"mean_nll_nats", number(loss[s].item<double>())},
-                     {"variance_median", number(median[s].item<double>())},
-                     {"variance_max", number(largest[s].item<double>())}});
+                     {"mean_nll_nats", io::number_or_null(loss[s].item<double>())},
+                     {"variance_median", io::number_or_null(median[s].item<double>())},
+                     {"variance_max", io::number_or_null(largest[s].item<double>())}});
     if (ranks.defined())
-      curve.back()["rank_median"] = number(ranks[s].item<double>());
+      curve.back()["rank_median"] = io::number_or_null(ranks[s].item<double>());
   }
   return curve;
 }
@@ -125,7 +122,7 @@ io::json alpha_by_layer(const Tensor& alpha) {
   const Tensor means = alpha.to(at::kDouble).mean(1);
   io::json layers = io::json::array();
   for (int64_t layer = 0; layer < means.size(0); ++layer)
-    layers.push_back(number(means[layer].item<double>()));
+    layers.push_back(io::number_or_null(means[layer].item<double>()));
   return layers;
 }
 

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "mapped_file.h"
+#include "stuffed/core/shown.h"
 #include "tensor_container.h"
 
 namespace stuffed::io {

@@ -1,6 +1,7 @@
 // The safetensors container: u64 header length, JSON header, then the tensors' bytes without gaps.
 #include <algorithm>
 
+#include "stuffed/core/shown.h"
 #include "stuffed/io/json.h"
 #include "tensor_container.h"
 

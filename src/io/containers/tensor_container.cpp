@@ -70,9 +70,4 @@ std::vector<int64_t> contiguous_strides(std::span<const int64_t> shape) {
   return stride;
 }
 
-std::string shown(std::string_view name) {
-  constexpr size_t kShownBytes = 200;
-  return fmt::format("{:?}{}", name.substr(0, kShownBytes), name.size() > kShownBytes ? "..." : "");
-}
-
 }  // namespace stuffed::io

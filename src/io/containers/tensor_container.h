@@ -63,7 +63,4 @@ std::optional<std::string_view> safetensors_name(at::ScalarType dtype);
 std::optional<int64_t> element_count(std::span<const int64_t> shape);
 std::vector<int64_t> contiguous_strides(std::span<const int64_t> shape);
 
-/// A name as messages show it: quoted, escaped, cut at 200 bytes.
-std::string shown(std::string_view name);
-
 }  // namespace stuffed::io

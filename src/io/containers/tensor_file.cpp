@@ -7,6 +7,7 @@
 #include <ATen/Functions.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/json.h"
 #include "tensor_container.h"
 

@@ -4,6 +4,7 @@
 #include <utf8proc.h>
 
 #include "pickle.h"
+#include "stuffed/core/shown.h"
 #include "tensor_container.h"
 #include "zip_directory.h"
 

@@ -6,6 +6,7 @@
 #include <ATen/Functions.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/atomic_file.h"
 #include "stuffed/io/json.h"
 #include "stuffed/io/tensor_file.h"

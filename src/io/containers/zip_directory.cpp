@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "stuffed/core/shown.h"
 #include "tensor_container.h"
 
 namespace stuffed::io {

@@ -1,0 +1,12 @@
+// Element types by the names that options and results give them.
+#pragma once
+#include <string>
+
+#include <c10/core/ScalarType.h>
+
+namespace stuffed {
+
+/// "f32", "bf16", "f16", "f64"; LibTorch's name of any other.
+std::string dtype_name(at::ScalarType dtype);
+
+}  // namespace stuffed
