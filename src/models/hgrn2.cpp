@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include "checkpoint.h"
+#include "rms_trunk.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
@@ -13,11 +14,9 @@ namespace stuffed {
 
 namespace {
 
-struct Hgrn2Config {
-  int64_t d_model, layers, heads, expand, mlp_width, vocab_rows;
-  int64_t conv_width = 0;  // 0: no short convolution
-  bool has_lower_bounds = false, tied = false;
-  double eps = 1e-6;
+struct Hgrn2Config : RmsTrunkConfig {
+  int64_t heads, expand, mlp_width;
+  bool has_lower_bounds = false;
   // The fused norm of flash-linear-attention uses its own default whatever the config's norm_eps
   // says.
   double gate_norm_eps = 1e-5;
@@ -31,34 +30,25 @@ struct Hgrn2Layer {
   Tensor lower_bound;                          // [D] f32, derived
 };
 
-class Hgrn2 : public RecurrentLM {
+constexpr RmsTrunkNames kNames = {.embedding = "model.embeddings.weight",
+                                  .layers = "model.layers.",
+                                  .final_norm = "model.norm.weight"};
+
+class Hgrn2 : public RmsTrunk {
  public:
   Hgrn2(const Hgrn2Config& config, int64_t vocab)
-      : m_(config), layers_(static_cast<size_t>(config.layers)) {
-    config_.d_model = m_.d_model;
-    config_.layers = m_.layers;
-    config_.heads = m_.heads;
-    config_.key_width = m_.expand;
-    config_.value_width = m_.d_model / m_.heads;
-    config_.vocab = head_.vocab = vocab;
-    config_.padded_vocab = m_.vocab_rows;
-  }
-
-  void visit(ParameterVisitor& v) override {
-    v.parameter("model.embeddings.weight", embedding_, {m_.vocab_rows, m_.d_model},
-                Role::Embedding);
-    if (m_.has_lower_bounds)
-      v.parameter("model.lower_bounds", lower_bounds_, {m_.layers, m_.d_model}, Role::Gate);
-    for (size_t i = 0; i < layers_.size(); ++i)
-      visit_layer(v, fmt::format("model.layers.{}.", i), layers_[i]);
-    v.parameter("model.norm.weight", final_norm_, {m_.d_model}, Role::Norm);
-    if (!m_.tied)
-      v.matrix("lm_head.weight", head_.linear, {m_.vocab_rows, m_.d_model});
-  }
+      : RmsTrunk(config,
+                 kNames,
+                 {.heads = config.heads,
+                  .key_width = config.expand,
+                  .value_width = config.d_model / config.heads},
+                 3 * config.d_model,
+                 vocab),
+        m_(config),
+        layers_(static_cast<size_t>(config.layers)) {}
 
   void derive() override {
-    if (m_.tied)
-      head_.linear.weight = embedding_;
+    RmsTrunk::derive();
     if (!m_.has_lower_bounds)
       return;
     // A distribution over layers, cumulated: the first layer may forget all, the last must keep the
@@ -70,9 +60,12 @@ class Hgrn2 : public RecurrentLM {
   }
 
  protected:
-  Tensor embed(const Tensor& tokens) const override {
-    return at::embedding(embedding_, tokens).to(at::kFloat);
+  void visit_shared(ParameterVisitor& v) override {
+    if (m_.has_lower_bounds)
+      v.parameter("model.lower_bounds", lower_bounds_, {m_.layers, m_.d_model}, Role::Gate);
   }
+
+  void visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) override;
 
   Tensor block(Where where,
                const Tensor& x,
@@ -80,30 +73,14 @@ class Hgrn2 : public RecurrentLM {
                const Recurrence& rule,
                Pass&) const override {
     const Hgrn2Layer& layer = layers_[static_cast<size_t>(where.layer)];
-    const Tensor h =
-        x + attention(where, ops::rms_norm(x, layer.attn_norm, m_.eps, dtype_), layer, state, rule);
-    const Tensor u = ops::rms_norm(h, layer.mlp_norm, m_.eps, dtype_);
+    const Tensor h = x + attention(where, normalise(x, layer.attn_norm), layer, state, rule);
+    const Tensor u = normalise(h, layer.mlp_norm);
     return h + ops::linear(ops::silu_product(ops::linear(u, layer.gate_proj),
                                              ops::linear(u, layer.up_proj)),
                            layer.down_proj);
   }
 
-  Tensor final_norm(const Tensor& x) const override {
-    return ops::rms_norm(x, final_norm_, m_.eps, dtype_);
-  }
-
-  LayerState initial_layer_state(int64_t batch) const override {
-    const auto options = at::TensorOptions().device(device_);
-    LayerState state;
-    state.recurrent =
-        at::zeros({batch, m_.heads, m_.expand, m_.d_model / m_.heads}, options.dtype(at::kFloat));
-    if (m_.conv_width > 0)
-      state.conv = at::zeros({batch, 3 * m_.d_model, m_.conv_width - 1}, options.dtype(dtype_));
-    return state;
-  }
-
  private:
-  void visit_layer(ParameterVisitor& v, const std::string& prefix, Hgrn2Layer& layer);
   Tensor attention(Where where,
                    const Tensor& u,
                    const Hgrn2Layer& layer,
@@ -111,11 +88,12 @@ class Hgrn2 : public RecurrentLM {
                    const Recurrence& rule) const;
 
   Hgrn2Config m_;
-  Tensor embedding_, final_norm_, lower_bounds_;
+  Tensor lower_bounds_;
   std::vector<Hgrn2Layer> layers_;
 };
 
-void Hgrn2::visit_layer(ParameterVisitor& v, const std::string& prefix, Hgrn2Layer& layer) {
+void Hgrn2::visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) {
+  Hgrn2Layer& layer = layers_[i];
   const int64_t d = m_.d_model;
   v.parameter(prefix + "attn_norm.weight", layer.attn_norm, {d}, Role::Norm);
   v.matrix(prefix + "attn.q_proj.weight", layer.q_proj, {d, d});
@@ -237,7 +215,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   const auto& weights = checkpoint.weights;
   const auto& embedding = shape_of(checkpoint, "model.embeddings.weight", 2);
   Hgrn2Config m{};
-  m.vocab_rows = embedding[0];
+  m.padded_vocab = embedding[0];
   m.d_model = embedding[1];
   m.layers = count_layers(weights, "model.layers.");
   check(m.layers > 0 && m.d_model > 0, Error::Kind::Input,
@@ -250,7 +228,7 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   if (weights.has("model.layers.0.attn.q_conv1d.weight"))
     m.conv_width = shape_of(checkpoint, "model.layers.0.attn.q_conv1d.weight", 3)[2];
   read_options(checkpoint, m);
-  return std::make_unique<Hgrn2>(m, true_vocab(checkpoint, m.vocab_rows));
+  return std::make_unique<Hgrn2>(m, true_vocab(checkpoint, m.padded_vocab));
 }
 
 WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognition) {

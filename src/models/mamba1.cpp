@@ -15,10 +15,9 @@ namespace stuffed {
 
 namespace {
 
-struct Mamba1Config {
-  int64_t d_model, layers, d_inner, state_width, rank, conv_width, padded_vocab;
-  bool projection_bias = false, conv_bias = true, tied = true, residual_in_f32 = true;
-  double eps = 1e-5;
+struct Mamba1Config : RmsTrunkConfig {
+  int64_t d_inner, state_width, rank;
+  bool projection_bias = false, conv_bias = true;
   std::optional<double> factor_eps;  // Falcon-Mamba: of the norms of dt, B and C
   std::vector<std::string> warnings = {};
 };
@@ -35,33 +34,21 @@ struct Mamba1Layer {
   ops::Linear out_proj;
 };
 
-class Mamba1 : public RecurrentLM {
+class Mamba1 : public RmsTrunk {
  public:
   Mamba1(const Mamba1Config& mixer, int64_t vocab)
-      : m_(mixer), layers_(static_cast<size_t>(mixer.layers)) {
-    config_.d_model = m_.d_model;
-    config_.layers = m_.layers;
-    config_.heads = m_.d_inner;
-    config_.key_width = m_.state_width;
-    config_.value_width = 1;
-    config_.vocab = head_.vocab = vocab;
-    config_.padded_vocab = m_.padded_vocab;
+      : RmsTrunk(mixer,
+                 kMambaNames,
+                 {.heads = mixer.d_inner, .key_width = mixer.state_width, .value_width = 1},
+                 mixer.d_inner,
+                 vocab),
+        m_(mixer),
+        layers_(static_cast<size_t>(mixer.layers)) {
     config_.warnings = m_.warnings;
   }
 
-  void visit(ParameterVisitor& v) override {
-    v.parameter("backbone.embeddings.weight", embedding_, {m_.padded_vocab, m_.d_model},
-                Role::Embedding);
-    for (size_t i = 0; i < layers_.size(); ++i)
-      visit_layer(v, fmt::format("backbone.layers.{}.", i), layers_[i]);
-    v.parameter("backbone.norm_f.weight", final_norm_, {m_.d_model}, Role::Norm);
-    if (!m_.tied)
-      v.matrix("lm_head.weight", head_.linear, {m_.padded_vocab, m_.d_model});
-  }
-
   void derive() override {
-    if (m_.tied)
-      head_.linear.weight = embedding_;
+    RmsTrunk::derive();
     for (Mamba1Layer& layer : layers_)
       layer.rate = -layer.a_log.exp();
     if (m_.factor_eps)
@@ -69,9 +56,7 @@ class Mamba1 : public RecurrentLM {
   }
 
  protected:
-  Tensor embed(const Tensor& tokens) const override {
-    return at::embedding(embedding_, tokens).to(m_.residual_in_f32 ? at::kFloat : dtype_);
-  }
+  void visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) override;
 
   Tensor block(Where where,
                const Tensor& x,
@@ -79,24 +64,10 @@ class Mamba1 : public RecurrentLM {
                const Recurrence& rule,
                Pass&) const override {
     const Mamba1Layer& layer = layers_[static_cast<size_t>(where.layer)];
-    return x + mixer(where, ops::rms_norm(x, layer.norm, m_.eps, dtype_), layer, state, rule);
-  }
-
-  Tensor final_norm(const Tensor& x) const override {
-    return ops::rms_norm(x, final_norm_, m_.eps, dtype_);
-  }
-
-  LayerState initial_layer_state(int64_t batch) const override {
-    const auto options = at::TensorOptions().device(device_);
-    return {
-        .recurrent = at::zeros({batch, m_.d_inner, m_.state_width, 1}, options.dtype(at::kFloat)),
-        .conv = at::zeros({batch, m_.d_inner, m_.conv_width - 1}, options.dtype(dtype_)),
-        .shift = {},
-        .extra = {}};
+    return x + mixer(where, normalise(x, layer.norm), layer, state, rule);
   }
 
  private:
-  void visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba1Layer& layer);
   Tensor mixer(Where where,
                const Tensor& u,
                const Mamba1Layer& layer,
@@ -105,12 +76,12 @@ class Mamba1 : public RecurrentLM {
   Tensor factor(const Tensor& factors, int64_t begin, int64_t width) const;
 
   Mamba1Config m_;
-  Tensor embedding_, final_norm_;
   Tensor ones_;  // the weight of Falcon-Mamba's norms, which have none
   std::vector<Mamba1Layer> layers_;
 };
 
-void Mamba1::visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba1Layer& layer) {
+void Mamba1::visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) {
+  Mamba1Layer& layer = layers_[i];
   const std::string mixer = prefix + "mixer.";
   v.parameter(prefix + "norm.weight", layer.norm, {m_.d_model}, Role::Norm);
   v.matrix(mixer + "in_proj.weight", layer.in_proj, {2 * m_.d_inner, m_.d_model});

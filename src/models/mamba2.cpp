@@ -32,35 +32,20 @@ struct Mamba2Layer {
   ops::Linear mlp_in, mlp_out;  // rows value, gate
 };
 
-class Mamba2 : public RecurrentLM {
+class Mamba2 : public RmsTrunk {
  public:
   explicit Mamba2(const Mamba2Config& mixer, int64_t vocab)
-      : m_(mixer), layers_(static_cast<size_t>(mixer.layers)) {
-    config_.d_model = m_.d_model;
-    config_.layers = m_.layers;
-    config_.heads = m_.heads;
-    config_.key_width = m_.state_width;
-    config_.value_width = m_.head_width;
-    config_.vocab = head_.vocab = vocab;
-    config_.padded_vocab = m_.padded_vocab;
+      : RmsTrunk(
+            mixer,
+            kMambaNames,
+            {.heads = mixer.heads, .key_width = mixer.state_width, .value_width = mixer.head_width},
+            mixer.conv_channels(),
+            vocab),
+        m_(mixer),
+        layers_(static_cast<size_t>(mixer.layers)) {
     config_.warnings = m_.warnings;
     if (m_.has_norm_choice())
       config_.gated_norm = m_.norm_is_grouped ? "group" : "whole";
-  }
-
-  void visit(ParameterVisitor& v) override {
-    v.parameter("backbone.embeddings.weight", embedding_, {m_.padded_vocab, m_.d_model},
-                Role::Embedding);
-    for (size_t i = 0; i < layers_.size(); ++i)
-      visit_layer(v, fmt::format("backbone.layers.{}.", i), layers_[i]);
-    v.parameter("backbone.norm_f.weight", final_norm_, {m_.d_model}, Role::Norm);
-    if (!m_.tied)
-      v.matrix("lm_head.weight", head_.linear, {m_.padded_vocab, m_.d_model});
-  }
-
-  void derive() override {
-    if (m_.tied)
-      head_.linear.weight = embedding_;
   }
 
   void initialise_gates(uint64_t seed) override;
@@ -68,9 +53,7 @@ class Mamba2 : public RecurrentLM {
   std::string saved_name(const std::string& name) const override;
 
  protected:
-  Tensor embed(const Tensor& tokens) const override {
-    return at::embedding(embedding_, tokens).to(m_.residual_in_f32 ? at::kFloat : dtype_);
-  }
+  void visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) override;
 
   Tensor block(Where where,
                const Tensor& x,
@@ -79,30 +62,14 @@ class Mamba2 : public RecurrentLM {
                Pass&) const override {
     const Mamba2Layer& layer = layers_[static_cast<size_t>(where.layer)];
     Tensor residual =
-        x + ops::linear(gated_memory(where, ops::rms_norm(x, layer.norm, m_.eps, dtype_), layer,
-                                     state, rule),
+        x + ops::linear(gated_memory(where, normalise(x, layer.norm), layer, state, rule),
                         layer.out_proj);
     if (m_.d_mlp > 0)
-      residual = residual + mlp(ops::rms_norm(residual, layer.mlp_norm, m_.eps, dtype_), layer);
+      residual = residual + mlp(normalise(residual, layer.mlp_norm), layer);
     return residual;
   }
 
-  Tensor final_norm(const Tensor& x) const override {
-    return ops::rms_norm(x, final_norm_, m_.eps, dtype_);
-  }
-
-  LayerState initial_layer_state(int64_t batch) const override {
-    const auto options = at::TensorOptions().device(device_);
-    return {
-        .recurrent =
-            at::zeros({batch, m_.heads, m_.state_width, m_.head_width}, options.dtype(at::kFloat)),
-        .conv = at::zeros({batch, m_.conv_channels(), m_.conv_width - 1}, options.dtype(dtype_)),
-        .shift = {},
-        .extra = {}};
-  }
-
  private:
-  void visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba2Layer& layer);
   Tensor gated_memory(Where where,
                       Tensor u,
                       const Mamba2Layer& layer,
@@ -111,11 +78,11 @@ class Mamba2 : public RecurrentLM {
   Tensor mlp(const Tensor& u, const Mamba2Layer& layer) const;
 
   Mamba2Config m_;
-  Tensor embedding_, final_norm_;
   std::vector<Mamba2Layer> layers_;
 };
 
-void Mamba2::visit_layer(ParameterVisitor& v, const std::string& prefix, Mamba2Layer& layer) {
+void Mamba2::visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) {
+  Mamba2Layer& layer = layers_[i];
   const std::string mixer = prefix + "mixer.";
   const int64_t inner = m_.d_inner(), channels = m_.conv_channels();
   const int64_t projected = inner + channels + m_.heads;

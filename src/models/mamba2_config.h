@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "checkpoint.h"
+#include "rms_trunk.h"
 
 namespace stuffed {
 
@@ -16,14 +17,13 @@ struct Mamba2Beginning {
   bool scales_by_depth = true;  // output projections over the root of the number of layers
 };
 
-struct Mamba2Config {
-  int64_t d_model, layers, heads, head_width, groups, state_width, conv_width, padded_vocab;
+struct Mamba2Config : RmsTrunkConfig {
+  int64_t heads, head_width, groups, state_width;
   int64_t d_mlp =
       0;  // hidden width of the gated MLP after the mixer (d_intermediate, padded to 128); 0: none
   bool projection_bias = false, conv_bias = true, has_norm = true, norm_before_gate = false;
-  bool d_per_channel = false, tied = true, residual_in_f32 = true;
+  bool d_per_channel = false;
   bool norm_is_grouped = true;  // the gated norm: over each group's channels, or over all of them
-  double eps = 1e-5;
   double dt_min = 0, dt_max = std::numeric_limits<double>::infinity();
   std::vector<std::string> warnings;
   Mamba2Beginning beginning = {};

@@ -5,8 +5,14 @@
 #include <vector>
 
 #include "checkpoint.h"
+#include "rms_trunk.h"
 
 namespace stuffed {
+
+/// Canonical tensor names: Hugging Face's.
+inline constexpr RmsTrunkNames kMambaNames = {.embedding = "backbone.embeddings.weight",
+                                              .layers = "backbone.layers.",
+                                              .final_norm = "backbone.norm_f.weight"};
 
 /// "model." in Codestral's own upload, which puts it before the original names; else empty.
 std::string mamba_prefix(const Checkpoint& checkpoint);
