@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 DATA = ROOT / "tests" / "data"
+FAMILIES = re.findall(r"FAMILY\((\w+)\)", (ROOT / "src" / "models" / "families.inc").read_text())
+# A checkpoint of each in tests/golden.
+GOLDENS = [sorted(path.name for path in GOLDEN.glob(f"{family}-*"))[0] for family in FAMILIES]
 STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
 
 needs_binary = pytest.mark.skipif(not STUFFED.exists(), reason="build/stuffed is not built")

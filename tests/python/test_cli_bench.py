@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from cli_support import FAMILIES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STUFFED = pathlib.Path(os.environ.get("STUFFED", ROOT / "build" / "stuffed"))
@@ -64,7 +65,7 @@ def test_floors_come_from_what_this_machine_reaches(tmp_path):
     assert 0 < record["floor_fraction"] == pytest.approx(floor / record["seconds_median"])
 
 
-@pytest.mark.parametrize("family", ["mamba2", "mamba1", "rwkv5", "rwkv6", "rwkv7", "hgrn2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_timed_with_random_weights(tmp_path, family):
     out = tmp_path / "model.jsonl"
     more = ["--tokens", "40", "--batch", "2", "--decode-steps", "3", "--no-ceilings", *QUICK, "-o", out]

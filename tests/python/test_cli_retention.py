@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from cli_support import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -86,7 +87,7 @@ def test_a_document_measured_alone_has_the_same_record(tokens, tmp_path):
     assert json.dumps(a) == json.dumps(b)
 
 
-@pytest.mark.parametrize("model", ["mamba1-hf", "rwkv5-pth", "rwkv6-fla", "hgrn2-fla", "rwkv7-pth"])
+@pytest.mark.parametrize("model", GOLDENS)
 def test_every_family_is_measured(tokens, tmp_path, model):
     out = tmp_path / "a.jsonl"
     done = run(*command(tokens, out, "--documents", "1", "--grid", "1,50,200", model=GOLDEN / model))

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from cli_support import GOLDENS
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -259,7 +260,7 @@ def test_places_that_cannot_be_written_and_names_that_clash(tokens, tmp_path):
 
 @needs_binary
 def test_every_family_runs(tmp_path):
-    for family in ("mamba1-hf", "hgrn2-fla", "rwkv5-pth", "rwkv6-hf", "rwkv7-pth"):
+    for family in GOLDENS:
         out = tmp_path / f"{family}.jsonl"
         tokens = GOLDEN / family / "golden.safetensors"
         done = run(*command(tokens, out, "--stride", 32, "--train-len", 64, documents=1, model=GOLDEN / family))
