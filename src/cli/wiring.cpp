@@ -12,6 +12,7 @@
 #include "stuffed/core/hash.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/tensor_file.h"
+#include "stuffed/models/one_token.h"
 #include "stuffed/models/vocabulary.h"
 
 namespace stuffed::cli {
@@ -158,19 +159,13 @@ std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
 }
 
 std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model, int64_t tokens) {
-  struct Probe : Observer {
-    void on_update(Where, const ScanInputs& in, const LayerState& after) override {
-      found = ops::choose(kernels::repeat_token(in, tokens), after.recurrent, asked);
-    }
-    Impl asked = Impl::Auto, found = Impl::Auto;
-    int64_t tokens = 1;
-  } probe;
-  probe.asked = parse_impl(options.impl);
-  probe.tokens = tokens;
-  State state = model.initial_state(1);
-  model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
-                *open_rule(options, model, &probe));
-  return std::string(impl_name(probe.found));
+  const Impl asked = parse_impl(options.impl);
+  Impl found = asked;
+  Watch watch([&](Where, const ScanInputs& in, const LayerState& after) {
+    found = ops::choose(kernels::repeat_token(in, tokens), after.recurrent, asked);
+  });
+  feed_one_token(model, *open_rule(options, model, &watch));
+  return std::string(impl_name(found));
 }
 
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) {

@@ -8,6 +8,7 @@
 
 #include "stuffed/eval/decode.h"
 #include "stuffed/eval/generate.h"
+#include "stuffed/models/one_token.h"
 #include "support/golden.h"
 
 #if STUFFED_WITH_CUDA
@@ -42,16 +43,12 @@ Tensor prompts_of(const std::string& layout) {
 
 /// Whether our kernels take what this model's layers ask for.
 bool kernels_take(const RecurrentLM& model) {
-  struct Probe : Observer {
-    void on_update(Where, const ScanInputs& in, const LayerState&) override {
-      takes = takes && kernels::decay_scan_cuda_takes(in);
-    }
-    bool takes = true;
-  } probe;
-  State state = model.initial_state(1);
-  model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(at::kCUDA)), state,
-                *build_recurrence({.mitigations = {}, .observer = &probe}));
-  return probe.takes;
+  bool takes = true;
+  Watch watch([&](Where, const ScanInputs& in, const LayerState&) {
+    takes = takes && kernels::decay_scan_cuda_takes(in);
+  });
+  feed_one_token(model, *build_recurrence({.mitigations = {}, .observer = &watch}));
+  return takes;
 }
 
 struct Trace {

@@ -8,6 +8,7 @@
 #include "kernels/common/testing.h"
 #include "stuffed/core/error.h"
 #include "stuffed/models/family.h"
+#include "stuffed/models/one_token.h"
 
 namespace stuffed {
 namespace {
@@ -79,21 +80,15 @@ TEST(Shapes, EveryFamilyRunsTinyAndHasTheWidthsOfOneOfItsSizes) {
   }
 }
 
-/// What a model's layers hand to the recurrence.
-struct Watched : Observer {
-  ScanInputs in;
-  void on_update(Where, const ScanInputs& inputs, const LayerState&) override { in = inputs; }
-};
-
 TEST(Families, AskOfTheRecurrenceWhatTheirRowsSay) {
   at::NoGradGuard no_grad;
   for (const Family* family : families()) {
     const auto model = random_model(fmt::format("{}-tiny", family->name), 1);
-    Watched watched;
+    ScanInputs in;
+    Watch watch([&](Where, const ScanInputs& inputs, const LayerState&) { in = inputs; });
     State state = model->initial_state(1);
     model->forward(at::arange(3, at::kLong).view({1, 3}), state,
-                   *build_recurrence({.observer = &watched}));
-    const ScanInputs& in = watched.in;
+                   *build_recurrence({.mitigations = {}, .observer = &watch}));
     const ScanTerms& terms = family->terms;
     EXPECT_EQ(in.v_scale.has_value(), terms.has_v_scale) << family->name;
     EXPECT_EQ(in.bonus.has_value(), terms.has_bonus) << family->name;

@@ -13,6 +13,7 @@
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/memory.h"
 #include "stuffed/eval/stream.h"
+#include "stuffed/models/one_token.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
 namespace stuffed::eval {
@@ -122,19 +123,11 @@ class ModelCheck {
  private:
   /// Keeps the inputs that this model gives its recurrence, for `program`.
   void probe(const RecurrentLM& model) {
-    struct Keep : Observer {
-      void on_update(Where, const ScanInputs& now, const LayerState& after) override {
-        in = now;
-        state = after.recurrent;
-      }
-      ScanInputs in;
-      Tensor state;
-    } keep;
-    State state = model.initial_state(1);
-    model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
-                  *build_recurrence({.mitigations = {}, .observer = &keep}));
-    token_ = keep.in;
-    state_ = keep.state;
+    Watch watch([&](Where, const ScanInputs& in, const LayerState& after) {
+      token_ = in;
+      state_ = after.recurrent;
+    });
+    feed_one_token(model, *build_recurrence({.mitigations = {}, .observer = &watch}));
   }
 
   /// What runs `impl` for segments of so many tokens.

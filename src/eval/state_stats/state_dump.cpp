@@ -11,6 +11,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/io/json.h"
+#include "stuffed/models/one_token.h"
 
 namespace stuffed::eval {
 
@@ -47,14 +48,18 @@ std::map<std::string, Tensor> tensors_of(const ScanInputs& in, const LayerState&
   return found;
 }
 
-/// Shapes of a layer's tensors, without their heads.
-struct Probe : Observer {
-  std::map<int, std::map<std::string, std::vector<int64_t>>> shapes;
-  void on_update(Where where, const ScanInputs& in, const LayerState& after) override {
+using ShapesByName = std::map<std::string, std::vector<int64_t>>;
+
+/// Shapes of each layer's tensors, without their heads.
+std::map<int, ShapesByName> shapes_of(const RecurrentLM& model) {
+  std::map<int, ShapesByName> shapes;
+  Watch watch([&](Where where, const ScanInputs& in, const LayerState& after) {
     for (const auto& [name, tensor] : tensors_of(in, after))
       shapes[where.layer][name] = tensor.sizes().slice(1).vec();
-  }
-};
+  });
+  feed_one_token(model, *build_recurrence({.mitigations = {}, .observer = &watch}));
+  return shapes;
+}
 
 int64_t product(const std::vector<int64_t>& sizes) {
   int64_t product = 1;
@@ -80,15 +85,12 @@ StateDump::StateDump(const RecurrentLM& model, DumpOptions options)
     : options_(std::move(options)),
       heads_(at::tensor(options_.heads, at::kLong).to(model.device())),
       slots_(static_cast<size_t>(model.config().layers)) {
-  Probe probe;
-  State state = model.initial_state(1);
-  model.forward(at::zeros({1, 1}, at::TensorOptions(at::kLong).device(model.device())), state,
-                *build_recurrence({.mitigations = {}, .observer = &probe}));
+  const std::map<int, ShapesByName> shapes = shapes_of(model);
   const auto count = [](const std::vector<int64_t>& x) { return static_cast<int64_t>(x.size()); };
   data_bytes_ = (count(options_.positions) + count(options_.layers) + count(options_.heads)) *
                 static_cast<int64_t>(sizeof(int64_t));
   for (const int64_t layer : options_.layers)
-    for (const auto& [name, shape] : probe.shapes.at(static_cast<int>(layer))) {
+    for (const auto& [name, shape] : shapes.at(static_cast<int>(layer))) {
       Slot slot{.shape = {count(options_.positions), count(options_.heads)}, .begin = data_bytes_};
       slot.shape.insert(slot.shape.end(), shape.begin(), shape.end());
       data_bytes_ += slot.bytes();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "crc32.h"
+#include "stuffed/core/shown.h"
 
 namespace stuffed::io {
 namespace {
