@@ -11,6 +11,7 @@
 #include "src/cli/app.h"
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/results.h"

@@ -116,12 +116,6 @@ at::Device parse_device(const std::string& name) {
   return device;
 }
 
-at::ScalarType parse_dtype(const std::string& name) {
-  check(name == "f32" || name == "bf16", Error::Kind::Usage,
-        "'{}' is not a dtype; expected f32 or bf16", name);
-  return name == "f32" ? at::kFloat : at::kBFloat16;
-}
-
 std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
                                             const RecurrentLM& model,
                                             Observer* observer,

@@ -37,7 +37,6 @@ io::json provenance_of(const std::vector<std::string>& command_line, const Recur
 
 /// Errors  Unsupported if the device asked for is not there
 at::Device parse_device(const std::string& name);
-at::ScalarType parse_dtype(const std::string& name);  // "f32", "bf16"
 
 /// The update rule, with its mitigations and an observer if there is one (not owned).
 /// Errors  Usage for a mitigation that is not understood; Input if the limits clamp_norm names are

@@ -1,5 +1,7 @@
 #include "stuffed/core/dtype.h"
 
+#include "stuffed/core/error.h"
+
 namespace stuffed {
 
 std::string dtype_name(at::ScalarType dtype) {
@@ -15,6 +17,12 @@ std::string dtype_name(at::ScalarType dtype) {
     default:
       return c10::toString(dtype);
   }
+}
+
+at::ScalarType parse_dtype(std::string_view name) {
+  check(name == "f32" || name == "bf16", Error::Kind::Usage,
+        "'{}' is not a dtype; expected f32 or bf16", name);
+  return name == "f32" ? at::kFloat : at::kBFloat16;
 }
 
 }  // namespace stuffed

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/core/memory.h"
@@ -16,6 +17,14 @@ namespace {
 TEST(Hash, MatchesThePublishedVectors) {  // FIPS 180-2, appendix B
   EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(sha256(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+TEST(Dtype, NamesAreReadAsTheyAreWritten) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    EXPECT_EQ(parse_dtype(dtype_name(dtype)), dtype);
+  EXPECT_EQ(dtype_name(at::kDouble), "f64");
+  for (const char* name : {"f64", "float", ""})
+    EXPECT_THROW(parse_dtype(name), Error) << name;
 }
 
 TEST(Rng, IsAFunctionOfSeedAndKey) {

@@ -11,16 +11,12 @@
 #include <gtest/gtest.h>
 
 #include "stuffed/core/error.h"
+#include "tests/support/files.h"
 
 namespace stuffed::io {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string read_all(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 void write_all(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
@@ -79,7 +75,7 @@ class ResultsTest : public ::testing::Test {
 
 TEST_F(ResultsTest, LinesAreHeaderRecordsEnd) {
   run_all();
-  std::istringstream lines(read_all(path_));
+  std::istringstream lines(testing::read_bytes(path_));
   std::string line;
   std::getline(lines, line);
   EXPECT_EQ(
@@ -95,23 +91,23 @@ TEST_F(ResultsTest, LinesAreHeaderRecordsEnd) {
 
 TEST_F(ResultsTest, CutAtEveryByteItEndsWithTheSameBytesAndRecomputesNoFinishedRecord) {
   run_all();
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   for (size_t cut = 0; cut < whole.size(); ++cut) {
     write_all(path_, whole.substr(0, cut));
     const int64_t whole_lines =
         std::count(whole.begin(), whole.begin() + static_cast<int64_t>(cut), '\n');
     EXPECT_EQ(run_all(), 5 - std::max<int64_t>(0, whole_lines - 1)) << "cut at byte " << cut;
-    ASSERT_EQ(read_all(path_), whole) << "cut at byte " << cut;
+    ASSERT_EQ(testing::read_bytes(path_), whole) << "cut at byte " << cut;
   }
 }
 
 TEST_F(ResultsTest, FinishedFileIsLeftAsItIs) {
   run_all();
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   Results results = Results::open(path_, header(8192, "another commit"));
   EXPECT_TRUE(results.finished());
   results.finish({{"seconds", 3}});
-  EXPECT_EQ(read_all(path_), whole);
+  EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
 TEST_F(ResultsTest, RecordsCanBeReadBackNewOrOld) {
@@ -130,7 +126,7 @@ TEST_F(ResultsTest, RecordsCanBeReadBackNewOrOld) {
 
 TEST_F(ResultsTest, ARecordThatLacksAFieldIsRefusedUnlessTheRunIsAnother) {
   run_all();
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   RunHeader strict = header();
   strict.check_record = [](const json& record) { record.at("depth").get<int64_t>(); };
   const std::string message = error_of([&] { Results::open(path_, strict); }, Error::Kind::Input);
@@ -138,7 +134,7 @@ TEST_F(ResultsTest, ARecordThatLacksAFieldIsRefusedUnlessTheRunIsAnother) {
   EXPECT_NE(message.find("'depth' not found"), message.npos) << message;
   strict.schema = "stuffed.passkey";
   error_of([&] { Results::open(path_, strict); }, Error::Kind::Usage);
-  EXPECT_EQ(read_all(path_), whole);
+  EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
 TEST_F(ResultsTest, AVersionIsASmallWholeNumber) {
@@ -152,7 +148,7 @@ TEST_F(ResultsTest, AVersionIsASmallWholeNumber) {
 
 TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
   run_all();
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   std::string message = error_of([&] { Results::open(path_, header(512)); }, Error::Kind::Usage);
   EXPECT_NE(message.find("config.segment_tokens: 8192 there, 512 here"), message.npos) << message;
   RunHeader other = header();
@@ -166,16 +162,16 @@ TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
   other = header();
   other.schema = "stuffed.passkey";
   error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
-  EXPECT_EQ(read_all(path_), whole);
+  EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
 TEST_F(ResultsTest, ARunThatRecordedNothingGivesWayToAnotherConfigButNotToAnotherSchema) {
   Results::open(path_, header());
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   RunHeader other = header(512);
   other.schema = "stuffed.passkey";
   error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
-  EXPECT_EQ(read_all(path_), whole);
+  EXPECT_EQ(testing::read_bytes(path_), whole);
   { Results::open(path_, header(512)).append("a", {{"x", 1}}); }
   EXPECT_EQ(read_journal(path_, [](const json&, LinePlace) {}).header.config, header(512).config);
   error_of([&] { Results::open(path_, header()); }, Error::Kind::Usage);
@@ -183,19 +179,19 @@ TEST_F(ResultsTest, ARunThatRecordedNothingGivesWayToAnotherConfigButNotToAnothe
 
 TEST_F(ResultsTest, ANewerVersionIsRefusedAndNeverDeleted) {
   run_all();
-  const std::string whole = read_all(path_);
+  const std::string whole = testing::read_bytes(path_);
   RunHeader older = header();
   older.version = 1;
   const std::string message = error_of([&] { Results::open(path_, older); }, Error::Kind::Input);
   EXPECT_NE(message.find("version 2"), message.npos) << message;
-  EXPECT_EQ(read_all(path_), whole);
+  EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
 TEST_F(ResultsTest, AChangedCommitLeavesOneResumedLine) {
   Results::open(path_, header()).append("a", {{"x", 1}});
   for (int i = 0; i < 2; ++i)
     Results::open(path_, header(8192, "beef"));
-  const std::string text = read_all(path_);
+  const std::string text = testing::read_bytes(path_);
   const std::string resumed = R"({"resumed":true,"provenance":{"commit":"beef"}})";
   EXPECT_NE(text.find(resumed), text.npos) << text;
   EXPECT_EQ(text.find(resumed), text.rfind(resumed));
@@ -209,28 +205,28 @@ TEST_F(ResultsTest, OverwriteStartsAnewButSparesWhatIsNoJournal) {
   error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
   write_all(path_, "no newline");
   error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
-  EXPECT_EQ(read_all(path_), "no newline");
+  EXPECT_EQ(testing::read_bytes(path_), "no newline");
 }
 
 TEST_F(ResultsTest, DamageInTheMiddleIsAnErrorThatNamesTheLine) {
   run_all();
-  std::string text = read_all(path_);
+  std::string text = testing::read_bytes(path_);
   text[text.find("document=2") - 8] = '}';
   write_all(path_, text);
   const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
   EXPECT_NE(message.find("line 4"), message.npos) << message;
-  EXPECT_EQ(read_all(path_), text);
+  EXPECT_EQ(testing::read_bytes(path_), text);
 }
 
 TEST_F(ResultsTest, LineEndsThatWereChangedAreRefused) {
   run_all();
   std::string text;
-  for (const char c : read_all(path_))
+  for (const char c : testing::read_bytes(path_))
     text += c == '\n' ? std::string("\r\n") : std::string(1, c);
   write_all(path_, text);
   const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
   EXPECT_NE(message.find("line 1: ends in a carriage return"), message.npos) << message;
-  EXPECT_EQ(read_all(path_), text);
+  EXPECT_EQ(testing::read_bytes(path_), text);
 }
 
 TEST_F(ResultsTest, NonFiniteNumbersAreNullAndMustBeOwnedUpTo) {
@@ -270,12 +266,12 @@ TEST_F(ResultsTest, AFullDiskLeavesWholeLinesOnly) {
   int status = 0;
   waitpid(child, &status, 0);
   EXPECT_EQ(WEXITSTATUS(status), 7);
-  const std::string text = read_all(path_);
+  const std::string text = testing::read_bytes(path_);
   EXPECT_GT(text.size(), 150u);
   EXPECT_LE(text.size(), 300u);
   EXPECT_EQ(text.back(), '\n');
   run_all();
-  EXPECT_NE(read_all(path_).find("\"end\":true,\"records\":5"), std::string::npos);
+  EXPECT_NE(testing::read_bytes(path_).find("\"end\":true,\"records\":5"), std::string::npos);
 }
 
 TEST_F(ResultsTest, PlacesThatCannotBeWrittenAreOutputErrors) {

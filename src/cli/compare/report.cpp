@@ -13,10 +13,6 @@ using eval::ComparedValue;
 
 constexpr size_t kMostRows = 32;  // a comment is to be read
 
-io::json json_number(double value) {
-  return std::isfinite(value) ? io::json(value) : io::json();
-}
-
 /// Digits enough that 0.1 % is seen.
 std::string shown_number(double value, bool with_sign = false) {
   if (!std::isfinite(value))
@@ -119,16 +115,16 @@ io::json compare_json(const CompareReport& report) {
                   {"failures", report.failures}, {"metrics", io::json::object()},
                   {"rows", io::json::array()}};
   for (const auto& [name, value] : found.metrics)
-    out["metrics"][name] = json_number(value);
+    out["metrics"][name] = io::number_or_null(value);
   for (const ComparedValue& row : found.rows) {
     out["rows"].push_back({{"metric", row.metric},
                            {"axis", row.axis},
                            {"at", row.at},
-                           {"a", json_number(row.a)},
-                           {"b", json_number(row.b)},
-                           {"difference", json_number(row.difference())},
-                           {"low", json_number(row.low)},
-                           {"high", json_number(row.high)},
+                           {"a", io::number_or_null(row.a)},
+                           {"b", io::number_or_null(row.b)},
+                           {"difference", io::number_or_null(row.difference())},
+                           {"low", io::number_or_null(row.low)},
+                           {"high", io::number_or_null(row.high)},
                            {"pairs", row.pairs}});
     if (!row.cell.empty())
       out["rows"].back()["cell"] = row.cell;

@@ -4,6 +4,7 @@
 
 #include "src/cli/data_options.h"
 #include "src/cli/wiring.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/eval/run_size.h"
 #include "stuffed/models/registry.h"
@@ -66,8 +67,8 @@ Estimate estimate_of(const ModelOptions& options,
                      int64_t rows,
                      int64_t states) {
   const ModelConfig& config = model.config();
-  const int64_t width = options.dtype == "bf16" ? 2 : 4,
-                fed = rows * std::min(options.segment, std::max<int64_t>(1, tokens));
+  const auto width = static_cast<int64_t>(c10::elementSize(parse_dtype(options.dtype)));
+  const int64_t fed = rows * std::min(options.segment, std::max<int64_t>(1, tokens));
   const int64_t weights = config.parameters * width;
   const int64_t activations = fed * config.d_model * kActivations * width;
   const int64_t logits = std::min(fed, kLogitRows) * config.padded_vocab * 4;

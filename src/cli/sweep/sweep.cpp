@@ -17,6 +17,7 @@
 #include "src/cli/sweep/progress.h"
 #include "stuffed/check/matmul_speed.h"
 #include "stuffed/core/cores.h"
+#include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/in_use.h"
 #include "stuffed/recurrence/recurrence.h"

@@ -87,7 +87,7 @@ json model_of(const json& config) {
   return config.contains("sha256") ? config.at("sha256") : model;
 }
 
-std::string shown(const json& value) {
+std::string setting_text(const json& value) {
   if (value.is_null())
     return "none";
   const std::string text = value.is_string()
@@ -107,7 +107,8 @@ void list_settings(const json& a, const json& b, const std::string& where, Resul
     if (left.is_object() && right.is_object())
       list_settings(left, right, where + key + ".", out);
     else
-      out.settings.push_back(fmt::format("{}{}: {} | {}", where, key, shown(left), shown(right)));
+      out.settings.push_back(
+          fmt::format("{}{}: {} | {}", where, key, setting_text(left), setting_text(right)));
   }
 }
 
@@ -115,7 +116,7 @@ void check_models(const Side& a, const Side& b, bool across_models) {
   const json of_a = model_of(a.config), of_b = model_of(b.config);
   check(across_models || of_a == of_b, Error::Kind::Input,
         "{} and {}: are of two models ({} and {}); --across-models compares them all the same",
-        a.path.string(), b.path.string(), shown(of_a), shown(of_b));
+        a.path.string(), b.path.string(), setting_text(of_a), setting_text(of_b));
 }
 
 }  // namespace
@@ -123,7 +124,7 @@ void check_models(const Side& a, const Side& b, bool across_models) {
 void check_same(const Side& a, const Side& b, const char* field, const char* what) {
   const json of_a = a.config.value(field, json()), of_b = b.config.value(field, json());
   check(of_a == of_b, Error::Kind::Input, "{} and {}: {} (config.{}: {} and {})", a.path.string(),
-        b.path.string(), what, field, shown(of_a), shown(of_b));
+        b.path.string(), what, field, setting_text(of_a), setting_text(of_b));
 }
 
 double number_or_nan(const json& value) {

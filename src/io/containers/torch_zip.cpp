@@ -1,9 +1,9 @@
 // PyTorch's zip container: <folder>/data.pkl names the tensors, <folder>/data/<key> are the
 // storages they view.
 #include <algorithm>
-#include <utf8proc.h>
 
 #include "pickle.h"
+#include "src/io/utf8.h"
 #include "stuffed/core/shown.h"
 #include "tensor_container.h"
 #include "zip_directory.h"
@@ -12,18 +12,6 @@ namespace stuffed::io {
 namespace {
 
 using Entries = std::map<std::string, ZipEntry, std::less<>>;
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    utf8proc_int32_t code = 0;
-    const auto used = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                       static_cast<utf8proc_ssize_t>(text.size()), &code);
-    if (used <= 0)
-      return false;
-    text.remove_prefix(static_cast<size_t>(used));
-  }
-  return true;
-}
 
 /// "<folder>/", from the one entry named <folder>/data.pkl.
 std::string find_folder(const MappedFile& file, const Entries& entries) {
@@ -109,8 +97,8 @@ TensorContainer read_torch_zip(const MappedFile& file) {
   std::map<std::string, std::shared_ptr<StoredChecksum>, std::less<>> checksums;  // by storage
   for (const PickledTensor& tensor :
        read_state_dict(file.bytes().subspan(pickle.offset, pickle.size), file.name())) {
-    check(is_utf8(tensor.name), Error::Kind::Input, "{}: the name {} is not UTF-8", file.name(),
-          shown(tensor.name));
+    check(find_invalid_utf8(tensor.name) == std::string_view::npos, Error::Kind::Input,
+          "{}: the name {} is not UTF-8", file.name(), shown(tensor.name));
     constexpr size_t kMaxKeyBytes = 64;  // torch counts: "0", "1", ...
     check(tensor.storage_key.size() <= kMaxKeyBytes, Error::Kind::Input,
           "{}: tensor {} has a storage key of {} bytes", file.name(), shown(tensor.name),
