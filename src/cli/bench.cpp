@@ -9,9 +9,9 @@
 #include "src/cli/print.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"
-#include "stuffed/io/results.h"
 #include "stuffed/models/family.h"
 #include "stuffed/models/shapes.h"
 
@@ -85,8 +85,8 @@ class Report {
     config["batches"] = options.batches;
     config["lengths_tokens"] = options.lengths;
     if (!options.output.empty())
-      results_ =
-          io::Results::open_anew(options.output,
+      journal_ =
+          io::Journal::open_anew(options.output,
                                  {.schema = eval::kBenchSchema,
                                   .version = eval::kBenchVersion,
                                   .config = config,
@@ -109,13 +109,13 @@ class Report {
                number(fields, "flops_per_s", 1e-12, "{:.2f}"),
                number(fields, "peak_memory_bytes", 1.0 / (1 << 20), "{:.0f}"), remark(fields));
     std::fflush(table_);
-    if (results_)
-      results_->append(record.key, fields);
+    if (journal_)
+      journal_->append(record.key, fields);
   }
 
   void finish() {
-    if (results_)
-      results_->finish();
+    if (journal_)
+      journal_->finish();
     check(refused_ == 0, Error::Kind::Disagreement,
           "{} measurements REFUSED: the implementation is wrong at these shapes", refused_);
     check(no_memory_ == 0, Error::Kind::Memory, "{} measurements did not fit the memory",
@@ -125,7 +125,7 @@ class Report {
  private:
   static constexpr const char* kRow = "{:<58} {:>12} {:>10} {:>8} {:>9} {:>8} {:>8} {:>9}  {}\n";
   std::FILE* table_;
-  std::optional<io::Results> results_;
+  std::optional<io::Journal> journal_;
   int64_t refused_ = 0, no_memory_ = 0;
 };
 
@@ -206,7 +206,7 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
                "Do not measure copy and matrix product first; then no floors are reported")
       ->group(group);
   add_seed(app, options.seed, "Of inputs and random weights")->group(group);
-  add_results(app, "-o,--output", options.output,
+  add_journal(app, "-o,--output", options.output,
               "JSON Lines, written anew each time; - is standard output")
       ->group(group);
   app.add_flag("--overwrite", options.overwrite, "Replace the results of other measurements, too")

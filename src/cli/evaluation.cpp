@@ -14,7 +14,7 @@ namespace stuffed::cli {
 namespace fs = std::filesystem;
 
 void add_output_option(CLI::App& app, EvaluationOptions& options) {
-  add_results(app, "-o,--output", options.output,
+  add_journal(app, "-o,--output", options.output,
               "Results, JSON Lines; - is standard output (which cannot be resumed)")
       ->required()
       ->group("Output");
@@ -60,7 +60,7 @@ Evaluation open_evaluation(const EvaluationOptions& options,
   return out;
 }
 
-io::Results open_results(const EvaluationOptions& options,
+io::Journal open_journal(const EvaluationOptions& options,
                          const Context& context,
                          const Evaluation& evaluation,
                          const JournalKind& kind) {
@@ -68,7 +68,7 @@ io::Results open_results(const EvaluationOptions& options,
   io::json provenance = provenance_of(context.command_line, *evaluation.model);
   provenance["model"] = options.model.model;
   provenance.update(evaluation.provenance);
-  return io::Results::open(options.output,
+  return io::Journal::open(options.output,
                            {.schema = std::string(kind.schema),
                             .version = kind.version,
                             .config = evaluation.config,

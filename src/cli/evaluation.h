@@ -9,7 +9,7 @@
 
 #include "src/cli/app.h"
 #include "src/cli/data_options.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/recurrence/inner_observer.h"
 
 namespace stuffed::cli {
@@ -36,7 +36,7 @@ struct Evaluation {
   io::json config;        // for the header: describe() and the data; the command adds its own
   io::json every_record;  // impl, dtype, state_dtype, segment_tokens
   io::json provenance = io::json::object();  // what the header says beyond io::provenance()
-  std::function<void(const io::json&)> check_record = {};  // of a journal: see RunHeader
+  std::function<void(const io::json&)> check_record = {};  // of a journal: see JournalHeader
 };
 
 /// `observer`, if there is one, is told of every update of the rule, and `inner_observer` of what
@@ -48,7 +48,7 @@ Evaluation open_evaluation(const EvaluationOptions& options,
                            Observer* observer = nullptr,
                            InnerObserver* inner_observer = nullptr);
 
-/// What open_results() needs to know besides.
+/// What open_journal() needs to know besides.
 struct JournalKind {
   std::string_view schema;
   int version = 1;
@@ -57,8 +57,8 @@ struct JournalKind {
 
 /// Begins or resumes the journal, once it is known that its sidecar is no one else's.
 /// `evaluation.config` must be complete.
-/// Errors  as Results::open and io::check_sidecar
-io::Results open_results(const EvaluationOptions& options,
+/// Errors  as Journal::open and io::check_sidecar
+io::Journal open_journal(const EvaluationOptions& options,
                          const Context& context,
                          const Evaluation& evaluation,
                          const JournalKind& kind);

@@ -172,7 +172,7 @@ CLI::Option* add_choice(CLI::App& app,
       ->capture_default_str();
 }
 
-CLI::Option* add_results(CLI::App& app,
+CLI::Option* add_journal(CLI::App& app,
                          const std::string& flag,
                          std::string& home,
                          const std::string& description) {

@@ -81,7 +81,7 @@ CLI::Option* add_choice(CLI::App& app,
                         const std::string& description);
 
 /// -o of results: /dev/stdout becomes "-". The caller adds what else the option needs.
-CLI::Option* add_results(CLI::App& app,
+CLI::Option* add_journal(CLI::App& app,
                          const std::string& flag,
                          std::string& home,
                          const std::string& description);

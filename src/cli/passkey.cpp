@@ -166,8 +166,8 @@ void run(const Options& options, Context& context) {
   io::json config = describe(options.model, *model);
   config["tokenizer"] = {{"kind", tokenizer->kind()}, {"sha256", tokenizer->hash()}};
   config.update(describe_task(options, task_options));
-  io::Results results =
-      io::Results::open(options.output,
+  io::Journal journal =
+      io::Journal::open(options.output,
                         {.schema = "stuffed.passkey",
                          .version = 1,
                          .config = config,
@@ -177,21 +177,21 @@ void run(const Options& options, Context& context) {
                                eval::check_passkey_record(record, task_options.depths);
                              }},
                         options.overwrite);
-  eval::Checkpoint checkpoint(results, options.save_every);
+  eval::Checkpoint checkpoint(journal, options.save_every);
   ProgressLine line;
   const eval::TreeCount count = eval::run_passkey(
-      *model, *rule, *tokenizer, task, task_options, limits_of(options, state_bytes), results,
+      *model, *rule, *tokenizer, task, task_options, limits_of(options, state_bytes), journal,
       checkpoint, [&](const eval::PasskeyProgress& progress) {
         line.show(fmt::format("{} of {} prompts", progress.prompts_done, progress.prompts),
                   progress.tokens_done, progress.tokens, progress.tokens_done);
       });
   line.end();
-  results.finish({{"tokens_fed", count.tokens_fed},
+  journal.finish({{"tokens_fed", count.tokens_fed},
                   {"peak_states", count.peak_states},
                   {"forward_calls", count.forward_calls}});
   checkpoint.remove();
   cli::print(options.output == "-" ? stderr : stdout, "{}",
-             eval::passkey_heat_map(task_options, results));
+             eval::passkey_heat_map(task_options, journal));
 }
 
 void add_task_options(CLI::App& app, Options& options) {
@@ -249,7 +249,7 @@ void add_passkey(CLI::App& root, Commands& commands) {
       ->group("Evaluation");
   add_count(*app, "--batch-size", options->batch_size, "Most sequences per batch")
       ->group("Evaluation");
-  add_results(*app, "-o,--output", options->output,
+  add_journal(*app, "-o,--output", options->output,
               "Results, JSON Lines; - is standard output (which cannot be resumed)")
       ->group("Output");
   app->add_flag("--overwrite", options->overwrite, "Start over instead of resuming")

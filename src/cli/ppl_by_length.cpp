@@ -51,14 +51,14 @@ void run(const Options& options, Context& context) {
     if (record.at("key") == "summary")
       ppl_table(record);  // what is shown must be there
   };
-  io::Results results = open_results(options, context, it,
+  io::Journal journal = open_journal(options, context, it,
                                      {.schema = eval::kPplByLengthSchema,
                                       .version = eval::kPplByLengthVersion,
                                       .sidecar = options.per_token});
-  eval::Checkpoint checkpoint(results, options.save_every);
+  eval::Checkpoint checkpoint(journal, options.save_every);
   ProgressLine line;
   const io::json summary = eval::run_ppl_by_length(
-      *it.model, *it.rule, it.source, it.tokenizer.get(), how, results, checkpoint,
+      *it.model, *it.rule, it.source, it.tokenizer.get(), how, journal, checkpoint,
       [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, ppl_table(summary), "the loss is not finite somewhere");

@@ -82,13 +82,13 @@ void run(const Options& options, Context& context) {
     if (record.at("key") == "summary")
       retention_table(record);  // what is shown must be there
   };
-  io::Results results = open_results(
+  io::Journal journal = open_journal(
       options, context, it,
       {.schema = eval::kRetentionSchema, .version = eval::kRetentionVersion, .sidecar = arrays});
-  eval::Checkpoint checkpoint(results, options.save_every);
+  eval::Checkpoint checkpoint(journal, options.save_every);
   ProgressLine line("tokens (suffixes counted)");
   const io::json summary =
-      eval::run_retention(*it.model, *it.rule, decays, it.source, how, results, checkpoint,
+      eval::run_retention(*it.model, *it.rule, decays, it.source, how, journal, checkpoint,
                           [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, retention_table(summary), "a prediction or a decay is not finite");

@@ -154,15 +154,15 @@ void run(const Options& options, Context& context) {
     if (record.at("key") == "summary")
       state_table(record);  // what is shown must be there
   };
-  io::Results results = open_results(options, context, it,
+  io::Journal journal = open_journal(options, context, it,
                                      {.schema = eval::kStateStatsSchema,
                                       .version = eval::kStateStatsVersion,
                                       .sidecar = task.arrays});
-  eval::Checkpoint checkpoint(results, options.save_every);
+  eval::Checkpoint checkpoint(journal, options.save_every);
   ProgressLine line;
   const io::json summary = eval::run_state_stats(
       *it.model, [&](Observer& observer) { return open_rule(options.model, *it.model, &observer); },
-      it.source, task, results, checkpoint,
+      it.source, task, journal, checkpoint,
       [&](const eval::Progress& progress) { line.show(progress); });
   line.end();
   finish(options, summary, state_table(summary) + fmt::format("arrays: {}\n", task.arrays.string()),

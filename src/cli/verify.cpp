@@ -13,8 +13,8 @@
 #include "src/cli/print.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/provenance.h"
-#include "stuffed/io/results.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/family.h"
 #include "stuffed/models/registry.h"
@@ -86,7 +86,7 @@ void print_row(std::FILE* out, const eval::Verdict& v) {
 
 /// Rows as they come, in the table and in the journal; what is running, on stderr.
 struct Report {
-  std::optional<io::Results> results;
+  std::optional<io::Journal> journal;
   std::FILE* table = stdout;
   int64_t agree = 0, disagree = 0, not_run = 0;
 
@@ -98,8 +98,8 @@ struct Report {
     }
     ++(!v.ran() ? not_run : v.agrees() ? agree : disagree);
     print_row(table, v);
-    if (results)
-      results->append(v.key(), v.record());
+    if (journal)
+      journal->append(v.key(), v.record());
   }
 };
 
@@ -182,8 +182,8 @@ void run(const Options& options, Context& context) {
   Report report;
   report.table = options.output == "-" ? stderr : stdout;
   if (!options.output.empty())
-    report.results =
-        io::Results::open_anew(options.output,
+    report.journal =
+        io::Journal::open_anew(options.output,
                                {.schema = eval::kVerifySchema,
                                 .version = eval::kVerifyVersion,
                                 .config = config_of(options, skeleton.get()),
@@ -201,8 +201,8 @@ void run(const Options& options, Context& context) {
   } else {
     run_model(options, *skeleton, report);
   }
-  if (report.results)
-    report.results->finish(
+  if (report.journal)
+    report.journal->finish(
         {{"agree", report.agree}, {"disagree", report.disagree}, {"not_run", report.not_run}});
   cli::print(report.table, "{} agree, {} disagree, {} not run\n", report.agree, report.disagree,
              report.not_run);
@@ -252,7 +252,7 @@ void add_options(CLI::App& app, Options& options) {
   app.add_flag(
       "--no-long", options.no_long,
       "Skip long streams, and with --kernels whatever has a million tokens or 2^31 elements");
-  add_results(app, "-o,--output,--json", options.output,
+  add_journal(app, "-o,--output,--json", options.output,
               "Verdicts, JSON Lines, written anew each time; - is standard output");
   app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
   add_choice(app, "--break", options.broken,

@@ -67,8 +67,8 @@ std::vector<std::string> Snapshot::strings(const std::string& name) const {
   return values;
 }
 
-Checkpoint::Checkpoint(const io::Results& results, double save_every_seconds)
-    : results_(results), path_(results.state_path()), save_every_seconds_(save_every_seconds) {}
+Checkpoint::Checkpoint(const io::Journal& journal, double save_every_seconds)
+    : journal_(journal), path_(journal.state_path()), save_every_seconds_(save_every_seconds) {}
 
 std::optional<Snapshot> Checkpoint::load() const {
   std::error_code ignored;
@@ -84,8 +84,8 @@ std::optional<Snapshot> Checkpoint::load() const {
             fields.at("records").is_number_integer() && fields.contains("task") &&
             fields.at("task").is_object(),
         Error::Kind::Input, "{}: is damaged; remove it to begin its document again", where);
-  check(field(file, "journal") == results_.header_hash() &&
-            fields.at("records").get<int64_t>() <= results_.size(),
+  check(field(file, "journal") == journal_.header_hash() &&
+            fields.at("records").get<int64_t>() <= journal_.size(),
         Error::Kind::Input,
         "{}: belongs to another run than the journal beside it; remove it, give another -o, or "
         "start anew with --overwrite",
@@ -145,10 +145,10 @@ void Checkpoint::write() {
   saved_at_ = Clock::now();
   if (path_.empty())
     return;
-  const io::json fields = {{"records", results_.size()}, {"task", last_->fields}};
+  const io::json fields = {{"records", journal_.size()}, {"task", last_->fields}};
   io::write_safetensors(path_, {last_->tensors.begin(), last_->tensors.end()},
                         {{io::kStateKey, kVersion},
-                         {"journal", results_.header_hash()},
+                         {"journal", journal_.header_hash()},
                          {"place", last_->place},
                          {"fields", fields.dump()}});
 }

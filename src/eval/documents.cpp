@@ -61,17 +61,17 @@ class Run {
  public:
   Run(DocumentTask& task,
       io::TokenSource& source,
-      io::Results& results,
+      io::Journal& journal,
       Checkpoint& checkpoint,
       const OnProgress& on_progress)
       : task_(task),
         source_(source),
-        results_(results),
+        journal_(journal),
         checkpoint_(checkpoint),
         on_progress_(on_progress) {}
 
   io::json run() {
-    if (!results_.finished()) {
+    if (!journal_.finished()) {
       take_up();
       measure_all();
       conclude();
@@ -80,17 +80,17 @@ class Run {
     }
     task_.remove_partial();
     checkpoint_.remove();
-    return results_.record("summary");
+    return journal_.record("summary");
   }
 
  private:
   /// What an earlier process did.
   void take_up() {
-    for (const int64_t number : document_numbers(results_))
-      targets_.push_back(document_record(results_, number).at("targets"));
+    for (const int64_t number : document_numbers(journal_))
+      targets_.push_back(document_record(journal_, number).at("targets"));
     done_before_ = done();
     resumed_ = checkpoint_.load();
-    if (resumed_ && results_.done(resumed_->place.substr(0, resumed_->place.find(' '))))
+    if (resumed_ && journal_.done(resumed_->place.substr(0, resumed_->place.find(' '))))
       resumed_.reset();  // what it stopped at was measured since
     task_.keep(targets_, resumed_.has_value());
   }
@@ -115,22 +115,22 @@ class Run {
   /// Documents are measured in order: those that are done come first.
   bool is_done(int64_t index, const io::Document& document) const {
     const std::string key = key_of(document.number);
-    const bool is_there = results_.done(key);
+    const bool is_there = journal_.done(key);
     check(is_there == (index < done_before_), Error::Kind::Input,
           "{}: holds later documents, but not '{}' ({}); the input has changed, or records were "
           "removed: give the same input, or --overwrite to start anew",
-          journal(), key, document.name);
+          journal_path(), key, document.name);
     check(
         !is_there || !document.piped ||
-            results_.record(key).value("piped", io::json()) == as_json(*document.piped),
+            journal_.record(key).value("piped", io::json()) == as_json(*document.piped),
         Error::Kind::Input,
         "{}: the pipe gives another text than when '{}' was measured; give the same text again, or "
         "--overwrite to start anew",
-        journal(), key);
+        journal_path(), key);
     return is_there;
   }
 
-  std::string journal() const { return results_.state_path().replace_extension().string(); }
+  std::string journal_path() const { return journal_.state_path().replace_extension().string(); }
 
   void measure(Batch& batch) {
     checkpoint_.stop_if_asked();
@@ -144,7 +144,7 @@ class Run {
                         on_progress_);
     const std::vector<io::json> records = records_of(batch, measuring);
     for (size_t row = 0; row < records.size(); ++row) {
-      results_.append(key_of(batch.documents[row].number), whole_record(batch, row, records[row]));
+      journal_.append(key_of(batch.documents[row].number), whole_record(batch, row, records[row]));
       targets_.push_back(batch.targets());
     }
     checkpoint_.forget();
@@ -175,17 +175,17 @@ class Run {
   }
 
   void conclude() {
-    if (!results_.done("summary")) {
+    if (!journal_.done("summary")) {
       io::json summary = summarise();
       summary["documents"] = done();
       summary["skipped"] = as_json(source_.skipped());
       summary["leftover_tokens"] = source_.leftover_tokens();
       if (source_.identity().contains("skip_bad_lines"))
         summary["bad_lines"] = as_json(source_.bad_lines());
-      results_.append("summary", summary);
+      journal_.append("summary", summary);
     }
     task_.conclude(targets_);
-    results_.finish();
+    journal_.finish();
   }
 
   /// Each record was looked at by itself; those that an earlier process left must fit together,
@@ -199,7 +199,7 @@ class Run {
       fail(Error::Kind::Input,
            "{}: its records do not fit together ({}); put the journal back as it was, or start "
            "anew with --overwrite",
-           journal(), io::reason_of(error));
+           journal_path(), io::reason_of(error));
     }
   }
 
@@ -207,7 +207,7 @@ class Run {
 
   DocumentTask& task_;
   io::TokenSource& source_;
-  io::Results& results_;
+  io::Journal& journal_;
   Checkpoint& checkpoint_;
   const OnProgress& on_progress_;
   std::optional<Snapshot> resumed_;
@@ -218,16 +218,16 @@ class Run {
 
 }  // namespace
 
-std::vector<int64_t> document_numbers(const io::Results& results) {
+std::vector<int64_t> document_numbers(const io::Journal& journal) {
   std::vector<int64_t> numbers;
-  for (const std::string& key : results.keys(kPrefix))
+  for (const std::string& key : journal.keys(kPrefix))
     numbers.push_back(std::stoll(key.substr(std::string_view(kPrefix).size())));
   std::sort(numbers.begin(), numbers.end());
   return numbers;
 }
 
-io::json document_record(const io::Results& results, int64_t number) {
-  return results.record(key_of(number));
+io::json document_record(const io::Journal& journal, int64_t number) {
+  return journal.record(key_of(number));
 }
 
 void Measuring::begin(int64_t total, int64_t done) {
@@ -251,10 +251,10 @@ void Measuring::reached(const std::function<void(Snapshot&)>& fill) {
 
 io::json run_documents(DocumentTask& task,
                        io::TokenSource& source,
-                       io::Results& results,
+                       io::Journal& journal,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress) {
-  return Run(task, source, results, checkpoint, on_progress).run();
+  return Run(task, source, journal, checkpoint, on_progress).run();
 }
 
 Tensor tokens_of(const Batch& batch, int64_t rows) {

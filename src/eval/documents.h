@@ -8,7 +8,7 @@
 
 #include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -82,14 +82,14 @@ class DocumentTask {
 /// throw
 io::json run_documents(DocumentTask& task,
                        io::TokenSource& source,
-                       io::Results& results,
+                       io::Journal& journal,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress);
 
 /// Numbers of the documents that have a record, ascending. Some may be missing: lines that were
 /// left out as bad.
-std::vector<int64_t> document_numbers(const io::Results& results);
-io::json document_record(const io::Results& results, int64_t number);
+std::vector<int64_t> document_numbers(const io::Journal& journal);
+io::json document_record(const io::Journal& journal, int64_t number);
 
 /// [rows,N+1] int32. Rows without a document repeat the first: with one shape for every batch a
 /// document's losses do not depend on how many share it, nor on which.

@@ -8,7 +8,7 @@ namespace stuffed::train {
 std::string step_key(int64_t step);
 std::string validation_key(int64_t step, std::string_view source);
 
-/// For RunHeader::check_record.
+/// For JournalHeader::check_record.
 /// Errors  Input, or json::exception for a field that is missing
 void check_record(const io::json& record, const TrainConfig& config);
 

@@ -12,8 +12,8 @@
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
 #include "stuffed/io/atomic_file.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
-#include "stuffed/io/results.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
@@ -125,7 +125,7 @@ class Run {
                           .inference = false})),
         rule_(build_recurrence({.mitigations = {}, .impl = Impl::Chunked})),
         loss_sum_(at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble))),
-        journal_(io::Results::open(
+        journal_(io::Journal::open(
             folder / kJournalFile,
             {.schema = "stuffed.train",
              .version = 1,
@@ -321,7 +321,7 @@ class Run {
   std::shared_ptr<const Recurrence> rule_;
   std::unique_ptr<AdamW> optimiser_;
   Tensor loss_sum_;  // f64, on the device: of the steps since the last report
-  io::Results journal_;
+  io::Journal journal_;
   int64_t step_ = 0;  // steps taken
   Clock::time_point saved_at_ = Clock::now();
 };

@@ -3,7 +3,7 @@
 
 #include <map>
 
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "tests/support/files.h"
 #include "tests/support/golden.h"
 

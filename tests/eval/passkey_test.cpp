@@ -246,12 +246,12 @@ class PasskeyRun : public ::testing::TestWithParam<std::string> {
                                       const TreeLimits& limits,
                                       const std::string& name) {
     const PasskeyTask task = make_passkey(*tokenizer_, options);
-    io::Results results =
-        io::Results::open(folder_.path() / name,
+    io::Journal journal =
+        io::Journal::open(folder_.path() / name,
                           {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
-    Checkpoint checkpoint(results);
+    Checkpoint checkpoint(journal);
     const TreeCount count = run_passkey(*model_, plain_scan(), *tokenizer_, task, options, limits,
-                                        results, checkpoint, [](const PasskeyProgress&) {});
+                                        journal, checkpoint, [](const PasskeyProgress&) {});
     EXPECT_EQ(count.tokens_fed, task.tokens_to_feed(options.max_new_tokens));
     EXPECT_LE(count.peak_states, limits.states);
     EXPECT_EQ(count.peak_states, plan_tree(task.tree, limits).peak_states);
@@ -309,16 +309,16 @@ std::map<std::string, io::json> summaries_of(
     int64_t cut_trials = 0) {
   testing::TempFolder folder;
   std::vector<PasskeyTrial> trials;
-  io::Results results = io::Results::open(
+  io::Journal journal = io::Journal::open(
       folder / "a.jsonl", {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
   for (const auto& [length, right] : correct)
     for (int64_t i = 0; i < 20; ++i) {
       add_trial(trials, length, i, i < cut_trials ? 9 : answer_tokens);
-      results.append(
+      journal.append(
           trials.back().key(),
           {{"correct", i >= 20 - right}, {"exact", i >= 20 - right}, {"answer_nll_nats", 1.0}});
     }
-  append_passkey_summaries(trials, {.depths = 1, .trials = 20, .max_new_tokens = 5}, results);
+  append_passkey_summaries(trials, {.depths = 1, .trials = 20, .max_new_tokens = 5}, journal);
   return records_of(folder / "a.jsonl");
 }
 

@@ -81,13 +81,13 @@ struct Scored {
                   std::shared_ptr<const io::Tokenizer> tokenizer = nullptr) {
     model = load_model(golden_path("mamba2-hf"));
     auto source = io::TokenSource::open(from, tokenizer, model->config().vocab);
-    auto results = io::Results::open(folder / "out.jsonl", {kPplByLengthSchema, 1, {}, {}});
+    auto journal = io::Journal::open(folder / "out.jsonl", {kPplByLengthSchema, 1, {}, {}});
     options.per_token = folder / "nll.safetensors";
-    Checkpoint checkpoint(results);
-    summary = run_ppl_by_length(*model, plain_scan(), source, tokenizer.get(), options, results,
+    Checkpoint checkpoint(journal);
+    summary = run_ppl_by_length(*model, plain_scan(), source, tokenizer.get(), options, journal,
                                 checkpoint, [](const Progress&) {});
-    for (int i = 0; results.done(fmt::format("document={}", i)); ++i)
-      records.push_back(results.record(fmt::format("document={}", i)));
+    for (int i = 0; journal.done(fmt::format("document={}", i)); ++i)
+      records.push_back(journal.record(fmt::format("document={}", i)));
     nll = io::TensorFile::open(folder / "nll.safetensors").load("nll").clone();
   }
 

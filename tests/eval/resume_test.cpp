@@ -39,18 +39,18 @@ struct Reports {
 };
 
 /// Runs a task with its journal and sidecar in a folder, until it ends or dies.
-using Runner = std::function<void(const fs::path& folder, io::Results&, Checkpoint&, Reports&)>;
+using Runner = std::function<void(const fs::path& folder, io::Journal&, Checkpoint&, Reports&)>;
 
 /// Returns the tokens this process fed.
 int64_t run_once(const Runner& run, const fs::path& folder, int64_t dies_after) {
   at::NoGradGuard no_grad;
-  io::Results results = io::Results::open(
+  io::Journal journal = io::Journal::open(
       folder / "out.jsonl",
       {.schema = "stuffed.test", .version = 1, .config = {{"x", 1}}, .provenance = {}});
-  Checkpoint checkpoint(results, kAlways);
+  Checkpoint checkpoint(journal, kAlways);
   Reports reports{.after = dies_after};
   try {
-    run(folder, results, checkpoint, reports);
+    run(folder, journal, checkpoint, reports);
   } catch (const Killed&) {
   }
   return reports.tokens;
@@ -110,7 +110,7 @@ class Resume : public ::testing::TestWithParam<std::string> {
   }
 
   Runner ppl(std::vector<std::string> mitigations, int64_t batch) const {
-    return [=, this](const fs::path& folder, io::Results& results, Checkpoint& checkpoint,
+    return [=, this](const fs::path& folder, io::Journal& journal, Checkpoint& checkpoint,
                      Reports& reports) {
       io::TokenSource source = tokens_of(GetParam(), 200, 3);
       run_ppl_by_length(*model_, *rule(mitigations), source, nullptr,
@@ -120,7 +120,7 @@ class Resume : public ::testing::TestWithParam<std::string> {
                          .train_len = {},
                          .per_token = folder / "nll.safetensors",
                          .run = io::json::object()},
-                        results, checkpoint, std::ref(reports));
+                        journal, checkpoint, std::ref(reports));
     };
   }
 };
@@ -136,7 +136,7 @@ TEST_P(Resume, PplByLengthInBatchesWithAMemory) {
 }
 
 TEST_P(Resume, StateStats) {
-  const Runner run = [this](const fs::path& folder, io::Results& results, Checkpoint& checkpoint,
+  const Runner run = [this](const fs::path& folder, io::Journal& journal, Checkpoint& checkpoint,
                             Reports& reports) {
     io::TokenSource source = tokens_of(GetParam(), 200, 2);
     run_state_stats(
@@ -148,13 +148,13 @@ TEST_P(Resume, StateStats) {
          .histogram_bins = 5,
          .arrays = folder / "arrays.safetensors",
          .run = io::json::object()},
-        results, checkpoint, std::ref(reports));
+        journal, checkpoint, std::ref(reports));
   };
   expect_same_bytes(run, kSegment);
 }
 
 TEST_P(Resume, Retention) {
-  const Runner run = [this](const fs::path& folder, io::Results& results, Checkpoint& checkpoint,
+  const Runner run = [this](const fs::path& folder, io::Journal& journal, Checkpoint& checkpoint,
                             Reports& reports) {
     DecayIntervals decays;
     const auto watched = rule({}, &decays);
@@ -166,7 +166,7 @@ TEST_P(Resume, Retention) {
                    .half_life_starts = 3,
                    .arrays = folder / "arrays.safetensors",
                    .run = io::json::object()},
-                  results, checkpoint, std::ref(reports));
+                  journal, checkpoint, std::ref(reports));
   };
   expect_same_bytes(run, 64 + 8);  // a walk feeds at least 64 tokens at a time
 }

@@ -66,14 +66,14 @@ struct Measure {
     io::SourceOptions from;
     from.tokens = file;
     auto source = io::TokenSource::open(from, nullptr, model->config().vocab);
-    auto results = io::Results::open(folder / "out.jsonl", {kRetentionSchema, 1, {}, {}}, true);
+    auto journal = io::Journal::open(folder / "out.jsonl", {kRetentionSchema, 1, {}, {}}, true);
     options.arrays = folder / "out.safetensors";
     options.run = {{"impl", "chunked"}};
-    Checkpoint checkpoint(results);
+    Checkpoint checkpoint(journal);
     io::json summary =
-        run_retention(*model, *rule, decays, source, options, results, checkpoint, [](auto&) {});
-    for (int i = 0; results.done(fmt::format("document={}", i)); ++i)
-      records.push_back(results.record(fmt::format("document={}", i)));
+        run_retention(*model, *rule, decays, source, options, journal, checkpoint, [](auto&) {});
+    for (int i = 0; journal.done(fmt::format("document={}", i)); ++i)
+      records.push_back(journal.record(fmt::format("document={}", i)));
     return summary;
   }
 

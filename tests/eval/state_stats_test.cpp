@@ -356,12 +356,12 @@ void run_whole(Whole& run, StateStatsOptions options, const std::string& layout 
   io::TokenSource source = io::TokenSource::open(where, nullptr, model->config().vocab);
   options.arrays = run.folder / "a.safetensors";
   options.run = io::json::object();
-  io::Results results = io::Results::open(
+  io::Journal journal = io::Journal::open(
       run.folder / "a.jsonl",
       {.schema = kStateStatsSchema, .version = 1, .config = {{"x", 1}}, .provenance = {}});
-  Checkpoint checkpoint(results);
+  Checkpoint checkpoint(journal);
   run.summary = run_state_stats(
-      *model, [&](Observer& observer) { return rule_of(&observer); }, source, options, results,
+      *model, [&](Observer& observer) { return rule_of(&observer); }, source, options, journal,
       checkpoint, [](const Progress&) {});
   const io::TensorFile file = io::TensorFile::open(options.arrays);
   for (const auto& [name, entry] : file.entries())

@@ -1,5 +1,5 @@
 // A results journal: read, resumed, continued and ended; what was continued reads back whole.
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "tests/fuzz/fuzz.h"
 
 namespace stuffed::fuzz {
@@ -7,7 +7,7 @@ namespace stuffed::fuzz {
 namespace {
 
 /// Equal to the seeds', so that resuming them is not refused at the first line.
-io::RunHeader header() {
+io::JournalHeader header() {
   return {.schema = "stuffed.fuzz",
           .version = 1,
           .config = {{"length_tokens", 8}},
@@ -15,20 +15,20 @@ io::RunHeader header() {
 }
 
 void continue_run(const std::filesystem::path& path, int64_t records) {
-  io::Results results = io::Results::open(path, header());
-  if (results.size() != records)
+  io::Journal journal = io::Journal::open(path, header());
+  if (journal.size() != records)
     broken("a resumed journal lost or made up records");
-  if (!results.finished() && !results.done("fuzz")) {
-    results.append("fuzz", {{"nll_sum_nats", 0.5}});
-    results.finish();
+  if (!journal.finished() && !journal.done("fuzz")) {
+    journal.append("fuzz", {{"nll_sum_nats", 0.5}});
+    journal.finish();
   }
   int64_t found = 0;
   const io::JournalEnd end = io::read_journal(path, [&](const io::json& record, io::LinePlace) {
     ++found;
-    if (results.record(record.at("key").get<std::string>()) != record)
+    if (journal.record(record.at("key").get<std::string>()) != record)
       broken("a record reads back as another");
   });
-  if (found != results.size() || (results.finished() && !end.finished))
+  if (found != journal.size() || (journal.finished() && !end.finished))
     broken("a continued journal is not whole");
 }
 

@@ -16,17 +16,17 @@ using testing::read_bytes;
 /// Journals and one sidecar in a folder of their own.
 class SidecarTest : public ::testing::Test {
  protected:
-  Results journal(const std::string& name,
+  Journal journal(const std::string& name,
                   const std::string& id,
                   int64_t seed = 1,
                   bool overwrite = false) const {
-    RunHeader header{.schema = "stuffed.retention",
-                     .version = 1,
-                     .config = {{"seed", seed}},
-                     .provenance = {{"commit", "c0ffee"}}};
+    JournalHeader header{.schema = "stuffed.retention",
+                         .version = 1,
+                         .config = {{"seed", seed}},
+                         .provenance = {{"commit", "c0ffee"}}};
     if (!id.empty())
       header.provenance["run_id"] = id;
-    return Results::open(folder_ / name, header, overwrite);
+    return Journal::open(folder_ / name, header, overwrite);
   }
 
   static void write_part(const Sidecar& sidecar, float value) {
@@ -35,7 +35,7 @@ class SidecarTest : public ::testing::Test {
 
   /// A whole run: one record, the file, the end.
   void finish(const std::string& name, const std::string& id, int64_t seed, float value) {
-    Results results = journal(name, id, seed);
+    Journal results = journal(name, id, seed);
     const Sidecar sidecar(path_, results);
     write_part(sidecar, value);
     results.append("document=0", {{"targets", 2}});
@@ -61,7 +61,7 @@ TEST_F(SidecarTest, AFinishedRunLeavesTheFileAlone) {
   EXPECT_TRUE(fs::exists(path_));
   EXPECT_FALSE(fs::exists(partial_));
   const std::string whole = read_bytes(path_);
-  const Results results = journal("a.jsonl", "another process");
+  const Journal results = journal("a.jsonl", "another process");
   const Sidecar again(path_, results);
   EXPECT_EQ(read_bytes(path_), whole);
   EXPECT_FALSE(fs::exists(partial_));
@@ -109,7 +109,7 @@ TEST_F(SidecarTest, AForeignFileIsRefusedAndKept) {
 
 TEST_F(SidecarTest, PartsOfAnotherRunAreRefusedAndKept) {
   {
-    Results results = journal("a.jsonl", "A");
+    Journal results = journal("a.jsonl", "A");
     const Sidecar sidecar(path_, results);
     write_part(sidecar, 1);
     results.append("document=0", {{"targets", 2}});
@@ -119,13 +119,13 @@ TEST_F(SidecarTest, PartsOfAnotherRunAreRefusedAndKept) {
   EXPECT_TRUE(fs::exists(partial_ / "document=0.safetensors"));
   // And a goes on, wherever it was moved to.
   fs::rename(folder_ / "a.jsonl", folder_ / "moved.jsonl");
-  const Results results = journal("moved.jsonl", "another process");
+  const Journal results = journal("moved.jsonl", "another process");
   const Sidecar sidecar(path_, results);
   EXPECT_TRUE(fs::exists(sidecar.part("document=0.safetensors")));
 }
 
 TEST_F(SidecarTest, TwoAtOnceAreRefused) {
-  const Results a = journal("a.jsonl", "A"), b = journal("b.jsonl", "B");
+  const Journal a = journal("a.jsonl", "A"), b = journal("b.jsonl", "B");
   const Sidecar first(path_, a);
   expect_error(Error::Kind::Output, {"run.safetensors.partial", "another process"},
                [&] { Sidecar(path_, b); });
@@ -135,14 +135,14 @@ TEST_F(SidecarTest, TwoAtOnceAreRefused) {
 TEST_F(SidecarTest, ARunBegunAnewThrowsAwayItsOwnPartsAndFile) {
   finish("a.jsonl", "A", 1, 1);
   {
-    Results results = journal("a.jsonl", "A2", 2, /*overwrite=*/true);
+    Journal results = journal("a.jsonl", "A2", 2, /*overwrite=*/true);
     const Sidecar sidecar(path_, results);
     EXPECT_FALSE(fs::exists(path_));
     write_part(sidecar, 2);
     results.append("document=0", {{"targets", 2}});
   }
   {  // killed, and begun anew once more
-    Results results = journal("a.jsonl", "A3", 3, /*overwrite=*/true);
+    Journal results = journal("a.jsonl", "A3", 3, /*overwrite=*/true);
     const Sidecar sidecar(path_, results);
     EXPECT_FALSE(fs::exists(sidecar.part("document=0.safetensors")));
   }
@@ -156,11 +156,11 @@ TEST_F(SidecarTest, ARefusedCommandDoesNotStandInTheWayOfTheCorrectedOne) {
 
 TEST_F(SidecarTest, OlderJournalsGoOnWithTheirParts) {
   {
-    Results results = journal("old.jsonl", "");
+    Journal results = journal("old.jsonl", "");
     results.append("document=0", {{"targets", 2}});
   }
   write_safetensors(folder_ / "run.safetensors.document-0.partial", {{"x", at::ones({2})}});
-  const Results results = journal("old.jsonl", "another process");
+  const Journal results = journal("old.jsonl", "another process");
   const Sidecar sidecar(path_, results);
   sidecar.adopt(folder_ / "run.safetensors.document-0.partial", "document=0.safetensors");
   EXPECT_TRUE(fs::exists(sidecar.part("document=0.safetensors")));
@@ -168,18 +168,18 @@ TEST_F(SidecarTest, OlderJournalsGoOnWithTheirParts) {
 
 TEST_F(SidecarTest, AnOlderRawFileBecomesAPart) {
   {
-    Results results = journal("old.jsonl", "");
+    Journal results = journal("old.jsonl", "");
     results.append("document=0", {{"targets", 2}});
   }
   folder_.write("run.safetensors.partial", "raw floats");
-  const Results results = journal("old.jsonl", "another process");
+  const Journal results = journal("old.jsonl", "another process");
   const Sidecar sidecar(path_, results);
   EXPECT_EQ(read_bytes(sidecar.part("nll")), "raw floats");
 }
 
 TEST_F(SidecarTest, AFinishedOlderJournalNeedsNoSignature) {
   {
-    Results results = journal("old.jsonl", "");
+    Journal results = journal("old.jsonl", "");
     results.append("document=0", {{"targets", 2}});
     results.finish();
   }
@@ -199,7 +199,7 @@ TEST_F(SidecarTest, CheckedBeforeTheJournalIsTouched) {
 }
 
 TEST_F(SidecarTest, WithoutAPathNothingHappens) {
-  const Results results = journal("a.jsonl", "A");
+  const Journal results = journal("a.jsonl", "A");
   const Sidecar sidecar({}, results);
   EXPECT_FALSE(sidecar.exists());
   sidecar.write({{"x", at::ones({1})}}, {});

@@ -2,13 +2,13 @@
 #pragma once
 #include <filesystem>
 
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::testing {
 
 /// FOLDER/a.jsonl with nothing recorded yet.
-inline io::Results begin_journal(const std::filesystem::path& folder) {
-  return io::Results::open(folder / "a.jsonl", {.schema = "stuffed.test",
+inline io::Journal begin_journal(const std::filesystem::path& folder) {
+  return io::Journal::open(folder / "a.jsonl", {.schema = "stuffed.test",
                                                 .version = 1,
                                                 .config = io::json::object(),
                                                 .provenance = io::json::object()});

@@ -9,7 +9,7 @@ namespace stuffed::eval {
 /// Errors  Input for another key
 int64_t document_number(const io::json& record);
 
-/// For RunHeader::check_record, by command.
+/// For JournalHeader::check_record, by command.
 /// Errors  Input, or json::exception for a field that is missing or of another type
 void check_ppl_record(const io::json& record, int64_t bucket_tokens);
 void check_state_stats_record(const io::json& record);

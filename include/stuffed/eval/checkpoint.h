@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "stuffed/core/tensor.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::eval {
 
@@ -36,7 +36,7 @@ struct Snapshot {
 class Checkpoint {
  public:
   /// `save_every_seconds` 0: only when a signal came.
-  explicit Checkpoint(const io::Results& results, double save_every_seconds = 600);
+  explicit Checkpoint(const io::Journal& journal, double save_every_seconds = 600);
 
   /// What the run stopped at, if it left anything.
   /// Errors  Input if the file is damaged or belongs to another journal
@@ -66,7 +66,7 @@ class Checkpoint {
   using Clock = std::chrono::steady_clock;
   void write();
 
-  const io::Results& results_;
+  const io::Journal& journal_;
   std::filesystem::path path_;
   double save_every_seconds_;
   Clock::time_point saved_at_ = Clock::now(), reached_at_ = saved_at_;

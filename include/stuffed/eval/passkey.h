@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "stuffed/eval/prompt_tree.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::eval {
 
@@ -108,12 +108,12 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const PasskeyTask& task,
                       const PasskeyOptions& options,
                       const TreeLimits& limits,
-                      io::Results& results,
+                      io::Journal& journal,
                       Checkpoint& checkpoint,
                       const OnPasskeyProgress& on_progress);
 
 /// Depths down, lengths across, darker where more keys were found; made from the summaries.
-std::string passkey_heat_map(const PasskeyOptions& options, const io::Results& results);
+std::string passkey_heat_map(const PasskeyOptions& options, const io::Journal& journal);
 
 struct ProportionInterval {
   double low, high;

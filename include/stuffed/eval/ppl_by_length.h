@@ -6,7 +6,7 @@
 
 #include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -46,7 +46,7 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            io::TokenSource& source,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
-                           io::Results& results,
+                           io::Journal& journal,
                            Checkpoint& checkpoint,
                            const OnProgress& on_progress);
 

@@ -8,7 +8,7 @@
 #include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/decay_intervals.h"
 #include "stuffed/eval/progress.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -70,7 +70,7 @@ io::json run_retention(const RecurrentLM& model,
                        DecayIntervals& decays,
                        io::TokenSource& source,
                        const RetentionOptions& options,
-                       io::Results& results,
+                       io::Journal& journal,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress);
 

@@ -10,7 +10,7 @@
 #include "stuffed/eval/checkpoint.h"
 #include "stuffed/eval/progress.h"
 #include "stuffed/eval/state_dump.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/recurrent_lm.h"
 
@@ -68,7 +68,7 @@ io::json run_state_stats(
     const std::function<std::shared_ptr<const Recurrence>(Observer&)>& make_rule,
     io::TokenSource& source,
     const StateStatsOptions& options,
-    io::Results& results,
+    io::Journal& journal,
     Checkpoint& checkpoint,
     const OnProgress& on_progress);
 

@@ -1,6 +1,6 @@
 // The first and the last line of a journal, whatever lies between.
 #pragma once
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::io {
 

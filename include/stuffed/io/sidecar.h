@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "stuffed/core/tensor.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::io {
 
@@ -30,7 +30,7 @@ class Sidecar {
   /// Errors  Usage if PATH or its parts are another run's; Input if PATH is a foreign file, or if
   ///         the journal is finished and its file is gone; Output if another process is writing it
   ///         or the place is not writable
-  Sidecar(std::filesystem::path path, const Results& results);
+  Sidecar(std::filesystem::path path, const Journal& journal);
   ~Sidecar();  // a folder without parts is removed
   Sidecar(Sidecar&&) noexcept;
   Sidecar& operator=(Sidecar&&) noexcept;

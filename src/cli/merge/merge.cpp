@@ -60,7 +60,7 @@ void add_merge(CLI::App& root, Commands& commands) {
   app->add_option("results", options->results, "Journals of the parts, or folders of a sweep")
       ->required()
       ->type_name("RESULTS");
-  add_results(*app, "-o,--output", options->output, "The merged results, JSON Lines")->required();
+  add_journal(*app, "-o,--output", options->output, "The merged results, JSON Lines")->required();
   app->add_flag("--overwrite", options->overwrite, "Replace results that are there");
   commands.push_back(
       {.app = app, .run = [options](Context& context) { run_merge(*options, context); }});

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "stuffed/eval/compare.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::eval::comparing {
 

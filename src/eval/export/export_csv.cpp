@@ -139,7 +139,7 @@ void write_records(const fs::path& journal,
   values.commit();
 }
 
-void write_run(const io::RunHeader& header, const fs::path& folder, ExportedFiles& files) {
+void write_run(const io::JournalHeader& header, const fs::path& folder, ExportedFiles& files) {
   files.written.push_back(folder / "run.csv");
   Table table(files.written.back());
   table.add("field,value");

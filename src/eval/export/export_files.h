@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "stuffed/eval/export_paper.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::eval {
 

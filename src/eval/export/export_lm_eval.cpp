@@ -10,9 +10,9 @@
 #include "stuffed/eval/merge.h"
 #include "stuffed/eval/ppl_by_length.h"
 #include "stuffed/io/atomic_file.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/record_fields.h"
-#include "stuffed/io/results.h"
 
 namespace stuffed::eval {
 
@@ -282,7 +282,7 @@ json results_of(const Run& run, const json& provenance, const std::string& name)
 }
 
 /// The journal's run under "", or a sweep's by their cells.
-std::map<std::string, Run> runs_of(const io::RunHeader& header) {
+std::map<std::string, Run> runs_of(const io::JournalHeader& header) {
   std::map<std::string, Run> runs;
   if (header.schema != kSweepSchema) {
     runs[""] = {.schema = header.schema, .config = header.config};
@@ -299,7 +299,7 @@ std::map<std::string, Run> runs_of(const io::RunHeader& header) {
 }
 
 /// Where a cell's model is, among the options it was given.
-std::string model_of_cell(const io::RunHeader& header, const std::string& cell) {
+std::string model_of_cell(const io::JournalHeader& header, const std::string& cell) {
   for (const json& one : header.config.at("cells"))
     if (one.at("name") == cell && one.contains("options"))
       return text_in(one.at("options"), "model");
@@ -341,7 +341,7 @@ auto explained(const fs::path& journal, const Read& read) {
 }
 
 /// Where the model of a run is, as far as the journal says.
-std::string model_of(const io::RunHeader& header, const std::string& cell, const Run& run) {
+std::string model_of(const io::JournalHeader& header, const std::string& cell, const Run& run) {
   const std::string of_cell = cell.empty() ? "" : model_of_cell(header, cell);
   return of_cell.empty() ? model_name(run.config, header.provenance) : of_cell;
 }

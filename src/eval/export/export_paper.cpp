@@ -8,9 +8,9 @@
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/io/atomic_file.h"
+#include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/record_fields.h"
-#include "stuffed/io/results.h"
 
 namespace stuffed::eval {
 
@@ -182,7 +182,7 @@ PaperFiles export_paper(const fs::path& journal,
   read.end = io::read_journal(journal, [&](const io::json& record, io::LinePlace) {
     read.records[record.at("key").get<std::string>()] = record;
   });
-  const io::RunHeader& header = read.end.header;
+  const io::JournalHeader& header = read.end.header;
   const bool known =
       !read.end.empty && header.version == 1 &&
       (header.schema == "stuffed.passkey" || header.schema == "stuffed.ppl_by_length");

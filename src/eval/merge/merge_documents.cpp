@@ -71,10 +71,10 @@ std::vector<int64_t> targets_of(const Places& places) {
   return targets;
 }
 
-void append_summary(const Places& places, json summary, io::Results& results) {
+void append_summary(const Places& places, json summary, io::Journal& journal) {
   finish_summary(places, summary);
-  if (!results.done("summary"))
-    results.append("summary", summary);
+  if (!journal.done("summary"))
+    journal.append("summary", summary);
 }
 
 /// The first stuffed of every row of these tensors; what documents share is copied.
@@ -107,10 +107,10 @@ std::vector<int64_t> numbers_in(const io::TensorFile& file, const std::string& n
 }  // namespace
 
 void merge_losses(const Places& places,
-                  io::Results& results,
+                  io::Journal& journal,
                   const std::filesystem::path& sidecar) {
   const Part& first = *places.begin()->second.part;
-  TokenLosses losses(sidecar, results);
+  TokenLosses losses(sidecar, journal);
   losses.keep(0);
   Arrays arrays;
   int64_t floats = 0;
@@ -132,17 +132,17 @@ void merge_losses(const Places& places,
   how.bucket = first.config("bucket_tokens");
   how.train_len = train_len_of(first);
   how.run = run_of(places);
-  append_summary(places, summarise(results, how), results);
+  append_summary(places, summarise(journal, how), journal);
   losses.finish(targets);
-  results.finish();
+  journal.finish();
   losses.remove_partial();
 }
 
 void merge_state_stats(const Places& places,
-                       io::Results& results,
+                       io::Journal& journal,
                        const std::filesystem::path& sidecar) {
   const Part& first = *places.begin()->second.part;
-  StateArrays merged(sidecar, results);
+  StateArrays merged(sidecar, journal);
   Arrays arrays;
   int64_t index = 0;
   const io::TensorFile* longest = nullptr;
@@ -167,7 +167,7 @@ void merge_state_stats(const Places& places,
   summary["train_len_tokens"] = first.config("train_len_tokens");
   summary["layers"] = layers.size();
   summary["heads"] = heads.size();
-  append_summary(places, summary, results);
+  append_summary(places, summary, journal);
   NamedTensors more;
   for (const auto& [name, entry] : longest->entries())
     if (is_shared(name) && name != "variance_ratio" && name != "limits")
@@ -176,14 +176,14 @@ void merge_state_stats(const Places& places,
   std::map<std::string, std::string> metadata(longest->metadata().begin(),
                                               longest->metadata().end());
   merged.finish(index, more, metadata);
-  results.finish();
+  journal.finish();
   merged.remove_partial();
 }
 
 void merge_retention(const Places& places,
-                     io::Results& results,
+                     io::Journal& journal,
                      const std::filesystem::path& sidecar) {
-  RetentionArrays merged(sidecar, results);
+  RetentionArrays merged(sidecar, journal);
   Arrays arrays;
   int64_t index = 0;
   for (const auto& [number, place] : places) {
@@ -203,9 +203,9 @@ void merge_retention(const Places& places,
       medians[name + "/median"] = median;
   RetentionOptions how;
   how.run = run_of(places);
-  append_summary(places, summarise_retention(results, medians, how), results);
+  append_summary(places, summarise_retention(journal, medians, how), journal);
   merged.finish(index, medians);
-  results.finish();
+  journal.finish();
   merged.remove_partial();
 }
 

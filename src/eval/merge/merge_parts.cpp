@@ -146,16 +146,16 @@ void guard(const std::vector<fs::path>& parts, const fs::path& output) {
   guard.writes("-o", output);
 }
 
-void append_documents(const Places& places, io::Results& results) {
+void append_documents(const Places& places, io::Journal& journal) {
   for (const auto& [number, place] : places) {
     const std::string key = fmt::format("document={}", number);
-    if (!results.done(key))
-      results.append(key, fields_of(place.part->records.at(key)));
+    if (!journal.done(key))
+      journal.append(key, fields_of(place.part->records.at(key)));
   }
 }
 
 /// Trials in the order of their lengths, depths and numbers.
-void append_trials(const std::vector<Part>& parts, io::Results& results) {
+void append_trials(const std::vector<Part>& parts, io::Journal& journal) {
   using Order = std::tuple<int64_t, int64_t, int64_t>;
   std::map<Order, std::pair<const Part*, const json*>> trials;
   for (const Part& part : parts)
@@ -176,8 +176,8 @@ void append_trials(const std::vector<Part>& parts, io::Results& results) {
         check(trials.contains({length, depth, trial}), Error::Kind::Input,
               "no part holds len={}/depth={}/trial={}", length, depth, trial);
   for (const auto& [order, found] : trials)
-    if (const std::string key = found.second->at("key"); !results.done(key))
-      results.append(key, fields_of(*found.second));
+    if (const std::string key = found.second->at("key"); !journal.done(key))
+      journal.append(key, fields_of(*found.second));
 }
 
 }  // namespace
@@ -235,26 +235,26 @@ Merged merge_parts(const std::vector<std::filesystem::path>& paths,
   if (schema == "stuffed.ppl_by_length" && !merged.sidecar.empty())
     provenance["per_token"] = merged.sidecar.filename().generic_string();
   io::check_sidecar(merged.sidecar, output);
-  io::Results results = io::Results::open(output,
+  io::Journal journal = io::Journal::open(output,
                                           {.schema = schema,
                                            .version = first.header.version,
                                            .config = merged_config(first, merged.sidecar),
                                            .provenance = provenance},
                                           options.overwrite);
-  if (results.finished()) {
-    merged.records = results.size();
+  if (journal.finished()) {
+    merged.records = journal.size();
     return merged;
   }
   if (is_passkey) {
-    append_trials(parts, results);
-    merge_passkey(parts, results);
+    append_trials(parts, journal);
+    merge_passkey(parts, journal);
   } else {
-    append_documents(places, results);
+    append_documents(places, journal);
     (schema == "stuffed.ppl_by_length" ? merge_losses
      : schema == "stuffed.state_stats" ? merge_state_stats
-                                       : merge_retention)(places, results, merged.sidecar);
+                                       : merge_retention)(places, journal, merged.sidecar);
   }
-  merged.records = results.size();
+  merged.records = journal.size();
   return merged;
 }
 

@@ -26,7 +26,7 @@ PasskeyTrial trial_of(const io::json& record) {
 
 }  // namespace
 
-void merge_passkey(const std::vector<Part>& parts, io::Results& results) {
+void merge_passkey(const std::vector<Part>& parts, io::Journal& journal) {
   PasskeyOptions options;
   const io::json& config = parts.front().header.config;
   options.depths = io::read_integer(config, "depths", 1);
@@ -39,8 +39,8 @@ void merge_passkey(const std::vector<Part>& parts, io::Results& results) {
   std::ranges::sort(trials, {}, [](const PasskeyTrial& trial) {
     return std::tuple(trial.length_tokens, trial.depth_index, trial.trial);
   });
-  append_passkey_summaries(trials, options, results);
-  results.finish();
+  append_passkey_summaries(trials, options, journal);
+  journal.finish();
 }
 
 }  // namespace stuffed::eval::merging

@@ -112,7 +112,7 @@ Merged merge_sweeps(const std::vector<std::filesystem::path>& folders,
     config["cells"].push_back(describe_cell(cell, output));
   }
   guard.writes("-o", output);
-  io::Results results = io::Results::open_anew(output,
+  io::Journal journal = io::Journal::open_anew(output,
                                                {.schema = kSweepSchema,
                                                 .version = kSweepVersion,
                                                 .config = config,
@@ -122,10 +122,10 @@ Merged merge_sweeps(const std::vector<std::filesystem::path>& folders,
     io::read_journal(cell.found, [&](const io::json& record, io::LinePlace) {
       io::json fields = fields_of(record);
       fields["cell"] = cell.name;
-      results.append(cell.name + "/" + record.at("key").get<std::string>(), fields);
+      journal.append(cell.name + "/" + record.at("key").get<std::string>(), fields);
     });
-  results.finish();
-  return {.parts = std::ssize(cells), .records = results.size(), .sidecar = {}};
+  journal.finish();
+  return {.parts = std::ssize(cells), .records = journal.size(), .sidecar = {}};
 }
 
 }  // namespace stuffed::eval

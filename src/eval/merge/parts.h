@@ -5,13 +5,13 @@
 #include <vector>
 
 #include "stuffed/eval/merge.h"
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 namespace stuffed::eval::merging {
 
 struct Part {
   std::filesystem::path path;
-  io::RunHeader header;
+  io::JournalHeader header;
   std::map<std::string, io::json> records;  // by key
   io::json end = {};                        // its end line
 
@@ -34,15 +34,15 @@ io::json fields_of(const io::json& record);
 /// Errors  Input if it is missing
 std::filesystem::path arrays_of(const Part& part, const std::string& name);
 
-void merge_losses(const Places& places, io::Results& results, const std::filesystem::path& sidecar);
+void merge_losses(const Places& places, io::Journal& journal, const std::filesystem::path& sidecar);
 void merge_state_stats(const Places& places,
-                       io::Results& results,
+                       io::Journal& journal,
                        const std::filesystem::path& sidecar);
 void merge_retention(const Places& places,
-                     io::Results& results,
+                     io::Journal& journal,
                      const std::filesystem::path& sidecar);
 /// Summaries of trials whose records are in `results`.
-void merge_passkey(const std::vector<Part>& parts, io::Results& results);
+void merge_passkey(const std::vector<Part>& parts, io::Journal& journal);
 
 /// What the parts' summaries say of the whole source, and how many documents there are now.
 void finish_summary(const Places& places, io::json& summary);

@@ -172,14 +172,14 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const PasskeyTask& task,
                       const PasskeyOptions& options,
                       const TreeLimits& limits,
-                      io::Results& results,
+                      io::Journal& journal,
                       Checkpoint& checkpoint,
                       const OnPasskeyProgress& on_progress) {
   const TreePlan plan = plan_tree(task.tree, limits);
   const std::optional<Snapshot> from = checkpoint.load();
   Asker asker(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
   int64_t asked = from ? from->integer("answer_tokens_fed", 0, kMostTokens) : 0;
-  const auto is_done = [&](const PasskeyTrial& trial) { return results.done(trial.key()); };
+  const auto is_done = [&](const PasskeyTrial& trial) { return journal.done(trial.key()); };
   PasskeyProgress progress{.prompts = int64_t(task.trials.size())};
   progress.prompts_done = std::ranges::count_if(task.trials, is_done);
   const auto on_leaves = [&](const Leaves& leaves) {
@@ -193,7 +193,7 @@ TreeCount run_passkey(const RecurrentLM& model,
         const PasskeyTrial& trial = task.trials[size_t(prompt)];
         if (is_done(trial))
           continue;
-        results.append(trial.key(), record_of(trial, answers[row], prediction));
+        journal.append(trial.key(), record_of(trial, answers[row], prediction));
         ++progress.prompts_done;
       }
     }
@@ -224,7 +224,7 @@ TreeCount run_passkey(const RecurrentLM& model,
     throw;
   }
   count.tokens_fed += asked + asker.tokens_fed();
-  append_passkey_summaries(task.trials, options, results);
+  append_passkey_summaries(task.trials, options, journal);
   return count;
 }
 

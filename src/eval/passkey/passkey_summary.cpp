@@ -87,14 +87,14 @@ std::string key_of(int64_t length) {
 
 /// The longest length that passes, 0 if none: whose accuracy, or an end of its interval, is above
 /// the bound; with all shorter ones, and whatever they do ("longest").
-io::json effective_length(const std::set<int64_t>& lengths, const io::Results& results) {
+io::json effective_length(const std::set<int64_t>& lengths, const io::Journal& journal) {
   io::json found = {{"threshold", kEffective}};
   for (const auto& [field, number] :
        {std::pair{"tokens", "accuracy"}, {"low_tokens", "low"}, {"high_tokens", "high"}}) {
     int64_t unbroken = 0, longest = 0;
     bool is_unbroken = true;
     for (const int64_t length : lengths) {
-      const io::json summary = results.record(key_of(length));
+      const io::json summary = journal.record(key_of(length));
       const bool passes =
           !summary.at("accuracy").is_null() && summary.at(number).get<double>() > kEffective;
       is_unbroken = is_unbroken && passes;
@@ -112,10 +112,10 @@ io::json effective_length(const std::set<int64_t>& lengths, const io::Results& r
 io::json last_tokens_curves(const std::vector<PasskeyTrial>& trials,
                             const std::set<int64_t>& lengths,
                             const PasskeyOptions& options,
-                            const io::Results& results) {
+                            const io::Journal& journal) {
   std::map<int64_t, std::map<int64_t, Score>> scores;  // by l, by length
   for (const PasskeyTrial& trial : trials) {
-    const io::json record = results.record(trial.key());
+    const io::json record = journal.record(trial.key());
     const int64_t distance = trial.prompt_tokens - trial.needle_token;
     for (int64_t last = 1; last <= *lengths.rbegin() / 2; last *= 2)
       if (16 * last >= *lengths.rbegin() && last <= trial.length_tokens && distance <= last)
@@ -146,36 +146,36 @@ ProportionInterval wilson(int64_t successes, int64_t trials) {
 
 void append_passkey_summaries(const std::vector<PasskeyTrial>& trials,
                               const PasskeyOptions& options,
-                              io::Results& results) {
+                              io::Journal& journal) {
   std::map<int64_t, std::vector<Score>> scores;
   std::set<int64_t> lengths;
   for (const PasskeyTrial& trial : trials) {
     auto& depths = scores[trial.length_tokens];
     depths.resize(size_t(options.depths));
-    depths[size_t(trial.depth_index)].add(trial, results.record(trial.key()),
+    depths[size_t(trial.depth_index)].add(trial, journal.record(trial.key()),
                                           options.max_new_tokens);
     lengths.insert(trial.length_tokens);
   }
   int64_t cut = 0;
   for (const auto& [length, depths] : scores) {
-    if (!results.done(key_of(length)))
-      results.append(key_of(length), summary_of_length(length, depths));
-    cut += results.record(key_of(length)).value("answers_cut", int64_t{0});
+    if (!journal.done(key_of(length)))
+      journal.append(key_of(length), summary_of_length(length, depths));
+    cut += journal.record(key_of(length)).value("answers_cut", int64_t{0});
   }
-  if (!results.done("summary"))
-    results.append("summary",
+  if (!journal.done("summary"))
+    journal.append("summary",
                    {{"lengths_tokens", lengths},
                     {"answers_cut", cut},
-                    {"effective_length", effective_length(lengths, results)},
-                    {"last_tokens", last_tokens_curves(trials, lengths, options, results)}});
+                    {"effective_length", effective_length(lengths, journal)},
+                    {"last_tokens", last_tokens_curves(trials, lengths, options, journal)}});
 }
 
-std::string passkey_heat_map(const PasskeyOptions& options, const io::Results& results) {
+std::string passkey_heat_map(const PasskeyOptions& options, const io::Journal& journal) {
   static constexpr const char* kShades[] = {"\u00b7", "\u2591", "\u2592", "\u2593", "\u2588"};
   const std::set<int64_t> lengths(options.lengths_tokens.begin(), options.lengths_tokens.end());
   std::vector<std::string> rows(size_t(options.depths));
   for (const int64_t length : lengths) {
-    const io::json summary = results.record(key_of(length));
+    const io::json summary = journal.record(key_of(length));
     for (size_t depth = 0; depth < rows.size(); ++depth) {
       const io::json& cell = summary.at("depths").at(depth);
       rows[depth] +=

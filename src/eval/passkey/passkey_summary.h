@@ -7,6 +7,6 @@ namespace stuffed::eval {
 /// Appends the summaries that are missing; every trial must have its record.
 void append_passkey_summaries(const std::vector<PasskeyTrial>& trials,
                               const PasskeyOptions& options,
-                              io::Results& results);
+                              io::Journal& journal);
 
 }  // namespace stuffed::eval

@@ -54,13 +54,13 @@ class PplByLength : public DocumentTask {
               const Recurrence& rule,
               const io::Tokenizer* tokenizer,
               const PplByLengthOptions& options,
-              const io::Results& results)
+              const io::Journal& journal)
       : model_(model),
         rule_(rule),
         tokenizer_(tokenizer),
         options_(options),
-        results_(results),
-        sidecar_(options.per_token, results) {}
+        journal_(journal),
+        sidecar_(options.per_token, journal) {}
 
   int64_t batch() const override { return options_.batch; }
 
@@ -79,7 +79,7 @@ class PplByLength : public DocumentTask {
   }
 
   io::json summarise(const std::vector<int64_t>&) override {
-    return stuffed::eval::summarise(results_, options_);
+    return stuffed::eval::summarise(journal_, options_);
   }
 
   void conclude(const std::vector<int64_t>& targets) override { sidecar_.finish(targets); }
@@ -161,7 +161,7 @@ class PplByLength : public DocumentTask {
   const Recurrence& rule_;
   const io::Tokenizer* tokenizer_;  // may be null
   const PplByLengthOptions& options_;
-  const io::Results& results_;
+  const io::Journal& journal_;
   TokenLosses sidecar_;
   int64_t floats_ = 0;  // of the sidecar, taken by the documents that are done
 };
@@ -173,7 +173,7 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            io::TokenSource& source,
                            const io::Tokenizer* tokenizer,
                            const PplByLengthOptions& options,
-                           io::Results& results,
+                           io::Journal& journal,
                            Checkpoint& checkpoint,
                            const OnProgress& on_progress) {
   if (options.train_len)
@@ -181,8 +181,8 @@ io::json run_ppl_by_length(const RecurrentLM& model,
           "--bucket {} is larger than a quarter of --train-len {}; the baseline needs at least "
           "four buckets",
           options.bucket, *options.train_len);
-  PplByLength task(model, rule, tokenizer, options, results);
-  return run_documents(task, source, results, checkpoint, on_progress);
+  PplByLength task(model, rule, tokenizer, options, journal);
+  return run_documents(task, source, journal, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

@@ -34,13 +34,13 @@ struct Bucket {
   }
 };
 
-std::vector<Bucket> gather(const io::Results& results,
+std::vector<Bucket> gather(const io::Journal& journal,
                            int64_t bucket,
                            bool& has_text,
                            int64_t& longest) {
   std::vector<Bucket> buckets;
-  for (const int64_t number : document_numbers(results)) {
-    const io::json record = document_record(results, number);
+  for (const int64_t number : document_numbers(journal)) {
+    const io::json record = document_record(journal, number);
     const int64_t targets = record.at("targets");
     longest = std::max(longest, targets);
     has_text = has_text && record.contains("text_bytes");
@@ -83,10 +83,10 @@ io::json collapse_onset(const std::vector<double>& mean_nll_nats,
       {"train_len_tokens", train_len}, {"baseline_nll_nats", baseline}, {"onset_tokens", onset}};
 }
 
-io::json summarise(const io::Results& results, const PplByLengthOptions& options) {
+io::json summarise(const io::Journal& journal, const PplByLengthOptions& options) {
   bool has_text = true;
   int64_t longest = 0;
-  const std::vector<Bucket> buckets = gather(results, options.bucket, has_text, longest);
+  const std::vector<Bucket> buckets = gather(journal, options.bucket, has_text, longest);
   io::json summary = options.run;
   summary["bucket_tokens"] = options.bucket;
   summary["length_tokens"] = longest;

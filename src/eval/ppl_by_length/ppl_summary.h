@@ -6,6 +6,6 @@ namespace stuffed::eval {
 
 /// Per bucket: mean nll over all targets, standard error over documents, perplexity, bits per byte,
 /// running mean.
-io::json summarise(const io::Results& results, const PplByLengthOptions& options);
+io::json summarise(const io::Journal& journal, const PplByLengthOptions& options);
 
 }  // namespace stuffed::eval

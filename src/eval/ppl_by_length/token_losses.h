@@ -13,8 +13,8 @@ namespace stuffed::eval {
 class TokenLosses {
  public:
   /// Errors  as Sidecar's
-  TokenLosses(std::filesystem::path path, const io::Results& results)
-      : sidecar_(std::move(path), results) {}
+  TokenLosses(std::filesystem::path path, const io::Journal& journal)
+      : sidecar_(std::move(path), journal) {}
   ~TokenLosses();
   TokenLosses(const TokenLosses&) = delete;
   TokenLosses& operator=(const TokenLosses&) = delete;

@@ -142,12 +142,12 @@ io::json record_of(const Plan& plan,
 }
 
 /// Documents are averaged place by place, so all must be measured at the same places.
-void check_same_reads(const io::Results& results, const io::Document& document, const Plan& plan) {
-  const std::vector<int64_t> numbers = document_numbers(results);
+void check_same_reads(const io::Journal& journal, const io::Document& document, const Plan& plan) {
+  const std::vector<int64_t> numbers = document_numbers(journal);
   if (numbers.empty())
     return;
   const int64_t before =
-      document_record(results, numbers.front()).at("points").back().at("read_tokens");
+      document_record(journal, numbers.front()).at("points").back().at("read_tokens");
   check(plan.points.back().read == before, Error::Kind::Input,
         "{}: has {} targets, the first document {}; give --length or --at, so that they can be "
         "averaged",
@@ -160,20 +160,20 @@ class Retention : public DocumentTask {
             const Recurrence& rule,
             DecayIntervals& decays,
             const RetentionOptions& options,
-            const io::Results& results)
+            const io::Journal& journal)
       : model_(model),
         rule_(rule),
         decays_(decays),
         options_(options),
-        results_(results),
-        sidecar_(options.arrays, results) {}
+        journal_(journal),
+        sidecar_(options.arrays, journal) {}
 
   void keep(const std::vector<int64_t>& targets, bool) override { sidecar_.keep(count(targets)); }
 
   std::vector<io::json> measure(const Batch& batch, Measuring& measuring) override {
     const io::Document& document = batch.documents.front();
     const Plan plan = plan_of(document, options_);
-    check_same_reads(results_, document, plan);
+    check_same_reads(journal_, document, plan);
     plan.watch(decays_, model_.config().layers);
     if (options_.mitigated != nullptr)
       plan.watch(*options_.mitigated, model_.config().layers, options_.window);
@@ -189,7 +189,7 @@ class Retention : public DocumentTask {
   }
 
   io::json summarise(const std::vector<int64_t>& targets) override {
-    return summarise_retention(results_, medians(targets), options_);
+    return summarise_retention(journal_, medians(targets), options_);
   }
 
   void conclude(const std::vector<int64_t>& targets) override {
@@ -240,7 +240,7 @@ class Retention : public DocumentTask {
   const Recurrence& rule_;
   DecayIntervals& decays_;
   const RetentionOptions& options_;
-  const io::Results& results_;
+  const io::Journal& journal_;
   RetentionArrays sidecar_;
 };
 
@@ -266,11 +266,11 @@ io::json run_retention(const RecurrentLM& model,
                        DecayIntervals& decays,
                        io::TokenSource& source,
                        const RetentionOptions& options,
-                       io::Results& results,
+                       io::Journal& journal,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress) {
-  Retention task(model, rule, decays, options, results);
-  return run_documents(task, source, results, checkpoint, on_progress);
+  Retention task(model, rule, decays, options, journal);
+  return run_documents(task, source, journal, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

@@ -17,8 +17,8 @@ class RetentionArrays {
   using Named = std::map<std::string, Tensor>;
 
   /// Errors  as Sidecar's
-  RetentionArrays(std::filesystem::path path, const io::Results& results)
-      : sidecar_(std::move(path), results) {}
+  RetentionArrays(std::filesystem::path path, const io::Journal& journal)
+      : sidecar_(std::move(path), journal) {}
 
   /// Keeps those of the first `documents`, which the journal holds.
   /// Errors  Input if one is missing

@@ -141,13 +141,13 @@ Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const 
   return median.where(median.isfinite(), at::full({}, kNaN, at::kFloat));
 }
 
-io::json summarise_retention(const io::Results& results,
+io::json summarise_retention(const io::Journal& journal,
                              const RetentionArrays::Named& medians,
                              const RetentionOptions& options) {
   std::vector<io::json> records;
   bool finite = true;
-  for (const int64_t number : document_numbers(results)) {
-    records.push_back(document_record(results, number));
+  for (const int64_t number : document_numbers(journal)) {
+    records.push_back(document_record(journal, number));
     finite = finite && records.back().at("finite") == true;
   }
   const io::json& first = records[0];

@@ -22,7 +22,7 @@ Tensor median_half_life(const RetentionArrays& arrays, int64_t documents, const 
 
 /// Over documents: mean and standard error of effrem, mean weights and alphas; of the half-lives
 /// [L,H] among `medians`, what half_life_json says.
-io::json summarise_retention(const io::Results& results,
+io::json summarise_retention(const io::Journal& journal,
                              const RetentionArrays::Named& medians,
                              const RetentionOptions& options);
 

@@ -11,8 +11,8 @@ namespace stuffed::eval {
 class StateArrays {
  public:
   /// Errors  as Sidecar's
-  StateArrays(std::filesystem::path path, const io::Results& results)
-      : sidecar_(std::move(path), results) {}
+  StateArrays(std::filesystem::path path, const io::Journal& journal)
+      : sidecar_(std::move(path), journal) {}
 
   /// Checks that the first `documents` are there, and forgets any other.
   /// Errors  Input naming the file that is missing

@@ -119,10 +119,10 @@ NamedTensors axes_of(const Task& task, int64_t longest) {
 
 class StateStats : public DocumentTask {
  public:
-  StateStats(Task task, int64_t documents, const io::Results& results)
+  StateStats(Task task, int64_t documents, const io::Journal& journal)
       : task_(std::move(task)),
         documents_(documents),
-        arrays_(task_.options.arrays, results),
+        arrays_(task_.options.arrays, journal),
         observer_(task_.model, task_.options, task_.layers, task_.heads),
         observers_(observer_, task_.options.dump) {}
 
@@ -308,7 +308,7 @@ io::json run_state_stats(
     const std::function<std::shared_ptr<const Recurrence>(Observer&)>& make_rule,
     io::TokenSource& source,
     const StateStatsOptions& options,
-    io::Results& results,
+    io::Journal& journal,
     Checkpoint& checkpoint,
     const OnProgress& on_progress) {
   Task task{.model = model,
@@ -319,9 +319,9 @@ io::json run_state_stats(
   std::sort(at.begin(), at.end());
   at.erase(std::unique(at.begin(), at.end()), at.end());
   check_state_stats(options, model.config(), "", 0, 1);
-  StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}), results);
+  StateStats statistics(std::move(task), source.identity().value("documents", int64_t{1}), journal);
   statistics.set_rule(make_rule(statistics.observers()));
-  return run_documents(statistics, source, results, checkpoint, on_progress);
+  return run_documents(statistics, source, journal, checkpoint, on_progress);
 }
 
 }  // namespace stuffed::eval

@@ -47,11 +47,11 @@ struct Owner {
   fs::path journal;  // empty: no file
   bool named = false;
 
-  bool is(const RunIdentity& run) const {
+  bool is(const JournalIdentity& run) const {
     return named && id == run.id && (!id.empty() || same_file(journal, run.journal));
   }
   /// Nothing can go on with these parts: their run was begun anew, or could not be resumed.
-  bool is_over(const RunIdentity& run) const {
+  bool is_over(const JournalIdentity& run) const {
     return named && (journal.empty() || same_file(journal, run.journal));
   }
 };
@@ -105,7 +105,7 @@ Finished read_finished(const fs::path& path, const std::string& schema) {
 }
 
 /// Is the finished file that of `run`? Runs of older versions left it unsigned.
-bool is_of(const Finished& file, const RunIdentity& run) {
+bool is_of(const Finished& file, const JournalIdentity& run) {
   return file.signature == run.signature || (file.signature.empty() && run.id.empty());
 }
 
@@ -156,7 +156,7 @@ struct Sidecar::Claim {
   }
 
   void take_lock();
-  void write_owner(const RunIdentity& run) const;
+  void write_owner(const JournalIdentity& run) const;
   void remove_parts() const;
   void remove_if_bare() const;
 };
@@ -186,7 +186,7 @@ void Sidecar::Claim::take_lock() {
   fail(Error::Kind::Output, "{}: cannot be written: it keeps vanishing", file);
 }
 
-void Sidecar::Claim::write_owner(const RunIdentity& run) const {
+void Sidecar::Claim::write_owner(const JournalIdentity& run) const {
   json fields = {{"run_id", run.id}, {"journal", nullptr}};
   if (!run.journal.empty())
     fields["journal"] =
@@ -223,14 +223,14 @@ void Sidecar::Claim::remove_if_bare() const {
   fs::remove_all(folder, error);
 }
 
-Sidecar::Sidecar(fs::path path, const Results& results) : path_(std::move(path)) {
+Sidecar::Sidecar(fs::path path, const Journal& journal) : path_(std::move(path)) {
   if (path_.empty())
     return;
-  const RunIdentity& run = results.identity();
+  const JournalIdentity& run = journal.identity();
   signature_ = run.signature;
   std::error_code error;
   const bool is_there = fs::exists(path_, error);
-  if (results.finished()) {
+  if (journal.finished()) {
     check(is_there, Error::Kind::Input,
           "{}: is missing, though {} is finished; --overwrite makes both anew", path_.string(),
           run.journal.string());
@@ -240,19 +240,19 @@ Sidecar::Sidecar(fs::path path, const Results& results) : path_(std::move(path))
           path_.string(), run.journal.string());
   } else if (is_there) {
     const Finished file = read_finished(path_, run.schema);
-    if (results.replaced() && is_of(file, *results.replaced()))
+    if (journal.replaced() && is_of(file, *journal.replaced()))
       fs::remove(path_, error);
-    else if (!is_of(file, run) || (results.size() == 0 && !run.journal.empty()))
+    else if (!is_of(file, run) || (journal.size() == 0 && !run.journal.empty()))
       refuse(path_, "");
   }
   const fs::path partial = partial_of(path_);
-  if (results.finished() && !read_owner(partial).is(run))
+  if (journal.finished() && !read_owner(partial).is(run))
     return;
   if (fs::is_regular_file(partial, error) && fs::is_empty(partial, error))
     fs::remove(partial, error);  // of an older version that was refused
   if (!fs::exists(partial / kOwner, error) && has_old_parts(partial)) {
-    const bool begun_anew = results.replaced() && results.replaced()->id.empty();
-    if (results.size() == 0 && !begun_anew)
+    const bool begun_anew = journal.replaced() && journal.replaced()->id.empty();
+    if (journal.size() == 0 && !begun_anew)
       refuse(partial, "");
     enclose_old_file(partial);
   }
@@ -265,7 +265,7 @@ Sidecar::Sidecar(fs::path path, const Results& results) : path_(std::move(path))
   claim_->is_ours = true;
   if (owner.is(run))
     return;
-  if (owner.named || results.size() == 0)
+  if (owner.named || journal.size() == 0)
     claim_->remove_parts();
   claim_->write_owner(run);
 }
@@ -303,7 +303,7 @@ void check_sidecar(const fs::path& path, const fs::path& journal) {
   if (path.empty() || journal == "-" ||
       (fs::exists(journal, error) && !fs::is_regular_file(journal, error)))
     return;
-  RunIdentity run{.id = {}, .signature = {}, .schema = {}, .journal = journal};
+  JournalIdentity run{.id = {}, .signature = {}, .schema = {}, .journal = journal};
   bool is_new = true;
   if (fs::exists(journal, error)) {
     const JournalEnd found = read_journal(journal, [&](const json&, LinePlace) { is_new = false; });

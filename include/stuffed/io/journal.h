@@ -15,7 +15,7 @@ namespace stuffed::io {
 
 /// Schema and configuration decide what a resumed run must equal; provenance is what is merely
 /// recorded.
-struct RunHeader {
+struct JournalHeader {
   std::string schema;  // "stuffed.ppl_by_length"
   int version = 1;     // raised when a field is renamed, removed or changes its unit
   json config;      // everything that determines the records, hashes of model, tokenizer and data
@@ -27,13 +27,13 @@ struct RunHeader {
 };
 
 /// Which run a journal holds: what the files beside it are tied to.
-struct RunIdentity {
+struct JournalIdentity {
   std::string id;         // drawn when the journal was begun; "" in journals older than that
   std::string signature;  // SHA-256 of schema, version and config: equal for equal commands
   std::string schema;
   std::filesystem::path journal;  // empty if it is no file (standard output, a pipe)
 };
-RunIdentity identify(const std::filesystem::path& journal, const RunHeader& header);
+JournalIdentity identify(const std::filesystem::path& journal, const JournalHeader& header);
 
 /// Where a whole line lies in its file, without its newline.
 struct LinePlace {
@@ -43,7 +43,7 @@ struct LinePlace {
 
 /// What read_journal() found.
 struct JournalEnd {
-  RunHeader header;
+  JournalHeader header;
   std::string commit;       // of the last process that wrote records
   int64_t whole_bytes = 0;  // up to and including the last newline; a torn last line lies behind it
   std::string header_hash;  // SHA-256 of the header line
@@ -56,10 +56,10 @@ struct JournalEnd {
 JournalEnd read_journal(const std::filesystem::path& path,
                         const std::function<void(const json& record, LinePlace place)>& on_record);
 
-/// In the metadata of a file at Results::state_path(): what has it not is no one's to remove.
+/// In the metadata of a file at Journal::state_path(): what has it not is no one's to remove.
 inline constexpr const char* kStateKey = "stuffed.checkpoint";
 
-class Results {
+class Journal {
  public:
   /// Creates the file (and the folders above it), or resumes it: equal schema, version and config
   /// are required unless nothing was recorded or kept, and the error names the first field that
@@ -71,17 +71,17 @@ class Results {
   /// Errors  Output if the place is not writable or another process is writing it; Input if the
   ///         file there is not a journal (it is then left alone, even with `overwrite`); Usage if
   ///         it is another run's or, with `overwrite`, another command's
-  static Results open(const std::filesystem::path& path,
-                      const RunHeader& header,
+  static Journal open(const std::filesystem::path& path,
+                      const JournalHeader& header,
                       bool overwrite = false);
   /// As open(), but what the same command recorded before is thrown away.
   /// Errors  Usage if another run's is there, unless `overwrite` is given
-  static Results open_anew(const std::filesystem::path& path,
-                           const RunHeader& header,
+  static Journal open_anew(const std::filesystem::path& path,
+                           const JournalHeader& header,
                            bool overwrite = false);
-  ~Results();
-  Results(Results&&) noexcept;
-  Results& operator=(Results&&) noexcept;
+  ~Journal();
+  Journal(Journal&&) noexcept;
+  Journal& operator=(Journal&&) noexcept;
 
   bool done(std::string_view key) const;
   /// Those that begin with `prefix`, in the order of the alphabet.
@@ -103,13 +103,13 @@ class Results {
   /// Where a run that is stopped in the middle of a record keeps what it needs to go on:
   /// OUT.jsonl.state. Empty if the results are no file.
   std::filesystem::path state_path() const;
-  const RunIdentity& identity() const;
+  const JournalIdentity& identity() const;
   /// The run whose records were thrown away when this one began in its file, if there was one.
-  const std::optional<RunIdentity>& replaced() const;
+  const std::optional<JournalIdentity>& replaced() const;
 
  private:
   struct Impl;
-  explicit Results(std::unique_ptr<Impl> impl);
+  explicit Journal(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

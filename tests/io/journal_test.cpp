@@ -1,4 +1,4 @@
-#include "stuffed/io/results.h"
+#include "stuffed/io/journal.h"
 
 #include <cmath>
 #include <csignal>
@@ -22,7 +22,7 @@ void write_all(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-class ResultsTest : public ::testing::Test {
+class JournalTest : public ::testing::Test {
  protected:
   void SetUp() override {
     // In memory where there is such a place: hundreds of flushed lines wear out neither disk nor
@@ -36,7 +36,7 @@ class ResultsTest : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  static RunHeader header(int64_t segment = 8192, const std::string& commit = "c0ffee") {
+  static JournalHeader header(int64_t segment = 8192, const std::string& commit = "c0ffee") {
     return {.schema = "stuffed.test",
             .version = 2,
             .config = {{"segment_tokens", segment},
@@ -46,16 +46,16 @@ class ResultsTest : public ::testing::Test {
 
   /// Runs to the end from wherever the file stands; returns how many records were computed.
   int run_all() const {
-    Results results = Results::open(path_, header());
+    Journal journal = Journal::open(path_, header());
     int computed = 0;
     for (int i = 0; i < 5; ++i) {
       const std::string key = fmt::format("document={}", i);
-      if (results.done(key))
+      if (journal.done(key))
         continue;
-      results.append(key, {{"nll_sum_nats", {i / 3.0, 1e-300, -0.0}}, {"name", "äß\n\"\\"}});
+      journal.append(key, {{"nll_sum_nats", {i / 3.0, 1e-300, -0.0}}, {"name", "äß\n\"\\"}});
       ++computed;
     }
-    results.finish();
+    journal.finish();
     return computed;
   }
 
@@ -73,7 +73,7 @@ class ResultsTest : public ::testing::Test {
   fs::path folder_, path_;
 };
 
-TEST_F(ResultsTest, LinesAreHeaderRecordsEnd) {
+TEST_F(JournalTest, LinesAreHeaderRecordsEnd) {
   run_all();
   std::istringstream lines(testing::read_bytes(path_));
   std::string line;
@@ -89,7 +89,7 @@ TEST_F(ResultsTest, LinesAreHeaderRecordsEnd) {
   EXPECT_EQ(line, R"({"end":true,"records":5})");
 }
 
-TEST_F(ResultsTest, CutAtEveryByteItEndsWithTheSameBytesAndRecomputesNoFinishedRecord) {
+TEST_F(JournalTest, CutAtEveryByteItEndsWithTheSameBytesAndRecomputesNoFinishedRecord) {
   run_all();
   const std::string whole = testing::read_bytes(path_);
   for (size_t cut = 0; cut < whole.size(); ++cut) {
@@ -101,154 +101,154 @@ TEST_F(ResultsTest, CutAtEveryByteItEndsWithTheSameBytesAndRecomputesNoFinishedR
   }
 }
 
-TEST_F(ResultsTest, FinishedFileIsLeftAsItIs) {
+TEST_F(JournalTest, FinishedFileIsLeftAsItIs) {
   run_all();
   const std::string whole = testing::read_bytes(path_);
-  Results results = Results::open(path_, header(8192, "another commit"));
-  EXPECT_TRUE(results.finished());
-  results.finish({{"seconds", 3}});
+  Journal journal = Journal::open(path_, header(8192, "another commit"));
+  EXPECT_TRUE(journal.finished());
+  journal.finish({{"seconds", 3}});
   EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
-TEST_F(ResultsTest, RecordsCanBeReadBackNewOrOld) {
+TEST_F(JournalTest, RecordsCanBeReadBackNewOrOld) {
   {
-    Results results = Results::open(path_, header());
-    results.append("a", {{"x", 1.5}});
-    EXPECT_EQ(results.record("a").at("x"), 1.5);
+    Journal journal = Journal::open(path_, header());
+    journal.append("a", {{"x", 1.5}});
+    EXPECT_EQ(journal.record("a").at("x"), 1.5);
   }
-  Results results = Results::open(path_, header());
-  results.append("b", {{"x", nullptr}});
-  EXPECT_EQ(results.record("a").at("x"), 1.5);
-  EXPECT_TRUE(results.record("b").at("x").is_null());
-  EXPECT_EQ(results.size(), 2);
-  error_of([&] { results.record("c"); }, Error::Kind::Internal);
+  Journal journal = Journal::open(path_, header());
+  journal.append("b", {{"x", nullptr}});
+  EXPECT_EQ(journal.record("a").at("x"), 1.5);
+  EXPECT_TRUE(journal.record("b").at("x").is_null());
+  EXPECT_EQ(journal.size(), 2);
+  error_of([&] { journal.record("c"); }, Error::Kind::Internal);
 }
 
-TEST_F(ResultsTest, ARecordThatLacksAFieldIsRefusedUnlessTheRunIsAnother) {
+TEST_F(JournalTest, ARecordThatLacksAFieldIsRefusedUnlessTheRunIsAnother) {
   run_all();
   const std::string whole = testing::read_bytes(path_);
-  RunHeader strict = header();
+  JournalHeader strict = header();
   strict.check_record = [](const json& record) { record.at("depth").get<int64_t>(); };
-  const std::string message = error_of([&] { Results::open(path_, strict); }, Error::Kind::Input);
+  const std::string message = error_of([&] { Journal::open(path_, strict); }, Error::Kind::Input);
   EXPECT_NE(message.find("'document=0'"), message.npos) << message;
   EXPECT_NE(message.find("'depth' not found"), message.npos) << message;
   strict.schema = "stuffed.passkey";
-  error_of([&] { Results::open(path_, strict); }, Error::Kind::Usage);
+  error_of([&] { Journal::open(path_, strict); }, Error::Kind::Usage);
   EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
-TEST_F(ResultsTest, AVersionIsASmallWholeNumber) {
+TEST_F(JournalTest, AVersionIsASmallWholeNumber) {
   for (const std::string version : {"-1", "4294967298", "18446744073709551615", "2.0", "\"2\""}) {
     write_all(path_, R"({"schema":"stuffed.test","version":)" + version +
                          R"(,"config":{}})"
                          "\n");
-    error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+    error_of([&] { Journal::open(path_, header()); }, Error::Kind::Input);
   }
 }
 
-TEST_F(ResultsTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
+TEST_F(JournalTest, ADifferentConfigIsRefusedByTheNameOfItsField) {
   run_all();
   const std::string whole = testing::read_bytes(path_);
-  std::string message = error_of([&] { Results::open(path_, header(512)); }, Error::Kind::Usage);
+  std::string message = error_of([&] { Journal::open(path_, header(512)); }, Error::Kind::Usage);
   EXPECT_NE(message.find("config.segment_tokens: 8192 there, 512 here"), message.npos) << message;
-  RunHeader other = header();
+  JournalHeader other = header();
   other.config["model"]["sha256"] = "cd";
-  message = error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  message = error_of([&] { Journal::open(path_, other); }, Error::Kind::Usage);
   EXPECT_NE(message.find("config.model.sha256"), message.npos) << message;
   other = header();
   other.config["train_len"] = 4096;
-  message = error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  message = error_of([&] { Journal::open(path_, other); }, Error::Kind::Usage);
   EXPECT_NE(message.find("config.train_len: nothing there, 4096 here"), message.npos) << message;
   other = header();
   other.schema = "stuffed.passkey";
-  error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  error_of([&] { Journal::open(path_, other); }, Error::Kind::Usage);
   EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
-TEST_F(ResultsTest, ARunThatRecordedNothingGivesWayToAnotherConfigButNotToAnotherSchema) {
-  Results::open(path_, header());
+TEST_F(JournalTest, ARunThatRecordedNothingGivesWayToAnotherConfigButNotToAnotherSchema) {
+  Journal::open(path_, header());
   const std::string whole = testing::read_bytes(path_);
-  RunHeader other = header(512);
+  JournalHeader other = header(512);
   other.schema = "stuffed.passkey";
-  error_of([&] { Results::open(path_, other); }, Error::Kind::Usage);
+  error_of([&] { Journal::open(path_, other); }, Error::Kind::Usage);
   EXPECT_EQ(testing::read_bytes(path_), whole);
-  { Results::open(path_, header(512)).append("a", {{"x", 1}}); }
+  { Journal::open(path_, header(512)).append("a", {{"x", 1}}); }
   EXPECT_EQ(read_journal(path_, [](const json&, LinePlace) {}).header.config, header(512).config);
-  error_of([&] { Results::open(path_, header()); }, Error::Kind::Usage);
+  error_of([&] { Journal::open(path_, header()); }, Error::Kind::Usage);
 }
 
-TEST_F(ResultsTest, ANewerVersionIsRefusedAndNeverDeleted) {
+TEST_F(JournalTest, ANewerVersionIsRefusedAndNeverDeleted) {
   run_all();
   const std::string whole = testing::read_bytes(path_);
-  RunHeader older = header();
+  JournalHeader older = header();
   older.version = 1;
-  const std::string message = error_of([&] { Results::open(path_, older); }, Error::Kind::Input);
+  const std::string message = error_of([&] { Journal::open(path_, older); }, Error::Kind::Input);
   EXPECT_NE(message.find("version 2"), message.npos) << message;
   EXPECT_EQ(testing::read_bytes(path_), whole);
 }
 
-TEST_F(ResultsTest, AChangedCommitLeavesOneResumedLine) {
-  Results::open(path_, header()).append("a", {{"x", 1}});
+TEST_F(JournalTest, AChangedCommitLeavesOneResumedLine) {
+  Journal::open(path_, header()).append("a", {{"x", 1}});
   for (int i = 0; i < 2; ++i)
-    Results::open(path_, header(8192, "beef"));
+    Journal::open(path_, header(8192, "beef"));
   const std::string text = testing::read_bytes(path_);
   const std::string resumed = R"({"resumed":true,"provenance":{"commit":"beef"}})";
   EXPECT_NE(text.find(resumed), text.npos) << text;
   EXPECT_EQ(text.find(resumed), text.rfind(resumed));
 }
 
-TEST_F(ResultsTest, OverwriteStartsAnewButSparesWhatIsNoJournal) {
+TEST_F(JournalTest, OverwriteStartsAnewButSparesWhatIsNoJournal) {
   run_all();
-  EXPECT_EQ(Results::open(path_, header(512), true).size(), 0);
+  EXPECT_EQ(Journal::open(path_, header(512), true).size(), 0);
   write_all(path_, "the only copy of a thesis\n");
-  error_of([&] { Results::open(path_, header(), true); }, Error::Kind::Input);
-  error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  error_of([&] { Journal::open(path_, header(), true); }, Error::Kind::Input);
+  error_of([&] { Journal::open(path_, header()); }, Error::Kind::Input);
   write_all(path_, "no newline");
-  error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  error_of([&] { Journal::open(path_, header()); }, Error::Kind::Input);
   EXPECT_EQ(testing::read_bytes(path_), "no newline");
 }
 
-TEST_F(ResultsTest, DamageInTheMiddleIsAnErrorThatNamesTheLine) {
+TEST_F(JournalTest, DamageInTheMiddleIsAnErrorThatNamesTheLine) {
   run_all();
   std::string text = testing::read_bytes(path_);
   text[text.find("document=2") - 8] = '}';
   write_all(path_, text);
-  const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  const std::string message = error_of([&] { Journal::open(path_, header()); }, Error::Kind::Input);
   EXPECT_NE(message.find("line 4"), message.npos) << message;
   EXPECT_EQ(testing::read_bytes(path_), text);
 }
 
-TEST_F(ResultsTest, LineEndsThatWereChangedAreRefused) {
+TEST_F(JournalTest, LineEndsThatWereChangedAreRefused) {
   run_all();
   std::string text;
   for (const char c : testing::read_bytes(path_))
     text += c == '\n' ? std::string("\r\n") : std::string(1, c);
   write_all(path_, text);
-  const std::string message = error_of([&] { Results::open(path_, header()); }, Error::Kind::Input);
+  const std::string message = error_of([&] { Journal::open(path_, header()); }, Error::Kind::Input);
   EXPECT_NE(message.find("line 1: ends in a carriage return"), message.npos) << message;
   EXPECT_EQ(testing::read_bytes(path_), text);
 }
 
-TEST_F(ResultsTest, NonFiniteNumbersAreNullAndMustBeOwnedUpTo) {
-  Results results = Results::open(path_, header());
+TEST_F(JournalTest, NonFiniteNumbersAreNullAndMustBeOwnedUpTo) {
+  Journal journal = Journal::open(path_, header());
   const json bad = {{"nll", {1.0, std::nan("")}}};
-  error_of([&] { results.append("a", bad); }, Error::Kind::Internal);
-  EXPECT_FALSE(results.done("a"));
+  error_of([&] { journal.append("a", bad); }, Error::Kind::Internal);
+  EXPECT_FALSE(journal.done("a"));
   json owned = bad;
   owned["finite"] = false;
-  results.append("a", owned);
-  EXPECT_TRUE(results.record("a").at("nll").at(1).is_null());
-  error_of([&] { results.append("a", owned); }, Error::Kind::Internal);
+  journal.append("a", owned);
+  EXPECT_TRUE(journal.record("a").at("nll").at(1).is_null());
+  error_of([&] { journal.append("a", owned); }, Error::Kind::Internal);
 }
 
-TEST_F(ResultsTest, TwoProcessesDoNotWriteOneFile) {
-  Results first = Results::open(path_, header());
+TEST_F(JournalTest, TwoProcessesDoNotWriteOneFile) {
+  Journal first = Journal::open(path_, header());
   const std::string message =
-      error_of([&] { Results::open(path_, header()); }, Error::Kind::Output);
+      error_of([&] { Journal::open(path_, header()); }, Error::Kind::Output);
   EXPECT_NE(message.find("another process"), message.npos) << message;
 }
 
-TEST_F(ResultsTest, AFullDiskLeavesWholeLinesOnly) {
+TEST_F(JournalTest, AFullDiskLeavesWholeLinesOnly) {
   const auto limited_run = [this] {  // in a child, since the limit cannot be raised again
     signal(SIGXFSZ, SIG_IGN);
     const rlimit limit{.rlim_cur = 300, .rlim_max = 300};
@@ -274,10 +274,10 @@ TEST_F(ResultsTest, AFullDiskLeavesWholeLinesOnly) {
   EXPECT_NE(testing::read_bytes(path_).find("\"end\":true,\"records\":5"), std::string::npos);
 }
 
-TEST_F(ResultsTest, PlacesThatCannotBeWrittenAreOutputErrors) {
+TEST_F(JournalTest, PlacesThatCannotBeWrittenAreOutputErrors) {
   for (const char* place : {"/proc/run.jsonl", "/dev/full", "/proc/no/such/run.jsonl"})
-    error_of([&] { Results::open(place, header()); }, Error::Kind::Output);
-  error_of([&] { Results::open(folder_, header()); }, Error::Kind::Output);
+    error_of([&] { Journal::open(place, header()); }, Error::Kind::Output);
+  error_of([&] { Journal::open(folder_, header()); }, Error::Kind::Output);
 }
 
 }  // namespace
