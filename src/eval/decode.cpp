@@ -52,7 +52,7 @@ DecodeSession::DecodeSession(const RecurrentLM& model,
         options.tokens_per_step);
   why_no_graph_ = !options.wants_graph        ? "none was asked for"
                   : !model.device().is_cuda() ? "the model is on the CPU"
-                                              : rule.why_not_replayed();
+                                              : rule.replay_obstacle();
   if (why_no_graph_.empty())
     record();
 }
@@ -133,7 +133,7 @@ void DecodeSession::load(const State& state, const Tensor& last_hidden) {
       last_.copy_(last_hidden);
     return;
   }
-  const bool may_overwrite = rule_.why_not_replayed().empty();
+  const bool may_overwrite = rule_.replay_obstacle().empty();
   state_ = {state.position, {}};
   for (const LayerState& layer : state.layers) {
     state_.layers.push_back(copy_of(layer));

@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "checkpoint.h"
-#include "imagined.h"
+#include "filled_model.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/atomic_file.h"
@@ -61,21 +61,21 @@ class ModelBuilder {
                                            const LoadOptions& options) {
     const OpenCheckpoint files = OpenCheckpoint::open(path, options.reading);
     auto [model, map] = recognise(files.checkpoint);
-    place(*model, options);
+    set_device_and_dtype(*model, options);
     ParameterLoader loader(files.tensors, map, options.inference ? model->dtype_ : at::kFloat,
                            options.device, shape_hint(model->config_));
     model->visit(loader);
     loader.finish();
-    sign(*model, files);
+    record_hash(*model, files);
     finish(*model, options);
     return std::move(model);
   }
 
-  static void sign(RecurrentLM& model, const OpenCheckpoint& files) {
+  static void record_hash(RecurrentLM& model, const OpenCheckpoint& files) {
     model.config_.hash = checkpoint_hash(files);
   }
 
-  static std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
+  static std::unique_ptr<RecurrentLM> unloaded(const Checkpoint& checkpoint) {
     auto [model, map] = recognise(checkpoint);
     // Shapes without data: a few bytes may claim a state of any size, which nobody asked to hold.
     model->device_ = at::kMeta;
@@ -86,11 +86,11 @@ class ModelBuilder {
     return std::move(model);
   }
 
-  static std::unique_ptr<RecurrentLM> imagine(const Checkpoint& checkpoint,
-                                              const std::function<void(RecurrentLM&)>& fill,
-                                              const LoadOptions& options) {
+  static std::unique_ptr<RecurrentLM> filled(const Checkpoint& checkpoint,
+                                             const std::function<void(RecurrentLM&)>& fill,
+                                             const LoadOptions& options) {
     auto model = recognise(checkpoint).first;
-    place(*model, options);
+    set_device_and_dtype(*model, options);
     if (!fill)
       return model;
     fill(*model);
@@ -111,7 +111,7 @@ class ModelBuilder {
           fmt::join(family_names(/*new_only=*/true), ", "));
     auto model = (*family)->make_new(config);
     model->config_.family = name;
-    place(*model, options);
+    set_device_and_dtype(*model, options);
     ParameterInitialiser initialiser(seed, options.device);
     model->visit(initialiser);
     model->initialise_gates(seed);
@@ -163,7 +163,7 @@ class ModelBuilder {
           config.family);
   }
 
-  static void place(RecurrentLM& model, const LoadOptions& options) {
+  static void set_device_and_dtype(RecurrentLM& model, const LoadOptions& options) {
     model.device_ = options.device;
     model.dtype_ = options.dtype.value_or(options.device.is_cpu() ? at::kFloat : at::kBFloat16);
   }
@@ -193,20 +193,20 @@ std::unique_ptr<RecurrentLM> load_model(const std::filesystem::path& path,
   return ModelBuilder::load(path, options);
 }
 
-std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint) {
-  return ModelBuilder::understand(checkpoint);
+std::unique_ptr<RecurrentLM> unloaded_model(const Checkpoint& checkpoint) {
+  return ModelBuilder::unloaded(checkpoint);
 }
 
-std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
-                                           const std::function<void(RecurrentLM&)>& fill,
-                                           const LoadOptions& options) {
-  return ModelBuilder::imagine(checkpoint, fill, options);
+std::unique_ptr<RecurrentLM> filled_model(const Checkpoint& checkpoint,
+                                          const std::function<void(RecurrentLM&)>& fill,
+                                          const LoadOptions& options) {
+  return ModelBuilder::filled(checkpoint, fill, options);
 }
 
 Skeleton open_skeleton(const std::filesystem::path& path, const Reading& reading) {
   Skeleton skeleton{.files = OpenCheckpoint::open(path, reading), .model = nullptr};
-  skeleton.model = ModelBuilder::understand(skeleton.files.checkpoint);
-  ModelBuilder::sign(*skeleton.model, skeleton.files);
+  skeleton.model = ModelBuilder::unloaded(skeleton.files.checkpoint);
+  ModelBuilder::record_hash(*skeleton.model, skeleton.files);
   return skeleton;
 }
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "imagined.h"
+#include "filled_model.h"
 #include "stuffed/core/error.h"
 #include "stuffed/models/family.h"
 
@@ -42,7 +42,7 @@ std::vector<std::string> shape_names() {
 }
 
 std::unique_ptr<RecurrentLM> shape_skeleton(const std::string& name) {
-  return imagine_model(outlined(name), {}, {});
+  return filled_model(outlined(name), {}, {});
 }
 
 std::unique_ptr<RecurrentLM> random_model(const std::string& name,
@@ -54,7 +54,7 @@ std::unique_ptr<RecurrentLM> random_model(const std::string& name,
     RandomFiller filler(seed, dtype, options.device);
     model.visit(filler);
   };
-  return imagine_model(outlined(name), fill, options);
+  return filled_model(outlined(name), fill, options);
 }
 
 }  // namespace stuffed

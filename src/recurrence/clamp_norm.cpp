@@ -39,7 +39,7 @@ class ClampNorm : public Recurrence {
     return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   }
 
-  std::string why_not_replayed() const override {
+  std::string replay_obstacle() const override {
     return "mitigation clamp_norm acts at multiples of its interval";
   }
 

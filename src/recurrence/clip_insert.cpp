@@ -26,7 +26,7 @@ class ClipInsert : public Recurrence {
     return inner_->advance(where, clipped, layer);
   }
 
-  std::string why_not_replayed() const override { return inner_->why_not_replayed(); }
+  std::string replay_obstacle() const override { return inner_->replay_obstacle(); }
 
  private:
   Inner inner_;

@@ -15,7 +15,7 @@ class Observed : public Recurrence {
     return y;
   }
 
-  std::string why_not_replayed() const override { return "an observer sees every update"; }
+  std::string replay_obstacle() const override { return "an observer sees every update"; }
 
  private:
   Inner inner_;

@@ -25,7 +25,7 @@ class PlainScan : public Recurrence {
     return out.y;
   }
 
-  std::string why_not_replayed() const override { return ""; }
+  std::string replay_obstacle() const override { return ""; }
 
  private:
   Impl impl_;

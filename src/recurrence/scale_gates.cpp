@@ -32,7 +32,7 @@ class ScaleGates : public Recurrence {
     return inner_->advance(where, scaled, layer);
   }
 
-  std::string why_not_replayed() const override { return inner_->why_not_replayed(); }
+  std::string replay_obstacle() const override { return inner_->replay_obstacle(); }
 
  private:
   void scale_decay(ScanInputs& in) const {

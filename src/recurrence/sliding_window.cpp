@@ -94,7 +94,7 @@ class SlidingWindow : public Recurrence {
     return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
   }
 
-  std::string why_not_replayed() const override {
+  std::string replay_obstacle() const override {
     return "mitigation sliding_window depends on how much of the window is filled";
   }
 

@@ -204,7 +204,7 @@ struct Waiting : Recurrence {
     total += y.to(at::kFloat).abs().sum().item<double>();
     return y;
   }
-  std::string why_not_replayed() const override { return ""; }
+  std::string replay_obstacle() const override { return ""; }
   mutable double total = 0;
 };
 

@@ -186,9 +186,9 @@ struct Watcher : Observer {
 
 TEST(Decode, OnlyRulesWhoseStepsAreAlikeAreReplayed) {
   const auto why = [](const RecurrenceOptions& options) {
-    return build_recurrence(options)->why_not_replayed();
+    return build_recurrence(options)->replay_obstacle();
   };
-  EXPECT_EQ(plain_scan().why_not_replayed(), "");
+  EXPECT_EQ(plain_scan().replay_obstacle(), "");
   EXPECT_EQ(why({.mitigations = {"scale_gates:decay=0.9", "clip_insert:max=4"}}), "");
   EXPECT_NE(why({.mitigations = {"clip_insert:max=4", "sliding_window:tokens=8"}}), "");
   EXPECT_NE(why({.mitigations = {"clamp_norm:limits=x"},
@@ -199,7 +199,7 @@ TEST(Decode, OnlyRulesWhoseStepsAreAlikeAreReplayed) {
             "");
   Watcher watcher;
   EXPECT_NE(why({.mitigations = {}, .observer = &watcher}), "");
-  EXPECT_NE(Unknown().why_not_replayed(), "");
+  EXPECT_NE(Unknown().replay_obstacle(), "");
 }
 
 TEST(Decode, RefusesOtherShapes) {

@@ -28,7 +28,7 @@ void fuzz_config(const uint8_t* data, size_t size) {
   for (Checkpoint checkpoint : checkpoints())
     may_refuse([&] {
       checkpoint.config = config;
-      const auto model = understand(checkpoint);
+      const auto model = unloaded_model(checkpoint);
       // Shapes decide what a model costs; a config may only say how they are to be read.
       if (model->state_elements() > int64_t{1} << 24)
         broken("a config that blows up the state");

@@ -22,7 +22,7 @@ foreach(source ${FUZZ_TARGETS})
   string(REGEX REPLACE "_fuzz$" "" name ${target})
   add_executable(${target} EXCLUDE_FROM_ALL tests/fuzz/entry.cpp)
   target_compile_definitions(${target} PRIVATE FUZZ_TARGET=fuzz_${name})
-  # A checkpoint is understood without running it, so what a forward pass calls (ops, recurrence, kernels: most of the
+  # A checkpoint is recognised without running it, so what a forward pass calls (ops, recurrence, kernels: most of the
   # compile time) stays unresolved. A target that called it after all would jump to address 0, and be noticed.
   # The linker can do that only at fixed addresses.
   target_link_libraries(${target} PRIVATE fuzzed fuzz_options)

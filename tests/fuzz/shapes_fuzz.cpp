@@ -41,7 +41,7 @@ void fuzz_shapes(const uint8_t* data, size_t size) {
     const auto checkpoint = described_checkpoint(io::parse_json(as_text(data, size), "shapes"));
     if (!checkpoint)
       return;
-    const auto model = understand(*checkpoint);
+    const auto model = unloaded_model(*checkpoint);
     if (model->config().parameters <= 0 || model->state_elements() < model->recurrent_elements())
       broken("a model without parameters or with an impossible state");
   });

@@ -29,7 +29,7 @@ struct Checkpoint {
   std::vector<std::string> warnings = {};  // what was done to the files' names
 };
 
-/// A folder or file, opened and not yet understood.
+/// A folder or file, opened and not yet recognised.
 struct OpenCheckpoint {
   Checkpoint checkpoint;
   io::TensorFile tensors;  // by the names of checkpoint.weights
@@ -45,7 +45,7 @@ struct LoadOptions {
   Reading reading = {};
 };
 
-/// A checkpoint understood but not loaded: every figure of its configuration, no weights.
+/// A checkpoint recognised but not loaded: every figure of its configuration, no weights.
 struct Skeleton {
   OpenCheckpoint files;
   std::unique_ptr<RecurrentLM>
@@ -54,9 +54,9 @@ struct Skeleton {
 
 /// Recognises a checkpoint and checks every tensor's name and shape, reading no weight and making
 /// no hash. The model is a skeleton's. Errors as load_model's
-std::unique_ptr<RecurrentLM> understand(const Checkpoint& checkpoint);
+std::unique_ptr<RecurrentLM> unloaded_model(const Checkpoint& checkpoint);
 
-/// understand(), and the hash of everything that decides the numbers.
+/// unloaded_model(), and the hash of everything that decides the numbers.
 Skeleton open_skeleton(const std::filesystem::path& path, const Reading& reading = {});
 
 /// Errors  Input if no family recognises it, naming a few tensors; if a tensor is missing, extra or

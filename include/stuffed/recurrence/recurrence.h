@@ -25,7 +25,7 @@ class Recurrence {
   /// Empty if the work is the same wherever in the stream the segment lies, given its shapes, and
   /// `recurrent` is touched by the scan alone. Then a step may be recorded and replayed, and may
   /// write over a state that is private. Else the reason why not.
-  virtual std::string why_not_replayed() const {
+  virtual std::string replay_obstacle() const {
     return "the update rule does not say that all its steps are alike";
   }
 };

@@ -58,7 +58,7 @@ CellOptions read_options(const std::string& command, std::vector<std::string> ar
 
 /// The model without its weights, and without its hash.
 std::unique_ptr<RecurrentLM> outline(const ModelOptions& options) {
-  return understand(OpenCheckpoint::open(options.model, reading_of(options)).checkpoint);
+  return unloaded_model(OpenCheckpoint::open(options.model, reading_of(options)).checkpoint);
 }
 
 Estimate estimate_of(const ModelOptions& options,

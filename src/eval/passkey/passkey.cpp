@@ -32,9 +32,9 @@ Wording wording_of(PasskeyProtocol protocol) {
       std::string(text::kFiller) + "\n", "What is the passkey? The passkey is", "\n"};
 }
 
-class Maker {
+class PromptBuilder {
  public:
-  Maker(const io::Tokenizer& tokenizer, const PasskeyOptions& options)
+  PromptBuilder(const io::Tokenizer& tokenizer, const PasskeyOptions& options)
       : tokenizer_(tokenizer),
         options_(options),
         wording_(wording_of(options.protocol)),
@@ -43,7 +43,7 @@ class Maker {
         alone_(counted_alone()),
         inside_(options.placement == PasskeyPlacement::Floored ? alone_ : counted_inside()) {}
 
-  PasskeyTask make() {
+  PasskeyTask build() {
     for (const int64_t length :
          std::set<int64_t>(options_.lengths_tokens.begin(), options_.lengths_tokens.end()))
       add_length(length);
@@ -102,13 +102,13 @@ class Maker {
             length, inside_.prefix + inside_.question + 2 * inside_.block);
       trials_.resize(first);
       prompts_.resize(first);
-      excess = place(length, blocks);
+      excess = add_trials(length, blocks);
       blocks -= (excess + inside_.block - 1) / inside_.block;
     }
   }
 
   /// Adds a length's trials, up to the first that is too long; returns by how many tokens.
-  int64_t place(int64_t length, int64_t blocks) {
+  int64_t add_trials(int64_t length, int64_t blocks) {
     const std::vector<int64_t> shared =
         shared_positions(blocks, options_.depths, options_.placement);
     std::map<int64_t, int64_t> repetitions;
@@ -250,7 +250,7 @@ PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& o
         "passkey: {} lengths x {} depths x {} trials are too many prompts, at most {} can be "
         "planned; lower --depths or --trials",
         options.lengths_tokens.size(), options.depths, options.trials, kMaxPrompts);
-  return Maker(tokenizer, options).make();
+  return PromptBuilder(tokenizer, options).build();
 }
 
 }  // namespace stuffed::eval

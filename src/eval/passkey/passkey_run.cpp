@@ -25,16 +25,16 @@ struct Answer {
   int64_t tokens_right = 0;  // likeliest, the true ones before them given
 };
 
-class Asker {
+class AnswerReader {
  public:
-  Asker(const RecurrentLM& model,
-        const Recurrence& rule,
-        int64_t max_new_tokens,
-        int64_t spare_states)
+  AnswerReader(const RecurrentLM& model,
+               const Recurrence& rule,
+               int64_t max_new_tokens,
+               int64_t spare_states)
       : model_(model), rule_(rule), max_new_tokens_(max_new_tokens), spare_states_(spare_states) {}
 
   /// One answer per row; `truths` are the rows' true answers.
-  std::vector<Answer> ask(const Leaves& leaves, const std::vector<std::vector<int32_t>>& truths) {
+  std::vector<Answer> read(const Leaves& leaves, const std::vector<std::vector<int32_t>>& truths) {
     std::vector<Answer> answers(truths.size());
     decode(leaves, answers);
     std::map<size_t, std::vector<int64_t>> by_length;
@@ -177,7 +177,7 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const OnPasskeyProgress& on_progress) {
   const TreePlan plan = plan_tree(task.tree, limits);
   const std::optional<Snapshot> from = checkpoint.load();
-  Asker asker(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
+  AnswerReader reader(model, rule, options.max_new_tokens, limits.states - plan.peak_states);
   int64_t asked = from ? from->integer("answer_tokens_fed", 0, kMostTokens) : 0;
   const auto is_done = [&](const PasskeyTrial& trial) { return journal.done(trial.key()); };
   PasskeyProgress progress{.prompts = int64_t(task.trials.size())};
@@ -186,7 +186,7 @@ TreeCount run_passkey(const RecurrentLM& model,
     std::vector<std::vector<int32_t>> truths;
     for (const auto& prompts : leaves.prompts)
       truths.push_back(task.trials[size_t(prompts.front())].answer);
-    const std::vector<Answer> answers = asker.ask(leaves, truths);
+    const std::vector<Answer> answers = reader.read(leaves, truths);
     for (size_t row = 0; row < answers.size(); ++row) {
       const std::string prediction = tokenizer.decode(answers[row].new_tokens);
       for (const int32_t prompt : leaves.prompts[row]) {
@@ -203,7 +203,7 @@ TreeCount run_passkey(const RecurrentLM& model,
     checkpoint.reached([&] {
       Snapshot snapshot{.place = "prompts"};
       fill(snapshot);
-      snapshot.fields["answer_tokens_fed"] = asked + asker.tokens_fed();
+      snapshot.fields["answer_tokens_fed"] = asked + reader.tokens_fed();
       return snapshot;
     });
   };
@@ -223,7 +223,7 @@ TreeCount run_passkey(const RecurrentLM& model,
       checkpoint.stop();
     throw;
   }
-  count.tokens_fed += asked + asker.tokens_fed();
+  count.tokens_fed += asked + reader.tokens_fed();
   append_passkey_summaries(task.trials, options, journal);
   return count;
 }

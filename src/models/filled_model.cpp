@@ -1,4 +1,4 @@
-#include "imagined.h"
+#include "filled_model.h"
 
 #include <cmath>
 

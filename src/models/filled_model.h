@@ -7,9 +7,9 @@
 namespace stuffed {
 
 /// Recognises the checkpoint and lets `fill` make the parameters (none if it is empty: sizes only).
-std::unique_ptr<RecurrentLM> imagine_model(const Checkpoint& checkpoint,
-                                           const std::function<void(RecurrentLM&)>& fill,
-                                           const LoadOptions& options);
+std::unique_ptr<RecurrentLM> filled_model(const Checkpoint& checkpoint,
+                                          const std::function<void(RecurrentLM&)>& fill,
+                                          const LoadOptions& options);
 
 /// Random values made where and in the type they are used, a function of (seed, name, device).
 /// Gates are normal with deviation 0.5, so that every term of the recurrence takes part.
