@@ -10,7 +10,7 @@
 #include "kernels/decay_scan/decay_scan.h"
 #include "kernels/decay_scan/decay_scan_terms.h"
 
-namespace stuffed::testing {
+namespace stuffed::scan_cases {
 
 /// The terms of the recurrence that a case has, and who has them.
 struct Variant {
@@ -144,4 +144,4 @@ inline Problem make_problem(const Case& c, at::Device device = at::kCPU) {
   return p;
 }
 
-}  // namespace stuffed::testing
+}  // namespace stuffed::scan_cases

@@ -23,16 +23,16 @@ using kernels::decay_scan_cuda_f64;
 using kernels::decay_scan_cuda_path;
 using kernels::map_over_time;
 using kernels::tokens_of;
+using scan_cases::Case;
+using scan_cases::Decay;
+using scan_cases::kDecays;
+using scan_cases::make_problem;
+using scan_cases::Problem;
+using scan_cases::Variant;
+using scan_cases::variant_of;
+using scan_cases::variants;
 using testing::bitwise_equal;
-using testing::Case;
 using testing::close;
-using testing::Decay;
-using testing::kDecays;
-using testing::make_problem;
-using testing::Problem;
-using testing::Variant;
-using testing::variant_of;
-using testing::variants;
 
 Problem to_gpu(const Problem& p) {
   return {kernels::converted(p.in, at::kCUDA), kernels::converted(p.state, at::kCUDA)};
@@ -273,7 +273,7 @@ TEST(CudaDecayScan, ReadsNothingAroundAView) {
         const Problem p = to_gpu(make_problem(published(variant, 200, type)));
         const auto surround = [&](const Tensor& x) { return surrounded(x, margin); };
         expect_same({map_over_time(p.in, surround), p.state}, p, 1,
-                    fmt::format("{}, margin {}", testing::name_of(variant), margin));
+                    fmt::format("{}, margin {}", scan_cases::name_of(variant), margin));
       }
 }
 
@@ -283,7 +283,7 @@ TEST(CudaDecayScan, HeadFirstLayoutsAgree) {
     const auto head_first = [](const Tensor& x) {
       return x.dim() == 4 ? x.transpose(1, 2).contiguous().transpose(1, 2) : x;
     };
-    expect_same({map_over_time(p.in, head_first), p.state}, p, 0, testing::name_of(variant));
+    expect_same({map_over_time(p.in, head_first), p.state}, p, 0, scan_cases::name_of(variant));
   }
 }
 
@@ -307,7 +307,7 @@ TEST(CudaDecayScan, TakesExtremeValues) {
       p.state = p.state * size;
       p.in.k = p.in.k * (size > 1 ? 1e-3 : 1);
       expect_close(run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
-                   testing::name_of(variant));
+                   scan_cases::name_of(variant));
     }
 }
 
@@ -321,7 +321,7 @@ TEST(CudaDecayScan, DecaysAroundWhatAMiddleHoldsAgree) {
         p.in.log_decay.narrow(1, 130, 200).mul_(1e-3);  // weak for a while
         p = to_gpu(p);
         expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
-                     fmt::format("{}, {} nats", testing::name_of(variant), rate));
+                     fmt::format("{}, {} nats", scan_cases::name_of(variant), rate));
       }
 }
 
@@ -354,7 +354,7 @@ TEST(CudaDecayScan, WhatAStrongDecayLeavesOfALargeStateIsKept) {
         p.state = p.state * 1e12;
         p = to_gpu(p);
         expect_close(run(p, segments), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
-                     testing::name_of(variant));
+                     scan_cases::name_of(variant));
       }
     }
 }
@@ -431,7 +431,7 @@ TEST(CudaDecayScan, ChannelsSideBySideAgree) {
         EXPECT_EQ(decay_scan_cuda_path(p.in, p.state), kTiledFactored);
         expect_close(
             run(p), decay_scan_cuda_f64(p.in, p.state), bounds_of(p.in),
-            fmt::format("B {}, {}, by step {}", B, testing::name_of(decay), scales_by_step));
+            fmt::format("B {}, {}, by step {}", B, scan_cases::name_of(decay), scales_by_step));
       }
 }
 

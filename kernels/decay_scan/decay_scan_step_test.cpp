@@ -13,16 +13,16 @@ namespace stuffed {
 namespace {
 
 using kernels::tokens_of;
+using scan_cases::Case;
+using scan_cases::Decay;
+using scan_cases::kDecays;
+using scan_cases::make_problem;
+using scan_cases::Problem;
+using scan_cases::Variant;
+using scan_cases::variant_of;
+using scan_cases::variants;
 using testing::bitwise_equal;
-using testing::Case;
 using testing::close;
-using testing::Decay;
-using testing::kDecays;
-using testing::make_problem;
-using testing::Problem;
-using testing::Variant;
-using testing::variant_of;
-using testing::variants;
 
 Case small(const Variant& variant, int64_t T, at::ScalarType type, Decay decay) {
   Case c{.variant = variant, .decay = decay, .B = 2, .T = T, .H = 3, .K = 20, .V = 9, .type = type};

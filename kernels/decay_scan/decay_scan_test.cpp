@@ -17,16 +17,16 @@ namespace stuffed {
 namespace {
 
 using kernels::tokens_of;
+using scan_cases::Case;
+using scan_cases::Decay;
+using scan_cases::kDecays;
+using scan_cases::make_problem;
+using scan_cases::Problem;
+using scan_cases::Variant;
+using scan_cases::variant_of;
+using scan_cases::variants;
 using testing::bitwise_equal;
-using testing::Case;
 using testing::close;
-using testing::Decay;
-using testing::kDecays;
-using testing::make_problem;
-using testing::Problem;
-using testing::Variant;
-using testing::variant_of;
-using testing::variants;
 
 constexpr int64_t kLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000};
 

@@ -9,10 +9,10 @@
 namespace stuffed {
 namespace {
 
+using scan_cases::Decay;
+using scan_cases::make_problem;
+using scan_cases::Problem;
 using testing::close;
-using testing::Decay;
-using testing::make_problem;
-using testing::Problem;
 
 float* data(const Tensor& x) {
   return x.data_ptr<float>();
@@ -94,7 +94,7 @@ TEST(DecayScanTile, LeavesTheRestToOthers) {
   Problem p = good;
   p.in.q = p.in.q.to(at::kBFloat16);
   EXPECT_FALSE(kernels::decay_scan_tiled_takes(p.in, p.state)) << "mixed types";
-  for (const testing::Variant& variant : testing::variants())
+  for (const scan_cases::Variant& variant : scan_cases::variants())
     if (variant.terms.decay != DecayForm::PerHead) {
       p = make_problem({.variant = variant, .T = 5});
       EXPECT_FALSE(kernels::decay_scan_tiled_takes(p.in, p.state)) << name_of(variant);

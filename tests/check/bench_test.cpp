@@ -81,11 +81,11 @@ TEST(Timing, EveryRunIsCountedAndOnlyRepeatsAreTimed) {
 }
 
 /// A gate shown a call of the chunked form, changed by `change`.
-bool gate_passes(const testing::Variant& variant,
+bool gate_passes(const scan_cases::Variant& variant,
                  at::ScalarType type,
                  const std::function<void(ScanResult&)>& change) {
-  const testing::Problem p =
-      testing::make_problem({.variant = variant, .B = 2, .T = 70, .H = 3, .type = type});
+  const scan_cases::Problem p =
+      scan_cases::make_problem({.variant = variant, .B = 2, .T = 70, .H = 3, .type = type});
   ScanResult out = ops::decay_scan(p.in, p.state, Impl::Chunked);
   change(out);
   ScanGate gate;
@@ -94,7 +94,7 @@ bool gate_passes(const testing::Variant& variant,
 }
 
 TEST(ScanGate, LetsRightResultsPassAndNoOthers) {
-  for (const testing::Variant& variant : testing::variants())
+  for (const scan_cases::Variant& variant : scan_cases::variants())
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
       EXPECT_TRUE(gate_passes(variant, type, [](ScanResult&) {}));
       EXPECT_FALSE(gate_passes(variant, type, [](ScanResult& out) { out.y = out.y * 1.01; }));

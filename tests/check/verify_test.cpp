@@ -45,8 +45,9 @@ TEST(Closeness, WhatIsNotFiniteOrOfAnotherShapeIsInfinitelyFar) {
 }
 
 TEST(ScanViews, PartsOfTheInputsGivePartsOfTheResult) {
-  for (const auto& variant : testing::variants()) {
-    const testing::Problem p = testing::make_problem({.variant = variant, .B = 3, .T = 20, .H = 4});
+  for (const auto& variant : scan_cases::variants()) {
+    const scan_cases::Problem p =
+        scan_cases::make_problem({.variant = variant, .B = 3, .T = 20, .H = 4});
     const ScanResult whole = kernels::decay_scan_cpu(p.in, p.state);
     const ScanResult heads =
         kernels::decay_scan_cpu(kernels::heads_of(p.in, 1, 3), p.state.slice(1, 1, 3));
@@ -61,13 +62,13 @@ TEST(ScanViews, PartsOfTheInputsGivePartsOfTheResult) {
 }
 
 TEST(ScanViews, SharedHeadsAreReadOnce) {
-  const testing::Case c{
-      .variant = testing::variant_of("mamba2"), .B = 2, .T = 10, .H = 6, .K = 16, .V = 8};
+  const scan_cases::Case c{
+      .variant = scan_cases::variant_of("mamba2"), .B = 2, .T = 10, .H = 6, .K = 16, .V = 8};
   // q, k [B,T,1,K]; v, y [B,T,H,V]; log_decay, v_scale [B,T,H]; all f32.
-  EXPECT_EQ(kernels::streamed_bytes(testing::make_problem(c).in),
+  EXPECT_EQ(kernels::streamed_bytes(scan_cases::make_problem(c).in),
             4 * 2 * 10 * (2 * 16 + 2 * 6 * 8 + 2 * 6));
   const ScanInputs wide =
-      kernels::converted(testing::make_problem(c).in, at::TensorOptions(at::kDouble));
+      kernels::converted(scan_cases::make_problem(c).in, at::TensorOptions(at::kDouble));
   EXPECT_EQ(wide.q.stride(2), 0);
   EXPECT_EQ(kernels::streamed_bytes(wide), 8 * 2 * 10 * (2 * 16 + 2 * 6 * 8 + 2 * 6));
 }

@@ -17,13 +17,13 @@ namespace stuffed {
 
 namespace {
 
+using scan_cases::Case;
+using scan_cases::Decay;
+using scan_cases::Problem;
+using scan_cases::Variant;
+using scan_cases::variant_of;
 using testing::bitwise_equal;
-using testing::Case;
 using testing::close;
-using testing::Decay;
-using testing::Problem;
-using testing::Variant;
-using testing::variant_of;
 
 Tensor limits(double value) {
   return at::full({1, 2}, value, at::kDouble);
@@ -38,15 +38,15 @@ std::shared_ptr<const Recurrence> rule(const std::vector<std::string>& mitigatio
 }
 
 Problem problem(const Variant& variant, int64_t T, at::ScalarType type, Decay decay = Decay::Weak) {
-  Problem p = testing::make_problem({.variant = variant,
-                                     .decay = decay,
-                                     .B = 2,
-                                     .T = T,
-                                     .H = 2,
-                                     .K = 8,
-                                     .V = 4,
-                                     .type = type,
-                                     .seed = 7});
+  Problem p = scan_cases::make_problem({.variant = variant,
+                                        .decay = decay,
+                                        .B = 2,
+                                        .T = T,
+                                        .H = 2,
+                                        .K = 8,
+                                        .V = 4,
+                                        .type = type,
+                                        .seed = 7});
   p.state = at::zeros_like(p.state);
   return p;
 }
@@ -90,7 +90,7 @@ Outcome run(const std::vector<std::string>& mitigations,
 
 /// Those that erase nothing: their transition is diagonal.
 std::vector<Variant> diagonal() {
-  std::vector<Variant> all = testing::variants();
+  std::vector<Variant> all = scan_cases::variants();
   std::erase_if(all, [](const Variant& variant) { return variant.terms.has_erase; });
   return all;
 }
@@ -105,7 +105,7 @@ Tensor log_decay_of(const ScanInputs& in) {
 // ---- neutral settings ----
 
 TEST(Mitigations, NeutralSettingsChangeNoBit) {
-  for (const Variant& variant : testing::variants()) {
+  for (const Variant& variant : scan_cases::variants()) {
     const Problem p = problem(variant, 100, at::kFloat);
     const Outcome plain = run({}, p, {37});
     for (const std::string name :
@@ -115,12 +115,12 @@ TEST(Mitigations, NeutralSettingsChangeNoBit) {
       if (variant.terms.has_erase && name.starts_with("sliding"))
         continue;
       const Outcome same = run({name}, p, {37});
-      EXPECT_TRUE(bitwise_equal(same.y, plain.y)) << name << testing::name_of(variant);
+      EXPECT_TRUE(bitwise_equal(same.y, plain.y)) << name << scan_cases::name_of(variant);
       EXPECT_TRUE(bitwise_equal(same.layer.recurrent, plain.layer.recurrent)) << name;
     }
     const Outcome cut = run({}, p, {32, 64, 96});
     const Outcome wide = run({"clamp_norm:limits=1e30,every=32"}, p);
-    EXPECT_TRUE(bitwise_equal(wide.y, cut.y)) << testing::name_of(variant);
+    EXPECT_TRUE(bitwise_equal(wide.y, cut.y)) << scan_cases::name_of(variant);
     EXPECT_TRUE(bitwise_equal(wide.layer.recurrent, cut.layer.recurrent));
   }
 }
@@ -151,8 +151,9 @@ TEST(ScaleGates, ScalesDecayAndInsertionButNotTheBonus) {
     const ScanResult expected =
         by_hand(p, log_decay_of(p.in) + std::log(0.99), has_step ? p.in.k : p.in.k * 0.75, 0.75);
     const Outcome actual = run({"scale_gates:decay=0.99,insert=0.75"}, p, {64, 65});
-    EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << testing::name_of(variant);
-    EXPECT_TRUE(close(actual.layer.recurrent, expected.state, 1e-12)) << testing::name_of(variant);
+    EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << scan_cases::name_of(variant);
+    EXPECT_TRUE(close(actual.layer.recurrent, expected.state, 1e-12))
+        << scan_cases::name_of(variant);
   }
 }
 
@@ -210,8 +211,9 @@ TEST(ClipInsert, BoundsKeysButNotTheBonus) {
     const Problem p = problem(variant, 130, at::kDouble);
     const ScanResult expected = by_hand(p, log_decay_of(p.in), p.in.k.clamp(-0.3, 0.3), 1);
     const Outcome actual = run({"clip_insert:max=0.3"}, p, {1, 100});
-    EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << testing::name_of(variant);
-    EXPECT_TRUE(close(actual.layer.recurrent, expected.state, 1e-12)) << testing::name_of(variant);
+    EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << scan_cases::name_of(variant);
+    EXPECT_TRUE(close(actual.layer.recurrent, expected.state, 1e-12))
+        << scan_cases::name_of(variant);
   }
 }
 
@@ -246,7 +248,7 @@ ScanResult clamped_by_hand(const Problem& p, double limit, int64_t every) {
 }
 
 TEST(ClampNorm, EqualsItsDefinitionAcrossSegments) {
-  for (const Variant& variant : testing::variants())
+  for (const Variant& variant : scan_cases::variants())
     for (const int64_t every : {1, 7, 64}) {
       const Problem p = problem(variant, 90, at::kDouble);
       const ScanResult expected = clamped_by_hand(p, 2 * 0.6, every);
@@ -255,7 +257,7 @@ TEST(ClampNorm, EqualsItsDefinitionAcrossSegments) {
       for (const std::vector<int64_t>& cuts :
            {std::vector<int64_t>{}, {7, 50}, {1, 2, 63, 64, 65}}) {
         const Outcome actual = run({name}, p, cuts);
-        EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << testing::name_of(variant) << every;
+        EXPECT_TRUE(close(actual.y, expected.y, 1e-12)) << scan_cases::name_of(variant) << every;
         EXPECT_TRUE(close(actual.layer.recurrent, expected.state, 1e-12));
       }
     }
@@ -296,11 +298,11 @@ TEST(SlidingWindow, EqualsTheScanRestartedOverItsTokens) {
         for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{}, {1, 2, 64, 129, 130}}) {
           const Outcome actual = run({name}, p, cuts);
           EXPECT_TRUE(close(actual.y, expected, 1e-12))
-              << testing::name_of(variant) << " " << testing::name_of(decay) << " r=" << r;
+              << scan_cases::name_of(variant) << " " << scan_cases::name_of(decay) << " r=" << r;
           const ScanResult last =
               kernels::decay_scan_cpu(tokens(p.in, 150 - r, r), at::zeros_like(p.state));
           EXPECT_TRUE(close(actual.layer.recurrent, last.state, 1e-11))
-              << testing::name_of(variant);
+              << scan_cases::name_of(variant);
         }
       }
 }
@@ -373,7 +375,7 @@ TEST(Mitigations, ForksGoTheirOwnWayAndLeaveTheOriginal) {
       if (twice.factored_decay)
         twice.factored_decay->step = row(twice.factored_decay->step);
       const Tensor y_fork = r->advance({0, 70}, twice, forked);
-      EXPECT_TRUE(close(y_fork[0], y[1], 1e-6)) << mitigations[0] << testing::name_of(variant);
+      EXPECT_TRUE(close(y_fork[0], y[1], 1e-6)) << mitigations[0] << scan_cases::name_of(variant);
       EXPECT_TRUE(bitwise_equal(y_fork[0], y_fork[1]));
       EXPECT_TRUE(bitwise_equal(layer.recurrent, before.layers[0].recurrent));
       for (const auto& [slot, x] : before.layers[0].extra)
@@ -461,12 +463,12 @@ TEST_P(SlidingWindowSlow, HoldsAfterAMillionTokens) {
     Problem p;
     Tensor y;
     for (int64_t i = 0; i < kSegments; ++i) {
-      p = testing::make_problem({.variant = variant,
-                                 .T = kSegment,
-                                 .H = 2,
-                                 .K = 4,
-                                 .V = 2,
-                                 .seed = static_cast<uint64_t>(i)});
+      p = scan_cases::make_problem({.variant = variant,
+                                    .T = kSegment,
+                                    .H = 2,
+                                    .K = 4,
+                                    .V = 2,
+                                    .seed = static_cast<uint64_t>(i)});
       if (variant.terms.decay == DecayForm::Factored)
         p.in.factored_decay->step = at::full_like(p.in.factored_decay->step, -GetParam());
       else
@@ -481,7 +483,7 @@ TEST_P(SlidingWindowSlow, HoldsAfterAMillionTokens) {
       const ScanResult expected = kernels::decay_scan_cpu(
           tokens(p.in, t - r + 1, r), at::zeros_like(layer.recurrent, at::kDouble));
       EXPECT_TRUE(close(y.select(1, t), expected.y.select(1, r - 1), 1e-3))
-          << testing::name_of(variant) << " log decay " << GetParam();
+          << scan_cases::name_of(variant) << " log decay " << GetParam();
     }
   }
 }

@@ -71,8 +71,8 @@ struct Counting : Observer {
 };
 
 TEST(Recurrence, AdvancingACopyLeavesTheOriginalsBytes) {
-  for (const testing::Variant& variant : testing::variants()) {
-    const testing::Problem p = testing::make_problem({.variant = variant, .T = 70});
+  for (const scan_cases::Variant& variant : scan_cases::variants()) {
+    const scan_cases::Problem p = scan_cases::make_problem({.variant = variant, .T = 70});
     const Tensor bytes = p.state.clone();
     LayerState original{p.state, {}, {}, {}};
     LayerState copy = original;
@@ -83,8 +83,8 @@ TEST(Recurrence, AdvancingACopyLeavesTheOriginalsBytes) {
 }
 
 TEST(Recurrence, AForkAdvancesLikeItsOriginal) {
-  const testing::Problem p =
-      testing::make_problem({.variant = testing::variant_of("rwkv6"), .T = 33});
+  const scan_cases::Problem p =
+      scan_cases::make_problem({.variant = scan_cases::variant_of("rwkv6"), .T = 33});
   State state{.position = 0, .layers = {LayerState{p.state, {}, {}, {}}}};
   State fork = state.fork(2);
   ScanInputs twice = p.in;
@@ -100,7 +100,7 @@ TEST(Recurrence, AnObserverChangesNoBit) {
   Counting observer;
   const auto observed = build_recurrence(
       {.mitigations = {}, .impl = Impl::Auto, .state_dtype = at::kFloat, .observer = &observer});
-  const testing::Problem p = testing::make_problem({.T = 70});
+  const scan_cases::Problem p = scan_cases::make_problem({.T = 70});
   LayerState plain{p.state, {}, {}, {}}, seen{p.state, {}, {}, {}};
   const Tensor expected = plain_scan().advance({3, 500}, p.in, plain);
   EXPECT_TRUE(bitwise_equal(observed->advance({3, 500}, p.in, seen), expected));
@@ -115,7 +115,7 @@ TEST(Recurrence, AnObserverChangesNoBit) {
 TEST(Recurrence, ABf16StateIsRoundedAfterEverySegment) {
   const auto rule = build_recurrence(
       {.mitigations = {}, .impl = Impl::Auto, .state_dtype = at::kBFloat16, .observer = nullptr});
-  const testing::Problem p = testing::make_problem({.T = 9});
+  const scan_cases::Problem p = scan_cases::make_problem({.T = 9});
   LayerState plain{p.state, {}, {}, {}}, rounded{p.state, {}, {}, {}};
   const Tensor y = plain_scan().advance({0, 0}, p.in, plain);
   EXPECT_TRUE(bitwise_equal(rule->advance({0, 0}, p.in, rounded), y));

@@ -6,7 +6,7 @@
 #include "kernels/decay_scan/decay_scan_cases.h"
 #include "stuffed/models/family.h"
 
-namespace stuffed::testing {
+namespace stuffed::scan_cases {
 
 inline Variant variant_of(const Family& family) {
   return {.name = family.name, .terms = family.terms};
@@ -23,4 +23,4 @@ inline std::vector<Variant> variants() {
   return all;
 }
 
-}  // namespace stuffed::testing
+}  // namespace stuffed::scan_cases

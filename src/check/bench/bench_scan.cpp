@@ -13,7 +13,7 @@ namespace stuffed::eval {
 
 namespace {
 
-using testing::Case;
+using scan_cases::Case;
 
 /// One layer of the family's model of about 1.5B parameters, as far as nothing else was asked for.
 Case case_of(const ScanCase& asked, const BenchOptions& options) {
@@ -32,7 +32,7 @@ Case case_of(const ScanCase& asked, const BenchOptions& options) {
 }
 
 BenchRecord start_record(const Case& c, const BenchOptions& options, Impl impl) {
-  const char* const family = testing::name_of(c.variant);
+  const char* const family = scan_cases::name_of(c.variant);
   const std::string device = options.device.is_cuda() ? "cuda" : "cpu";
   return {.key = fmt::format("scan/{}/B{}_T{}_H{}_K{}_V{}/{}/{}/{}", family, c.B, c.T, c.H, c.K,
                              c.V, dtype_name(c.type), device, impl_name(impl)),
@@ -53,7 +53,7 @@ void run(const Case& c,
          const std::optional<Ceilings>& ceilings,
          Impl impl,
          BenchRecord& record) {
-  const testing::Problem p = testing::make_problem(c, options.device);
+  const scan_cases::Problem p = scan_cases::make_problem(c, options.device);
   const auto scan = [&] {
     ScanResult out = ops::decay_scan(p.in, p.state, impl);
     if (options.broken)
@@ -90,7 +90,7 @@ void bench_scan(const std::vector<ScanCase>& cases,
     const Case c = case_of(asked, options);
     Case small = c;
     small.B = small.T = 1;
-    const testing::Problem token = testing::make_problem(small, options.device);
+    const scan_cases::Problem token = scan_cases::make_problem(small, options.device);
     const Impl impl = ops::choose(kernels::repeat_token(token.in, c.T), token.state, options.impl);
     BenchRecord record = start_record(c, options, impl);
     record_or_no_memory(record, [&] { run(c, options, ceilings, impl, record); });

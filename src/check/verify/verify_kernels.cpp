@@ -19,9 +19,9 @@ namespace stuffed::eval {
 
 namespace {
 
-using testing::Case;
-using testing::Decay;
-using testing::Problem;
+using scan_cases::Case;
+using scan_cases::Decay;
+using scan_cases::Problem;
 
 constexpr int64_t kCpuLengths[] = {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000};
 constexpr int64_t kGpuLengths[] = {1,  2,   8,   9,   15,   16,   17,   63,   64,
@@ -80,7 +80,7 @@ class KernelCheck {
   }
 
   Problem problem_of(const Case& c) const {
-    const Problem p = testing::make_problem(c);
+    const Problem p = scan_cases::make_problem(c);
     return on_gpu() ? Problem{kernels::converted(p.in, device_), p.state.to(device_)} : p;
   }
 
@@ -143,7 +143,7 @@ class KernelCheck {
 
   void decays(const Family& family, at::ScalarType dtype) {
     Verdict verdict = begin(family, "decays", dtype, "whole");
-    for (const Decay decay : testing::kDecays) {
+    for (const Decay decay : scan_cases::kDecays) {
       const Case c = published(family, on_gpu() ? 450 : 130, dtype, decay);
       const Problem p = problem_of(c);
       const ScanResult expected = exact(p);
