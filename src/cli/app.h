@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "src/cli/wiring.h"
+#include "src/cli/open_model.h"
 
 namespace CLI {
 class App;

@@ -1,11 +1,11 @@
-// `stuffed passkey`: options, wiring, the dry run's figures and the heat map at the end.
+// `stuffed passkey`: options, the dry run's figures and the heat map at the end.
 #include "stuffed/eval/passkey.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <memory>
 
-#include "src/cli/evaluation.h"
+#include "src/cli/document_evaluation.h"
 #include "src/cli/print.h"
 #include "src/cli/progress_line.h"
 #include "stuffed/core/error.h"

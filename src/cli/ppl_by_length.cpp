@@ -1,10 +1,10 @@
-// `stuffed ppl-by-length`: options, wiring, and what is shown while it runs and at the end.
+// `stuffed ppl-by-length`: options, and what is shown while it runs and at the end.
 #include "stuffed/eval/ppl_by_length.h"
 
 #include <filesystem>
 #include <memory>
 
-#include "src/cli/evaluation.h"
+#include "src/cli/document_evaluation.h"
 #include "src/cli/ppl_report.h"
 #include "src/cli/progress_line.h"
 #include "stuffed/eval/check_records.h"

@@ -1,10 +1,10 @@
-// `stuffed retention`: options, wiring, and what is shown while it runs and at the end.
+// `stuffed retention`: options, and what is shown while it runs and at the end.
 #include "stuffed/eval/retention.h"
 
 #include <algorithm>
 #include <memory>
 
-#include "src/cli/evaluation.h"
+#include "src/cli/document_evaluation.h"
 #include "src/cli/progress_line.h"
 #include "src/cli/retention_report.h"
 #include "stuffed/core/error.h"

@@ -1,12 +1,12 @@
-// `stuffed state-stats`: options, wiring, and what is shown at the end.
+// `stuffed state-stats`: options, and what is shown at the end.
 #include "stuffed/eval/state_stats.h"
 
 #include <algorithm>
 #include <memory>
 #include <optional>
 
+#include "src/cli/document_evaluation.h"
 #include "src/cli/dump_option.h"
-#include "src/cli/evaluation.h"
 #include "src/cli/print.h"
 #include "src/cli/progress_line.h"
 #include "src/cli/state_report.h"

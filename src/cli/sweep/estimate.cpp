@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "src/cli/data_options.h"
-#include "src/cli/wiring.h"
+#include "src/cli/document_evaluation.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/eval/run_size.h"

@@ -1,5 +1,5 @@
-// What the commands over documents have in common: their output options, everything that is opened
-// before the first token, and how they end.
+// What the commands that evaluate a model over documents have in common: which text they read, where
+// the results go, everything that is opened before the first token, and how they end.
 #pragma once
 #include <filesystem>
 #include <functional>
@@ -8,11 +8,29 @@
 #include <string_view>
 
 #include "src/cli/app.h"
-#include "src/cli/data_options.h"
+#include "src/cli/options.h"
 #include "stuffed/io/journal.h"
+#include "stuffed/io/token_source.h"
 #include "stuffed/recurrence/inner_observer.h"
 
 namespace stuffed::cli {
+
+struct DataOptions {
+  io::SourceOptions source;  // all but when_short
+  bool skip_short = false, pack = false;
+};
+
+void add_data_options(CLI::App& app, DataOptions& options);
+
+/// The model's tokenizer, or null where none is needed: for --tokens without --tokenizer.
+/// Errors  Usage for options that exclude each other; Input if there is no tokenizer
+std::shared_ptr<const io::Tokenizer> tokenizer_for(const DataOptions& data,
+                                                   const ModelOptions& model);
+
+/// Errors  Input if the tokenizer belongs to another model; as TokenSource::open
+io::TokenSource open_source(const DataOptions& data,
+                            const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                            const RecurrentLM& model);
 
 struct EvaluationOptions {
   ModelOptions model;
@@ -42,7 +60,7 @@ struct Evaluation {
 /// `observer`, if there is one, is told of every update of the rule, and `inner_observer` of what
 /// its mitigations make of it; they are not owned.
 /// Errors  Usage for options that exclude each other or a stream too long for its mitigations;
-///         Input; Unsupported: see the functions of wiring.h and data_options.h
+///         Input; Unsupported: see the functions of open_model.h, tokenizer_for and open_source
 Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,
                            Observer* observer = nullptr,

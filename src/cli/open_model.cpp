@@ -1,4 +1,4 @@
-#include "src/cli/wiring.h"
+#include "src/cli/open_model.h"
 
 #include <cstdio>
 
@@ -6,7 +6,6 @@
 #include <ATen/Context.h>
 
 #include "kernels/decay_scan/decay_scan_views.h"
-#include "src/cli/inner_rule.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
@@ -127,12 +126,6 @@ std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
        .observer = observer,
        .read_limits = [&model](const std::string& file) { return read_limits(file, model); }},
       inner_observer);
-}
-
-std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
-                                            const RecurrentLM& model,
-                                            Observer* observer) {
-  return open_rule(options, model, observer, nullptr);
 }
 
 void check_stream_length(const ModelOptions& options, int64_t tokens) {

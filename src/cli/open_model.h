@@ -1,5 +1,5 @@
-// From options to things that run: device, model, recurrence, tokenizer, and what the result's
-// header says of them.
+// From options to a model that runs: device, weights, update rule, tokenizer, and what the header of
+// its results says of them.
 #pragma once
 #include <memory>
 #include <optional>
@@ -9,6 +9,7 @@
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/tokenizer.h"
 #include "stuffed/models/registry.h"
+#include "stuffed/recurrence/inner_observer.h"
 
 namespace stuffed::cli {
 
@@ -38,12 +39,14 @@ io::json provenance_of(const std::vector<std::string>& command_line, const Recur
 /// Errors  Unsupported if the device asked for is not there
 at::Device parse_device(const std::string& name);
 
-/// The update rule, with its mitigations and an observer if there is one (not owned).
+/// The update rule, with its mitigations and observers (not owned; null: none) of the model's own
+/// inputs and of what the mitigations make of them.
 /// Errors  Usage for a mitigation that is not understood; Input if the limits clamp_norm names are
 /// missing, no limits, or another model's
 std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
                                             const RecurrentLM& model,
-                                            Observer* observer = nullptr);
+                                            Observer* observer = nullptr,
+                                            InnerObserver* inner_observer = nullptr);
 
 /// Throws Usage if a mitigation would take a stream of `tokens` one token at a time, that is too
 /// long for it, and --force was not given. 0 tokens: as many as there are, which is not checked.
