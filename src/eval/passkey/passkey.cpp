@@ -29,7 +29,7 @@ Wording wording_of(PasskeyProtocol protocol) {
   return {
       "There is important info hidden inside a lot of irrelevant text. Find it and memorize "
       "it.\n\n",
-      std::string(text::kFiller) + "\n", "What is the passkey? The passkey is", "\n"};
+      fmt::format("{}\n", text::kFiller), "What is the passkey? The passkey is", "\n"};
 }
 
 class PromptBuilder {
