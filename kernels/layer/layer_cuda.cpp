@@ -40,6 +40,16 @@ bool layer_cuda_takes(std::initializer_list<Tensor> activations) {
   return true;
 }
 
+bool shift_mixes_cuda_takes(const Tensor& x, const Tensor& low, const Tensor& factors) {
+  constexpr int64_t kEight = 8;  // 16 bytes
+  const int64_t rank = low.size(-1);
+  return layer_cuda_takes({x, low, factors}) && x.dim() == 3 && x.scalar_type() == at::kBFloat16 &&
+         x.size(2) % kShiftMixColumns == 0 && x.stride(0) % kEight == 0 &&
+         x.stride(1) % kEight == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0 &&
+         (rank == 16 || rank == 32 || rank == 64) && low.is_contiguous() &&
+         factors.is_contiguous() && factors.size(0) == kShiftMixes;
+}
+
 bool nll_cuda_takes(const Tensor& logits) {
   return runs_kernels(logits) && logits.dim() == 2 && logits.numel() > 0 && logits.stride(1) == 1 &&
          !wants_gradient(logits) &&
@@ -167,6 +177,32 @@ Tensor shift_mix_cuda(const Tensor& x,
   p.before = {before.const_data_ptr(), before.stride(0), 0};
   p.y = y.mutable_data_ptr();
   call.check(stuffed_map(&p, call.stream()), "shift_mix");
+  return y;
+}
+
+std::vector<Tensor> shift_mixes_cuda(const Tensor& x,
+                                     const Tensor& before,
+                                     std::span<const Tensor> shares,
+                                     const Tensor& low,
+                                     const Tensor& factors) {
+  const CudaCall call(x);
+  const Tensor row_before = before.contiguous();
+  std::vector<Tensor> y;
+  ShiftMixesParams p;
+  p.batch = x.size(0);
+  p.tokens = x.size(1);
+  p.channels = x.size(2);
+  p.rank = static_cast<int32_t>(low.size(-1));
+  p.x = rows_of(x);
+  p.before = {row_before.const_data_ptr(), row_before.stride(0), 0};
+  p.low = low.const_data_ptr();
+  p.factor = factors.const_data_ptr();
+  for (size_t m = 0; m < shares.size(); ++m) {
+    y.push_back(at::empty(x.sizes(), x.options()));
+    p.share[m] = floats(shares[m]);
+    p.y[m] = y[m].mutable_data_ptr();
+  }
+  call.check(stuffed_shift_mixes(&p, call.stream()), "shift_mixes");
   return y;
 }
 
@@ -304,6 +340,10 @@ Tensor map_cuda(Map, const Tensor&, const Tensor&, const Tensor&) {
   not_built();
 }
 Tensor shift_mix_cuda(const Tensor&, const Tensor&, const Tensor&, const Tensor&) {
+  not_built();
+}
+std::vector<Tensor> shift_mixes_cuda(
+    const Tensor&, const Tensor&, std::span<const Tensor>, const Tensor&, const Tensor&) {
   not_built();
 }
 std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor&, const Tensor&) {

@@ -3,7 +3,9 @@
 // how.
 #pragma once
 #include <initializer_list>
+#include <span>
 #include <tuple>
+#include <vector>
 
 #include "kernels/layer/delta_rule.h"
 #include "kernels/layer/layer_params.h"
@@ -41,6 +43,14 @@ Tensor shift_mix_cuda(const Tensor& x,
                       const Tensor& before,
                       const Tensor& share,
                       const Tensor& shift);
+
+/// All of RWKV-6's mixes: low [B,T,mixes,rank], factors [mixes,rank,C], of x's type, bf16.
+bool shift_mixes_cuda_takes(const Tensor& x, const Tensor& low, const Tensor& factors);
+std::vector<Tensor> shift_mixes_cuda(const Tensor& x,
+                                     const Tensor& before,
+                                     std::span<const Tensor> shares,
+                                     const Tensor& low,
+                                     const Tensor& factors);
 
 /// Map::ForgetGate: {1 - forget in a's type, log(forget) in f32}.
 std::tuple<Tensor, Tensor> forget_gate_cuda(const Tensor& a, const Tensor& low);

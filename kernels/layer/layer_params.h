@@ -80,6 +80,20 @@ struct DeltaRuleParams {
   void* y_out = nullptr;
 };
 
+constexpr int kShiftMixes = 5;         // RWKV-6's
+constexpr int kShiftMixColumns = 128;  // channels come in multiples of it
+
+/// y[m] = x + (x[t-1] - x) (share[m] + low[m] factor[m]), all rows bf16; x[-1] is `before`.
+struct ShiftMixesParams {
+  int64_t batch = 0, tokens = 0, channels = 0;
+  int32_t rank = 0;                      // 16, 32 or 64
+  Rows x, before;                        // 16-byte aligned
+  const void* low = nullptr;             // [B,T,mixes,rank] bf16
+  const void* factor = nullptr;          // [mixes,rank,C] bf16
+  const float* share[kShiftMixes] = {};  // [C]
+  void* y[kShiftMixes] = {};             // [B,T,C] bf16
+};
+
 /// nll[i] = log sum_c exp(logits[i,c]) - logits[i, target[i]], in f32.
 struct NllParams {
   int64_t rows = 0, vocab = 0, stride = 0;  // stride: elements from row to row
@@ -96,6 +110,7 @@ int32_t stuffed_short_conv(const ShortConvParams* params, void* stream);
 int32_t stuffed_norm(const NormParams* params, void* stream);
 int32_t stuffed_map(const MapParams* params, void* stream);
 int32_t stuffed_delta_rule(const DeltaRuleParams* params, void* stream);
+int32_t stuffed_shift_mixes(const ShiftMixesParams* params, void* stream);
 int32_t stuffed_nll(const NllParams* params, void* stream);
 }
 

@@ -73,11 +73,7 @@ class Rwkv6 : public RwkvModel {
     const Rwkv6Layer& layer = layers_[static_cast<size_t>(where.layer)];
     const Tensor low =
         at::tanh(at::matmul(x.mix(layer.share_x), layer.mix_in)).unflatten(-1, {5, rank_.mix});
-    const auto mixed = [&](size_t m) {  // [B,T,D]
-      const Tensor shift = at::matmul(low.select(-2, static_cast<int64_t>(m)),
-                                      layer.mix_out[static_cast<int64_t>(m)]);
-      return x.mix(layer.share[m], shift);
-    };
+    const ops::LowRankMixes mixed(x, layer.share, low, layer.mix_out);
     // The sum in f32: in bf16 it would carry a relative error of 2^-8 into exp(-exp(.)).
     const Tensor omega =
         at::matmul(at::tanh(at::matmul(mixed(0), layer.decay_in)), layer.decay_out);

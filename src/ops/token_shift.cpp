@@ -34,4 +34,24 @@ Tensor TokenShift::last() const {
   return (x_.size(1) > 0 ? x_.select(1, x_.size(1) - 1) : before_).clone();
 }
 
+LowRankMixes::LowRankMixes(const TokenShift& x,
+                           std::span<const Tensor> shares,
+                           const Tensor& low,
+                           const Tensor& factors)
+    : x_(x), shares_(shares), low_(low), factors_(factors) {
+  bool takes = shares.size() == size_t{kernels::kShiftMixes} &&
+               kernels::shift_mixes_cuda_takes(x.x_, low, factors);
+  for (const Tensor& share : shares)
+    takes = takes && kernels::layer_cuda_takes_parameters({share});
+  if (takes)
+    made_ = kernels::shift_mixes_cuda(x.x_, x.before_, shares, low, factors);
+}
+
+Tensor LowRankMixes::operator()(size_t m) const {
+  if (!made_.empty())
+    return made_[m];
+  const auto i = static_cast<int64_t>(m);
+  return x_.mix(shares_[m], at::matmul(low_.select(-2, i), factors_[i]));
+}
+
 }  // namespace stuffed::ops

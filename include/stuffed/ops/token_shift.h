@@ -1,4 +1,7 @@
 #pragma once
+#include <span>
+#include <vector>
+
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::ops {
@@ -17,8 +20,31 @@ class TokenShift {
   Tensor last() const;
 
  private:
+  friend class LowRankMixes;
+
   Tensor x_, before_;
   Tensor delta_;  // [B,T,D] f32: x_{t-1} - x_t; undefined where mix() makes it on its way
+};
+
+/// RWKV-6's mixes, whose shares depend on the token: x.mix(shares[m], low[m] factors[m]). All of
+/// them in one pass on a GPU (bf16); elsewhere each when it is asked for.
+class LowRankMixes {
+ public:
+  /// low [B,T,M,R]; shares, M of [D] f32; factors [M,R,D], of x's type like low. M = 5. All must
+  /// outlive this.
+  LowRankMixes(const TokenShift& x,
+               std::span<const Tensor> shares,
+               const Tensor& low,
+               const Tensor& factors);
+
+  /// [B,T,D], x's type.
+  Tensor operator()(size_t m) const;
+
+ private:
+  const TokenShift& x_;
+  std::span<const Tensor> shares_;
+  const Tensor &low_, &factors_;
+  std::vector<Tensor> made_;
 };
 
 }  // namespace stuffed::ops
