@@ -8,7 +8,9 @@
 
 // Levels, not processors' names: "arch=haswell" is true of Intel's only, and leaves AMD's with loops
 // that are not vectorised at all.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__clang__)
+#define STUFFED_LEVEL(level) __attribute__((target("arch=" level)))
+#elif defined(__x86_64__)
 #define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
 #endif
 #define STUFFED_INLINE inline __attribute__((always_inline))
@@ -17,7 +19,14 @@ namespace stuffed::kernels {
 
 /// How many of the levels x86-64-v4, -v3 and the plain one, in this order, the processor lacks.
 inline size_t levels_lacking() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__clang__)  // whose builtin knows no levels before clang 18
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  return v4 ? 0 : v3 ? 1 : 2;
+#elif defined(__x86_64__)
   return __builtin_cpu_supports("x86-64-v4") ? 0 : __builtin_cpu_supports("x86-64-v3") ? 1 : 2;
 #else
   return 2;
@@ -74,7 +83,8 @@ STUFFED_INLINE float exp_inline(float x) {
   x = x < -87.0F ? -87.0F : x;
   x = x > 88.0F ? 88.0F : x;
   constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it leaves no fraction
-  const float n = (x * 1.44269504F + kRound) - kRound;
+  const float shifted = x * 1.44269504F + kRound;
+  const float n = shifted - kRound;
   const float f = (x - n * 0.693359375F) + n * 2.12194440e-4F;  // ln 2 in two parts
   float p = 1.9875691500e-4F;  // Cephes' expf, for |f| <= ln(2) / 2
   p = p * f + 1.3981999507e-3F;
@@ -83,7 +93,8 @@ STUFFED_INLINE float exp_inline(float x) {
   p = p * f + 1.6666665459e-1F;
   p = p * f + 5.0000001201e-1F;
   p = p * f * f + f + 1.0F;
-  const auto exponent = static_cast<int32_t>(n) + 127;
+  // n as an integer, out of shifted's last bits: a cast of NaN would be undefined.
+  const int32_t exponent = std::bit_cast<int32_t>(shifted) - std::bit_cast<int32_t>(kRound) + 127;
   return p * std::bit_cast<float>(exponent << 23);
 }
 
