@@ -131,7 +131,7 @@ const std::vector<Case>& cases() {
        with(kMamba2, {{"backbone.layers.0.mixer.in_proj.weight", {58, 8}}}),
        {},
        {"58 rows", "d_ssm"}},
-      {"a Mamba-2 of other groups", kMamba2, {{"n_groups", 3}}, {"config.json", "3 groups"}},
+      {"a Mamba-2 of other groups", kMamba2, {{"n_groups", 3}}, {"config.json", "n_groups is 3"}},
       {"a Mamba-2 of another width",
        kMamba2,
        {{"hidden_size", 9}},
