@@ -48,7 +48,7 @@ TRAIN = [
     "--length",
     64,
     "--batch",
-    2,
+    8,
     "--checkpoint-every",
     5,
     "--device",
