@@ -82,6 +82,10 @@ def records(path: pathlib.Path) -> list[str]:
     return path.read_text().splitlines()[1:]
 
 
+@pytest.mark.skipif(
+    "STUFFED_SLURM" not in os.environ,
+    reason="set STUFFED_SLURM=1 to run it: it needs Slurm's daemons, minutes, and a quiet machine",
+)
 def test_an_array_that_loses_tasks_and_nodes_ends_with_the_records_of_one_run(cluster, tmp_path):
     (tmp_path / "sweep.toml").write_text(SWEEP)
     out = tmp_path / "out"
