@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
 #include "kernels/common/recompute.h"
 #include "kernels/decay_scan/decay_scan_aten_blocks.h"
 #include "stuffed/core/interrupt.h"
@@ -37,9 +38,9 @@ struct ChunkMaps {
 Tensor per_head(const Tensor& shared, const Tensor& x) {
   const int64_t heads = x.size(2);
   if (shared.size(2) == heads)
-    return at::matmul(shared, x);
+    return matrix_product(shared, x);
   const Tensor columns = x.transpose(2, 3).flatten(3, 4).unsqueeze(2);  // [B,n,1,K,H*V]
-  return at::matmul(shared, columns).squeeze(2).unflatten(-1, {heads, -1}).transpose(2, 3);
+  return matrix_product(shared, columns).squeeze(2).unflatten(-1, {heads, -1}).transpose(2, 3);
 }
 
 Chunks split_block(const ScanInputs& in, int64_t chunk, at::ScalarType type) {
@@ -84,8 +85,9 @@ ChunkMaps scalar_maps(const Chunks& c) {
     elapsed = assemble(elapsed, later.before + earlier.after.transpose(-1, -2), kNever);
     runs = join(earlier, later);
   }
-  const Tensor weights = at::matmul(c.q, c.k.transpose(-1, -2)).tril() * elapsed.squeeze(-3).exp();
-  return {.own = at::matmul(weights, c.v),
+  const Tensor weights =
+      matrix_product(c.q, c.k.transpose(-1, -2)).tril() * elapsed.squeeze(-3).exp();
+  return {.own = matrix_product(weights, c.v),
           .q = c.q,
           .q_scale = runs.before.squeeze(-3).exp(),
           .log_decay = runs.total.squeeze(-3),
@@ -121,7 +123,7 @@ struct Tree {
       const int64_t width = level.rows.size(-2);
       const Tensor later = rows.unflatten(-2, {-1, 2, width}).select(-3, 1) * level.rows;
       const Tensor earlier = columns.unflatten(-2, {-1, 2, width}).select(-3, 0) * level.columns;
-      matrix = assemble(matrix, at::matmul(later, earlier.transpose(-1, -2)), 0);
+      matrix = assemble(matrix, matrix_product(later, earlier.transpose(-1, -2)), 0);
     }
     return matrix.squeeze(-3);
   }
@@ -130,11 +132,11 @@ struct Tree {
 ChunkMaps vector_maps(const Chunks& c) {
   const Tree tree(c.log_decay, c.bonus.defined());
   const Tensor diagonal = c.bonus.defined() ? Tensor() : (c.q * c.k).sum(-1, true);
-  return {.own = at::matmul(tree.products(c.q, c.k, diagonal), c.v),
+  return {.own = matrix_product(tree.products(c.q, c.k, diagonal), c.v),
           .q = c.q * tree.chunk.before.exp(),
           .q_scale = {},
           .log_decay = tree.chunk.total.transpose(-1, -2),
-          .insert = at::matmul((c.k * tree.chunk.after.exp()).transpose(-1, -2), c.v)};
+          .insert = matrix_product((c.k * tree.chunk.after.exp()).transpose(-1, -2), c.v)};
 }
 
 /// Takes the state from chunk to chunk.
@@ -161,7 +163,8 @@ ScanResult walk_erasing(const Chunks& c, Tensor state) {
   };
   const Tensor system = reader.products(c.read, c.write, {});
   const Tensor right = at::cat(
-      {c.read * reader.chunk.before.exp(), at::matmul(reader.products(c.read, c.k, {}), c.v)}, -1);
+      {c.read * reader.chunk.before.exp(), matrix_product(reader.products(c.read, c.k, {}), c.v)},
+      -1);
   const Tensor solved = at::linalg_solve_triangular(system, right, /*upper=*/false, /*left=*/true,
                                                     /*unitriangular=*/true);
   const int64_t K = c.k.size(-1);
@@ -169,17 +172,19 @@ ScanResult walk_erasing(const Chunks& c, Tensor state) {
   const std::vector<Tensor> from_state = solved.narrow(-1, 0, K).unbind(1),
                             from_inputs = solved.narrow(-1, K, c.v.size(-1)).unbind(1),
                             write = (c.write * remaining).transpose(-1, -2).unbind(1),
-                            insert = at::matmul((c.k * remaining).transpose(-1, -2), c.v).unbind(1);
+                            insert =
+                                matrix_product((c.k * remaining).transpose(-1, -2), c.v).unbind(1);
   const StateDecays decay(tree.chunk.total.transpose(-1, -2));
   std::vector<Tensor> starts, erased;
   for (size_t i = 0; i < insert.size(); ++i) {
     starts.push_back(state);
-    erased.push_back(at::matmul(from_state[i], state) + from_inputs[i]);
-    state = decay.advance(i, state, insert[i] - at::matmul(write[i], erased.back()));
+    erased.push_back(matrix_product(from_state[i], state) + from_inputs[i]);
+    state = decay.advance(i, state, insert[i] - matrix_product(write[i], erased.back()));
   }
-  const Tensor own = at::matmul(tree.products(c.q, c.k, dot(c.k)), c.v) -
-                     at::matmul(tree.products(c.q, c.write, dot(c.write)), at::stack(erased, 1));
-  return {own + at::matmul(c.q * tree.chunk.before.exp(), at::stack(starts, 1)), state};
+  const Tensor own =
+      matrix_product(tree.products(c.q, c.k, dot(c.k)), c.v) -
+      matrix_product(tree.products(c.q, c.write, dot(c.write)), at::stack(erased, 1));
+  return {own + matrix_product(c.q * tree.chunk.before.exp(), at::stack(starts, 1)), state};
 }
 
 ScanResult matrix_block(const ScanInputs& in, const Tensor& state, int64_t chunk) {

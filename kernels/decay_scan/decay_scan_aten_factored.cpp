@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
 #include "kernels/decay_scan/decay_scan_aten_blocks.h"
 
 namespace stuffed::kernels {
@@ -51,11 +52,11 @@ ScanResult factored_block(const ScanInputs& in, const Tensor& state) {
                end = StateDecays(since.narrow(1, T - 1, 1))
                          .advance(0, state, own);  // [B,T,H,1,K], [B,H,K,V]
   if (!in.bonus)
-    return {at::matmul(q, states.narrow(1, 0, T)).squeeze(-2), end};
+    return {matrix_product(q, states.narrow(1, 0, T)).squeeze(-2), end};
   const Tensor previous = at::cat({state.unsqueeze(1), states.narrow(1, 0, T - 1)}, 1);
   const Tensor bonus =
       (in.q.to(type) * *in.bonus * in.bonus_k.value_or(in.k).to(type)).sum(-1, true);
-  return {at::matmul(q, previous).squeeze(-2) + bonus * in.v.to(type), end};
+  return {matrix_product(q, previous).squeeze(-2) + bonus * in.v.to(type), end};
 }
 
 }  // namespace stuffed::kernels

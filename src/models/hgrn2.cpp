@@ -52,8 +52,8 @@ class Hgrn2 : public RmsTrunk {
     if (!m_.has_lower_bounds)
       return;
     // A distribution over layers, cumulated: the first layer may forget all, the last must keep the
-    // most.
-    const Tensor shares = at::softmax(lower_bounds_, 0);
+    // most. Along rows: along columns the number of threads changes bits.
+    const Tensor shares = at::softmax(lower_bounds_.t().contiguous(), 1).t();
     const Tensor bounds = shares.cumsum(0) - shares.select(0, 0);
     for (size_t i = 1; i < layers_.size(); ++i)
       layers_[i].lower_bound = bounds.select(0, static_cast<int64_t>(i)).clone();
@@ -129,7 +129,7 @@ Tensor Hgrn2::attention(Where where,
   }
   const ops::ForgetGate gate = ops::forget_gate(f, layer.lower_bound);
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {m_.heads, -1}); };
-  const ScanInputs in = {.q = to_heads(at::silu(q)),
+  const ScanInputs in = {.q = to_heads(ops::silu(q)),
                          .k = to_heads(gate.insert),
                          .v = to_heads(i),
                          .log_decay = to_heads(gate.log_forget)};

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
@@ -71,12 +72,12 @@ class Rwkv6 : public RwkvModel {
                   const Recurrence& rule,
                   Pass&) const override {
     const Rwkv6Layer& layer = layers_[static_cast<size_t>(where.layer)];
-    const Tensor low =
-        at::tanh(at::matmul(x.mix(layer.share_x), layer.mix_in)).unflatten(-1, {5, rank_.mix});
+    const Tensor low = at::tanh(kernels::matrix_product(x.mix(layer.share_x), layer.mix_in))
+                           .unflatten(-1, {5, rank_.mix});
     const ops::LowRankMixes mixed(x, layer.share, low, layer.mix_out);
     // The sum in f32: in bf16 it would carry a relative error of 2^-8 into exp(-exp(.)).
-    const Tensor omega =
-        at::matmul(at::tanh(at::matmul(mixed(0), layer.decay_in)), layer.decay_out);
+    const Tensor omega = kernels::matrix_product(
+        at::tanh(kernels::matrix_product(mixed(0), layer.decay_in)), layer.decay_out);
     const ScanInputs in = {.q = to_heads(ops::linear(mixed(3), layer.receptance)),
                            .k = to_heads(ops::linear(mixed(1), layer.key)),
                            .v = to_heads(ops::linear(mixed(2), layer.value)),

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
@@ -100,7 +101,7 @@ Tensor Rwkv7::time_mix(Where where,
   const Rwkv7Layer& layer = layers_[static_cast<size_t>(where.layer)];
   const auto mixed = [&](Mix m) { return x.mix(layer.share[m]); };
   const auto low_rank = [](const Tensor& input, const LowRankMap& map) {
-    return at::matmul(at::matmul(input, map.in), map.out);
+    return kernels::matrix_product(kernels::matrix_product(input, map.in), map.out);
   };
   const Tensor value_input = mixed(kV);
   const Tensor r = ops::linear(mixed(kR), layer.receptance);
@@ -108,7 +109,8 @@ Tensor Rwkv7::time_mix(Where where,
       .query = r,
       .key = ops::linear(mixed(kK), layer.key),
       .value = ops::linear(value_input, layer.value),
-      .decay = at::matmul(at::tanh(at::matmul(mixed(kW), layer.decay.in)), layer.decay.out),
+      .decay = kernels::matrix_product(at::tanh(kernels::matrix_product(mixed(kW), layer.decay.in)),
+                                       layer.decay.out),
       .rate = low_rank(mixed(kA), layer.rate)};
   if (pass.first_value.defined()) {
     streams.value_mix = low_rank(value_input, layer.value_mix);
@@ -129,7 +131,8 @@ Tensor Rwkv7::time_mix(Where where,
       .log_decay = to_heads(gates.log_decay),
       .erase = Erase{.read = to_heads(gates.read), .write = to_heads(gates.write)}};
   const Tensor y = rule.advance(where, in, state).flatten(-2);
-  const Tensor gate = at::matmul(at::sigmoid(at::matmul(mixed(kG), layer.gate.in)), layer.gate.out);
+  const Tensor gate = kernels::matrix_product(
+      ops::sigmoid(kernels::matrix_product(mixed(kG), layer.gate.in)), layer.gate.out);
   return ops::linear(ops::delta_rule_output(y, gates.value, gates.strength, gate, layer.ln_x.weight,
                                             layer.ln_x.bias, r_.ln_x_eps),
                      layer.output);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
 
 namespace stuffed::ops {
@@ -38,7 +39,7 @@ DeltaRuleGates delta_rule_gates(const DeltaRuleStreams& in, const DeltaRuleParam
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, parameters.bonus.sizes()); };
   const auto narrow = [&](const Tensor& x) { return x.flatten(-2).to(type); };
   const Tensor raw = wide(in.key);
-  const Tensor rate = at::sigmoid(wide(in.rate) + parameters.rate_base);
+  const Tensor rate = ops::sigmoid(wide(in.rate) + parameters.rate_base);
   const Tensor direction = to_heads(raw * parameters.read_scale);
   const Tensor read = direction / direction.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
   const Tensor key = to_heads(raw * (1 + (rate - 1) * parameters.rate_scale));
@@ -46,13 +47,13 @@ DeltaRuleGates delta_rule_gates(const DeltaRuleStreams& in, const DeltaRuleParam
   Tensor value = in.value;
   if (parameters.value_base.defined())
     value = at::lerp(wide(value), wide(in.first_value),
-                     at::sigmoid(wide(in.value_mix) + parameters.value_base))
+                     ops::sigmoid(wide(in.value_mix) + parameters.value_base))
                 .to(type);
   return {.key = narrow(key),
           .value = value,
           .read = narrow(read),
           .write = narrow(read * to_heads(rate)),
-          .log_decay = kDecayScale * at::sigmoid(omega),
+          .log_decay = kDecayScale * ops::sigmoid(omega),
           .strength = (to_heads(wide(in.query)) * key * parameters.bonus).sum(-1)};
 }
 

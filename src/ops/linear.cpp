@@ -11,6 +11,7 @@
 
 #include "cpu_rows.h"
 #include "kernels/common/levels.h"
+#include "kernels/common/matrix_product.h"
 #include "kernels/common/rows.h"
 
 namespace stuffed::ops {
@@ -124,7 +125,7 @@ Tensor multiply_blocks(const Tensor& x, int64_t rows, const Linear& layer) {
 }
 
 /// With AVX-512 alone. Elsewhere oneDNN throws at bf16, and in f32 the bits of a row depend on
-/// where in the batch it stands and on the number of threads, while the plain product's do not.
+/// where in the batch it stands and on the number of threads.
 bool packs(at::ScalarType type) {
   static const bool has_avx512 = kernels::levels_lacking() == 0;
   return has_avx512 && (type == at::kFloat || type == at::kBFloat16);
@@ -162,7 +163,11 @@ Tensor linear(const Tensor& x, const Linear& layer) {
         layer.bias.defined() ? std::optional(layer.bias.to(type)) : std::nullopt);
   }
   const Tensor weight = layer.weight.to(type);
-  return layer.bias.defined() ? at::linear(x, weight, layer.bias.to(type)) : at::linear(x, weight);
+  if (!layer.bias.defined())
+    return kernels::matrix_product(x, weight.t());
+  if (x.is_cpu() && type == at::kFloat)
+    return kernels::matrix_product(x, weight.t()) + layer.bias;
+  return at::linear(x, weight, layer.bias.to(type));
 }
 
 }  // namespace stuffed::ops

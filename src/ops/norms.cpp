@@ -10,6 +10,7 @@
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
 
@@ -139,7 +140,7 @@ Tensor group_norm(const Tensor& x,
   const Tensor parts = x.to(at::kFloat).unflatten(-1, {groups, x.size(-1) / groups});
   const Tensor normal = at::layer_norm(parts, {parts.size(-1)}, {}, {}, eps).flatten(-2);
   const Tensor y = at::addcmul(bias, normal, weight);
-  return (gate.defined() ? y * at::silu(gate.to(at::kFloat)) : y).to(x.scalar_type());
+  return (gate.defined() ? y * ops::silu(gate.to(at::kFloat)) : y).to(x.scalar_type());
 }
 
 Tensor gated_rms_norm(Tensor y,
@@ -175,7 +176,7 @@ Tensor gated_rms_norm(Tensor y,
     });
     return result;
   }
-  const Tensor gate = at::silu(z.to(at::kFloat));
+  const Tensor gate = ops::silu(z.to(at::kFloat));
   Tensor g = y.to(at::kFloat);
   if (skip.x.defined())
     g = (g +

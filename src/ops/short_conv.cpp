@@ -9,6 +9,7 @@
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
 
@@ -145,7 +146,7 @@ ConvResult short_conv(
   if (bias.defined())
     y = y + bias;
   if (silu)
-    y = at::silu(y);
+    y = ops::silu(y);
   // A copy of its own: a view would keep the whole segment alive.
   return {y.to(x.scalar_type()),
           padded.narrow(1, tokens, width - 1).transpose(1, 2).clone(at::MemoryFormat::Contiguous)};

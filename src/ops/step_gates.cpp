@@ -8,6 +8,7 @@
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
 
@@ -36,7 +37,7 @@ StepGates step_gates(
   const int64_t rows = raw.size(0) * raw.size(1), H = raw.size(2);
   if (rows > kFewTokens || raw.size(0) > 1 || !takes_cpu_rows({raw}) || !is_plain(bias) ||
       !is_plain(a_log)) {
-    const Tensor dt = at::softplus(raw.to(at::kFloat) + bias).clamp(least, most);
+    const Tensor dt = ops::softplus(raw.to(at::kFloat), bias).clamp(least, most);
     return {dt, dt * -a_log.exp()};
   }
   const StepGates out{at::empty({1, rows, H}, bias.options()),

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
 #include "kernels/layer/layer_cuda.h"
 
 namespace stuffed::ops {
@@ -51,7 +52,7 @@ Tensor LowRankMixes::operator()(size_t m) const {
   if (!made_.empty())
     return made_[m];
   const auto i = static_cast<int64_t>(m);
-  return x_.mix(shares_[m], at::matmul(low_.select(-2, i), factors_[i]));
+  return x_.mix(shares_[m], kernels::matrix_product(low_.select(-2, i), factors_[i]));
 }
 
 }  // namespace stuffed::ops

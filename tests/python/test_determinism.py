@@ -1,5 +1,5 @@
-"""The records of a run are the same bytes however it was run: again, in shards, resumed; on a CPU in f32 with 1, 2 or 4
-threads too. Other numbers of threads and batch sizes may round otherwise, within bounds (docs/measurements.md)."""
+"""The records of a run are the same bytes however it was run: again, in shards, resumed; on a CPU in f32 with any
+number of threads too. Batch sizes may round otherwise, within bounds (docs/measurements.md)."""
 
 import json
 import random
@@ -14,7 +14,7 @@ MODELS = ROOT / "tests" / "models"
 FAMILIES = [GOLDEN / name for name in ("mamba2-hf", "mamba1-hf", "rwkv5-pth", "rwkv6-pth", "rwkv7-pth", "hgrn2-fla")]
 TEXTS = [str(text) for text in sorted((MODELS / "text").glob("*.txt"))]
 BATCHES = [1, 2, 3, 4]
-# The largest share by which batch sizes, or threads that cut vectors, may change a number of a record.
+# The largest share by which batch sizes may change a number of a record.
 BOUNDS = {("cpu", "f32"): 5e-6, ("cuda", "f32"): 1e-5, ("cuda", "bf16"): 1e-2}
 
 
@@ -128,15 +128,8 @@ def whole(sweep, tmp_path_factory):
 
 def test_runs_and_threads(sweep, whole, tmp_path):
     # On a CPU another number of threads is another run, too.
-    for threads in (2, 4) if sweep.device == "cpu" else (1,):
+    for threads in (2, 3, 4) if sweep.device == "cpu" else (1,):
         assert sweep.run(tmp_path / str(threads), "--threads", threads) == whole, f"{threads} threads"
-
-
-def test_threads_that_cut_vectors(sweep, whole, tmp_path):
-    found = sweep.run(tmp_path / "out", "--threads", 3)
-    worst = max(farthest(whole[name], found[name]) for name in whole)
-    print(f"3 threads change a number by {worst:.1e} of it at most")
-    assert worst <= BOUNDS[sweep.device, sweep.dtype]
 
 
 def test_shards(sweep, whole, tmp_path):

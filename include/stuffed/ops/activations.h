@@ -1,9 +1,14 @@
 // Functions of each number by itself, in f32 whatever the type and rounded once: one pass over
-// memory on a GPU, a few ATen operators elsewhere and under autograd.
+// memory on a GPU, a few ATen operators elsewhere and under autograd. Without a gradient, the number
+// of threads changes no bit of them.
 #pragma once
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::ops {
+
+/// x sigmoid(x) and 1 / (1 + exp(-x)); x of any shape, its type.
+Tensor silu(const Tensor& x);
+Tensor sigmoid(const Tensor& x);
 
 /// silu(a) * b and sigmoid(a) * b; a, b of one shape and type, which is kept.
 Tensor silu_product(const Tensor& a, const Tensor& b);

@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include "kernels/common/matrix_product.h"
+
 namespace stuffed::eval {
 
 namespace {
@@ -73,8 +75,8 @@ Tensor effective_rank(const Tensor& state) {
   if (std::min(x.size(-2), x.size(-1)) == 1)
     return at::where(has_rank, at::ones({}, x.options()), nothing);
   const Tensor scaled = at::where(usable, x / largest, at::zeros({}, x.options()));
-  const Tensor gram =
-      x.size(-2) >= x.size(-1) ? at::matmul(scaled.mT(), scaled) : at::matmul(scaled, scaled.mT());
+  const Tensor gram = x.size(-2) >= x.size(-1) ? kernels::matrix_product(scaled.mT(), scaled)
+                                               : kernels::matrix_product(scaled, scaled.mT());
   const Tensor singular = at::linalg_eigvalsh(gram).clamp_min(0).sqrt();
   const Tensor shares = singular / singular.sum(-1, true);
   return at::where(has_rank, (-at::xlogy(shares, shares).sum(-1)).exp(), nothing);
