@@ -14,8 +14,8 @@ namespace {
 
 class RecomputeNode : public torch::autograd::Node {
  public:
-  RecomputeNode(TensorFunction function, const std::vector<Tensor>& inputs)
-      : function_(std::move(function)) {
+  RecomputeNode(TensorFunction function, const std::vector<Tensor>& inputs, bool reads_leaves)
+      : function_(std::move(function)), reads_leaves_(reads_leaves) {
     for (const Tensor& input : inputs)
       saved_.emplace_back(input, /*is_output=*/false);
   }
@@ -38,11 +38,7 @@ class RecomputeNode : public torch::autograd::Node {
         outputs.push_back(recomputed[i]);
         gradients.push_back(output_gradients[i]);
       }
-    std::vector<Tensor> found(wanted.size());
-    if (!outputs.empty() && !wanted.empty())
-      found = torch::autograd::grad(outputs, wanted, gradients, std::nullopt,
-                                    /*create_graph=*/false, /*allow_unused=*/true);
-
+    const std::vector<Tensor> found = differentiate(outputs, gradients, wanted);
     torch::autograd::variable_list result(inputs.size());
     for (size_t i = 0, next = 0; i < inputs.size(); ++i)
       if (task_should_compute_output(i))
@@ -51,28 +47,71 @@ class RecomputeNode : public torch::autograd::Node {
   }
 
  private:
+  /// By each wanted input; undefined where no output depends on it.
+  std::vector<Tensor> differentiate(const std::vector<Tensor>& outputs,
+                                    const std::vector<Tensor>& gradients,
+                                    const std::vector<Tensor>& wanted) const {
+    std::vector<Tensor> found(wanted.size());
+    if (outputs.empty() || (wanted.empty() && !reads_leaves_))
+      return found;
+    if (!reads_leaves_)
+      return torch::autograd::grad(outputs, wanted, gradients, std::nullopt,
+                                   /*create_graph=*/false, /*allow_unused=*/true);
+    torch::autograd::backward(outputs, gradients);
+    for (size_t i = 0; i < wanted.size(); ++i)
+      found[i] = wanted[i].grad();
+    return found;
+  }
+
   TensorFunction function_;
+  bool reads_leaves_;
   std::vector<torch::autograd::SavedVariable> saved_;
 };
+
+bool any_requires_grad(const std::vector<Tensor>& tensors) {
+  return std::ranges::any_of(tensors,
+                             [](const Tensor& x) { return x.defined() && x.requires_grad(); });
+}
+
+/// Makes `outputs`, which have no history, those of a node that runs `function` again.
+void set_recomputed(const TensorFunction& function,
+                    const std::vector<Tensor>& inputs,
+                    bool reads_leaves,
+                    std::vector<Tensor>& outputs) {
+  const auto node = std::shared_ptr<RecomputeNode>(
+      new RecomputeNode(function, inputs, reads_leaves), torch::autograd::deleteNode);
+  {
+    const at::AutoGradMode enable(true);
+    node->set_next_edges(torch::autograd::collect_next_edges(inputs));
+  }
+  for (Tensor& output : outputs)
+    torch::autograd::set_history(output, node);
+}
 
 }  // namespace
 
 std::vector<Tensor> recompute(const TensorFunction& function, const std::vector<Tensor>& inputs) {
-  const bool gradient =
-      at::GradMode::is_enabled() &&
-      std::ranges::any_of(inputs, [](const Tensor& x) { return x.defined() && x.requires_grad(); });
+  const bool gradient = at::GradMode::is_enabled() && any_requires_grad(inputs);
   const at::AutoGradMode no_graph(false);
   std::vector<Tensor> outputs = function(inputs);
-  if (gradient) {
-    const auto node = std::shared_ptr<RecomputeNode>(new RecomputeNode(function, inputs),
-                                                     torch::autograd::deleteNode);
-    {
-      const at::AutoGradMode enable(true);
-      node->set_next_edges(torch::autograd::collect_next_edges(inputs));
-    }
-    for (Tensor& output : outputs)
-      torch::autograd::set_history(output, node);
-  }
+  if (gradient)
+    set_recomputed(function, inputs, /*reads_leaves=*/false, outputs);
+  return outputs;
+}
+
+std::vector<Tensor> recompute_with_leaves(const TensorFunction& function,
+                                          const std::vector<Tensor>& inputs) {
+  if (!at::GradMode::is_enabled() || !any_requires_grad(inputs))
+    return function(inputs);
+  std::vector<Tensor> detached;
+  for (const Tensor& input : inputs)
+    detached.push_back(input.defined() ? input.detach().set_requires_grad(input.requires_grad())
+                                       : input);
+  std::vector<Tensor> outputs;
+  for (const Tensor& output : function(detached))  // its graph goes with what is not detached
+    outputs.push_back(output.detach());
+  const at::AutoGradMode no_graph(false);
+  set_recomputed(function, inputs, /*reads_leaves=*/true, outputs);
   return outputs;
 }
 

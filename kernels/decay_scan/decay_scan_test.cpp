@@ -298,6 +298,67 @@ TEST(DecayScan, GradientsCrossBlocks) {  // more tokens than one recomputed bloc
       {.variant = variant_of("rwkv6"), .T = 150, .H = 70, .V = 4, .type = at::kDouble});
 }
 
+/// The recurrence as its definition says it, one token after the other, in operators that autograd
+/// knows.
+ScanResult token_by_token(const ScanInputs& in, Tensor state) {
+  std::vector<Tensor> ys;
+  for (int64_t t = 0; t < in.q.size(1); ++t) {
+    const auto now = [t](const Tensor& x) { return x.select(1, t); };  // [B,H,...]
+    const auto outer = [](const Tensor& k, const Tensor& v) {
+      return k.unsqueeze(-1) * v.unsqueeze(-2);
+    };
+    const Tensor q = now(in.q), k = now(in.k), v = now(in.v);
+    const Tensor log_decay =
+        in.factored_decay ? now(in.factored_decay->step).unsqueeze(-1) * in.factored_decay->rate
+                          : now(in.log_decay);
+    Tensor next = log_decay.exp().unsqueeze(-1) * state +
+                  outer(k, in.v_scale ? v * now(*in.v_scale).unsqueeze(-1) : v);
+    if (in.erase)
+      next = next - outer(now(in.erase->write),
+                          at::matmul(now(in.erase->read).unsqueeze(-2), state).squeeze(-2));
+    const Tensor read = in.bonus ? state + outer(*in.bonus * k, v) : next;
+    ys.push_back(at::matmul(q.unsqueeze(-2), read).squeeze(-2));
+    state = next;
+  }
+  return {at::stack(ys, 1), state};
+}
+
+/// Of a fixed random sum over outputs and final state, by each tensor of the problem.
+std::vector<Tensor> gradients_of(Problem p, const std::function<ScanResult(const Problem&)>& scan) {
+  for (Tensor* x : tensors_of(p))
+    *x = x->detach().clone().requires_grad_();
+  const ScanResult out = scan(p);
+  at::manual_seed(11);
+  const Tensor of_y = at::randn(out.y.sizes(), out.y.options());  // randn_like follows strides
+  const Tensor of_state = at::randn(out.state.sizes(), out.state.options());
+  ((out.y * of_y).sum() + (out.state * of_state).sum()).backward();
+  std::vector<Tensor> gradients;
+  for (Tensor* x : tensors_of(p))
+    gradients.push_back(x->grad());
+  return gradients;
+}
+
+TEST(DecayScan, GradientsAreThoseOfTheTokenByTokenLoop) {
+  for (const Variant& variant : variants())
+    for (const Decay decay : {Decay::Weak, Decay::Resets, Decay::Exactly}) {
+      const Case c = {.variant = variant,
+                      .decay = decay,
+                      .B = 2,
+                      .T = 70,
+                      .K = 4,
+                      .V = variant.terms.decay == DecayForm::Factored ? 1 : 3,
+                      .type = at::kDouble,
+                      .seed = 6};
+      const Problem problem = make_problem(c);
+      const auto expected =
+          gradients_of(problem, [](const Problem& p) { return token_by_token(p.in, p.state); });
+      const auto actual = gradients_of(
+          problem, [](const Problem& p) { return ops::decay_scan(p.in, p.state, Impl::Aten); });
+      for (size_t i = 0; i < expected.size(); ++i)
+        EXPECT_TRUE(close(actual[i], expected[i], 1e-11)) << c.name() << " input " << i;
+    }
+}
+
 Error::Kind kind_thrown(const std::function<void()>& f) {
   try {
     f();

@@ -3,6 +3,7 @@
 
     sudo apt-get install linux-source-6.1 debian-handbook
     scripts/make/make_corpus.py out/corpus
+    build/stuffed tokenize --tokenizer bytes --shards out/shards --min-document 64K --jsonl out/corpus/train-*.jsonl.gz
 
 A document is a folder of the kernel's source (its files in the order of their names, those of its subfolders apart) or
 a language of the handbook. Each line has `text`, `name` and `files`, which says what was joined. Held out, in

@@ -9,6 +9,7 @@
 #include "src/cli/app.h"
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "src/cli/tokenize_shards.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/byte_stream.h"
 #include "stuffed/io/output_guard.h"
@@ -24,13 +25,16 @@ struct TokenizeOptions {
   std::string tokenizer, output;
   std::vector<std::string> files;
   bool no_bos = false, literal_special = false, decode = false, time = false, wait = false;
+  TokenizeShardsOptions shards;
 };
 
 constexpr const char* kExamples =
     "  stuffed tokenize --tokenizer bytes README.md\n"
     "  stuffed tokenize --tokenizer tokenizer.json book.txt -o book.safetensors\n"
     "  stuffed tokenize --tokenizer tokenizer.json book.txt | stuffed tokenize --tokenizer "
-    "tokenizer.json --decode";
+    "tokenizer.json --decode\n"
+    "  stuffed tokenize --tokenizer bytes --shards out/shards --min-document 4K --jsonl "
+    "books.jsonl.zst";
 
 /// Of one text; reading and encoding take turns, so that only ids pile up.
 std::vector<int32_t> encode(const io::Tokenizer& tokenizer,
@@ -115,12 +119,18 @@ void check_output(const TokenizeOptions& options) {
   });
 }
 
-void run_tokenize(const TokenizeOptions& options) {
+void run_tokenize(TokenizeOptions options) {
   check_output(options);
+  if (options.files.empty() && options.shards.jsonl.empty())
+    options.files = {"-"};
+  check(!options.shards.folder.empty() || options.shards.jsonl.empty(), Error::Kind::Usage,
+        "--jsonl needs --shards");
   const auto tokenizer = io::load_tokenizer(
       options.tokenizer, {.add_bos = !options.no_bos, .parse_special = !options.literal_special});
   check(std::ranges::count(options.files, "-") <= 1, Error::Kind::Usage,
         "tokenize: standard input (-) can be read only once");
+  if (!options.shards.folder.empty())
+    return tokenize_to_shards(options.files, tokenizer, options.shards, options.wait);
   std::vector<std::vector<int32_t>> documents;
   for (const std::string& file : options.files) {
     if (options.decode) {
@@ -141,7 +151,6 @@ void run_tokenize(const TokenizeOptions& options) {
 
 void add_tokenize(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<TokenizeOptions>();
-  options->files = {"-"};
   CLI::App* app = add_subcommand(root, "tokenize",
                                  "Turn text into token ids: one line with a JSON array per FILE, "
                                  "or a token file that other commands take as --tokens",
@@ -153,8 +162,7 @@ void add_tokenize(CLI::App& root, Commands& commands) {
       ->type_name("PATH|bytes");
   app->add_option("FILE", options->files,
                   "Text files (UTF-8; any bytes for World and bytes tokenizers); each is one "
-                  "document. - is standard input; pipes, gzip and zstd are read too")
-      ->capture_default_str();
+                  "document. - is standard input (default: -); pipes, gzip and zstd are read too");
   CLI::Option* output = app->add_option(
       "-o,--output", options->output,
       "Write a safetensors file with `tokens` [documents, N] i64 instead of printing");
@@ -163,9 +171,12 @@ void add_tokenize(CLI::App& root, Commands& commands) {
   app->add_flag(
       "--literal-special", options->literal_special,
       "Encode special tokens written in the text, such as <|endoftext|>, as ordinary text");
-  app->add_flag("--decode", options->decode,
-                "The reverse: each FILE is a JSON array of ids; print their text")
-      ->excludes(output);
+  CLI::Option* decode =
+      app->add_flag("--decode", options->decode,
+                    "The reverse: each FILE is a JSON array of ids; print their text")
+          ->excludes(output);
+  add_shard_options(*app, options->shards);
+  app->get_option("--shards")->excludes(output)->excludes(decode);
   app->add_flag("--wait", options->wait,
                 "Keep waiting for a pipe that gives nothing for 10 s (default: an error)");
   app->add_flag("--time", options->time, "Report the seconds spent encoding, on standard error");

@@ -3,10 +3,13 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include <fmt/ranges.h>
+
 #include "src/cli/app.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/provenance.h"
+#include "stuffed/models/family.h"
 #include "stuffed/train/trainer.h"
 
 namespace stuffed::cli {
@@ -16,13 +19,16 @@ namespace {
 struct TrainOptions {
   train::TrainConfig config;
   std::string model_config;
-  std::vector<std::string> text, held_out, mix;
-  std::string device = "auto", output, gated_norm;
+  std::vector<std::string> text, held_out, mix, shards, held_out_shards;
+  std::string device = "auto", output, gated_norm, init_from;
+  std::string schedule = "wsd", documents = "reset", initial_state = "empty";
+  CLI::Option* window = nullptr;
   bool overwrite = false;
 };
 
 /// "text=0.5" and the like; shares that are left out are 0.
-std::map<train::Source, double> parse_mix(const std::vector<std::string>& parts) {
+std::map<train::Source, double> parse_mix(const std::vector<std::string>& parts,
+                                          const train::DataConfig& data) {
   std::map<train::Source, double> mix;
   for (const std::string& part : parts) {
     const size_t equals = part.find('=');
@@ -30,9 +36,33 @@ std::map<train::Source, double> parse_mix(const std::vector<std::string>& parts)
     const double share = equals == part.npos ? 0 : std::strtod(part.c_str() + equals + 1, &end);
     check(end && *end == '\0' && end != part.c_str() + equals + 1, Error::Kind::Usage,
           "--mix: '{}' is not SOURCE=SHARE, such as text=0.5", part);
-    mix[train::parse_source(part.substr(0, equals))] = share;
+    mix[train::parse_source(part.substr(0, equals), data)] = share;
   }
   return mix;
+}
+
+/// "NAME=DIR", or a DIR that is called "shards".
+std::map<std::string, std::filesystem::path> parse_shards(const char* flag,
+                                                          const std::vector<std::string>& parts) {
+  std::map<std::string, std::filesystem::path> sets;
+  for (const std::string& part : parts) {
+    const size_t equals = part.find('=');
+    const std::string name = equals == part.npos ? "shards" : part.substr(0, equals);
+    const bool is_new =
+        sets.emplace(name, equals == part.npos ? part : part.substr(equals + 1)).second;
+    check(is_new && !name.empty(), Error::Kind::Usage,
+          "{} {}: '{}' is there already; give each set a name of its own, NAME=DIR", flag, part,
+          name);
+  }
+  return sets;
+}
+
+train::InitialState parse_initial_state(const std::string& name) {
+  using train::InitialState;
+  return name == "passed"         ? InitialState::Passed
+         : name == "noise"        ? InitialState::Noise
+         : name == "fitted-noise" ? InitialState::FittedNoise
+                                  : InitialState::Empty;
 }
 
 io::json parse_model_config(const std::string& text) {
@@ -67,22 +97,51 @@ class Report {
   int64_t step_ = 0;
 };
 
-void run_train(const TrainOptions& options, const Context& context) {
-  train::TrainConfig config = options.config;
+/// Which tokens, and how they are cut.
+void read_data_options(const TrainOptions& options, train::TrainConfig& config) {
+  train::DataConfig& data = config.data;
+  data.text.assign(options.text.begin(), options.text.end());
+  data.held_out.assign(options.held_out.begin(), options.held_out.end());
+  data.shards = parse_shards("--shards", options.shards);
+  data.held_out_shards = parse_shards("--held-out-shards", options.held_out_shards);
+  if (!options.mix.empty())
+    data.mix = parse_mix(options.mix, data);
+  else if (data.text.empty() && data.shards.size() == 1)
+    data.mix = {{train::Source(train::Source::Shards, data.shards.begin()->first), 1.0}};
+  const bool fits =
+      data.window % config.span() == 0 && config.batch * config.span() % data.window == 0;
+  if (options.window->count() == 0 && !fits)
+    data.window = config.span();
+}
+
+/// What the model is made of.
+void read_model_options(const TrainOptions& options, train::TrainConfig& config) {
+  config.init_from = options.init_from;
+  check(options.model_config.empty() != options.init_from.empty(), Error::Kind::Usage,
+        "give either --model-config, for a new model, or --init-from");
+  if (!options.init_from.empty())
+    return;
   config.model = parse_model_config(options.model_config);
   if (!options.model_config.starts_with('{'))
     config.model_file = options.model_config;
-  if (!options.gated_norm.empty() && config.model.is_object()) {
+}
+
+void run_train(const TrainOptions& options, const Context& context) {
+  train::TrainConfig config = options.config;
+  read_model_options(options, config);
+  if (!options.gated_norm.empty() && !options.init_from.empty())
+    config.gated_norm = options.gated_norm;
+  else if (!options.gated_norm.empty() && config.model.is_object()) {
     io::json& own = config.model["stuffed_gated_norm"];
     check(own.is_null() || own == options.gated_norm, Error::Kind::Usage,
           "--gated-norm {}: --model-config says stuffed_gated_norm {}", options.gated_norm,
           own.dump());
     own = options.gated_norm;
   }
-  config.data.text.assign(options.text.begin(), options.text.end());
-  config.data.held_out.assign(options.held_out.begin(), options.held_out.end());
-  if (!options.mix.empty())
-    config.data.mix = parse_mix(options.mix);
+  read_data_options(options, config);
+  config.resets_documents = options.documents == "reset";
+  config.initial_state = parse_initial_state(options.initial_state);
+  config.schedule.shape = options.schedule == "cosine" ? train::Shape::Cosine : train::Shape::Wsd;
   const at::Device device = parse_device(options.device);
   train::train(config, device, options.output, io::provenance(context.command_line, device),
                options.overwrite, Report(config.batch * config.length));
@@ -102,20 +161,42 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
   app.add_option("--held-out", options.held_out, "Files for validation, never trained on")
       ->type_name("FILE")
       ->group(group);
+  app.add_option("--shards", options.shards,
+                 "Folders of `tokenize --shards`; repeatable, each with a name of its own. Their "
+                 "documents come in a random order, each once an epoch, end to end")
+      ->type_name("[NAME=]DIR")
+      ->group(group);
+  app.add_option("--held-out-shards", options.held_out_shards,
+                 "Shards for validation of the training shards of the same name")
+      ->type_name("[NAME=]DIR")
+      ->group(group);
+  app.add_option("--tokenizer", data.tokenizer,
+                 "Of texts and tasks: a file, a folder or 'bytes'; default: the shards', or bytes")
+      ->type_name("PATH|bytes")
+      ->group(group);
   app.add_option("--mix", options.mix,
-                 "Shares of the windows by source: text; repeat (a random printable string, "
-                 "repeated); passkey (prompts with answers). Default: text=1")
+                 "Shares of the windows by source: text; shards by their names ('shards' if they "
+                 "have none); repeat (a random string, repeated); passkey (prompts with answers); "
+                 "recall (keys with values, then the keys again). Default: the only one given")
       ->type_name("SOURCE=SHARE")
+      ->group(group);
+  add_choice(app, "--documents", options.documents, {"reset", "carry"},
+             "Where a document begins inside a window the state is emptied, or goes on")
       ->group(group);
   add_size(app, "--repeat-min", data.repeat_min, "Shortest string of 'repeat'")->group(group);
   add_size(app, "--repeat-max", data.repeat_max, "Longest string of 'repeat'")->group(group);
-  add_size(app, "--window", data.window,
-           "Bytes drawn at once and cut into sequences: runs that differ in --length alone see the "
-           "same bytes in the same steps")
+  add_count(app, "--recall-pairs", data.recall_pairs, "Keys of 'recall' with their values, at most",
+            2)
       ->group(group);
+  options.window = add_size(app, "--window", data.window,
+                            "Tokens drawn at once and cut into sequences: runs that differ in "
+                            "--length alone see the same tokens in the same steps. Where that does "
+                            "not fit and it is not given: --length times --segments");
+  options.window->group(group);
 }
 
-void add_optimiser_options(CLI::App& app, train::TrainConfig& config) {
+void add_optimiser_options(CLI::App& app, TrainOptions& options) {
+  train::TrainConfig& config = options.config;
   const char* const group = "Optimiser";
   const auto number = [&](const char* flag, double& home, const char* description, double low,
                           double high) {
@@ -132,13 +213,45 @@ void add_optimiser_options(CLI::App& app, train::TrainConfig& config) {
   };
   number("--lr", config.schedule.peak, "Learning rate between warm-up and decay (AdamW)", 0, 1e3);
   number("--last-lr", config.schedule.last, "Learning rate of the last step", 0, 1e3);
+  add_choice(app, "--schedule", options.schedule, {"wsd", "cosine"},
+             "Behind the warm-up: constant, with --decay at the end; or half a cosine")
+      ->group(group);
   add_count(app, "--warmup", config.schedule.warmup, "Steps of linear warm-up", 0)->group(group);
-  add_count(app, "--decay", config.schedule.decay, "Steps of linear decay at the end", 0)
+  add_count(app, "--decay", config.schedule.decay, "Steps of linear decay at the end (wsd)", 0)
       ->group(group);
   number("--weight-decay", config.weight_decay, "Weight decay, on matrices and the embedding only",
          0, 1e3);
-  number("--beta2", config.beta2, "AdamW's beta2 (beta1 is 0.9)", 0, 0.999999);
+  app.add_option("--no-weight-decay", config.undecayed,
+                 "Nor on weights with this in their names; repeatable")
+      ->type_name("PART")
+      ->group(group);
+  number("--beta1", config.beta1, "AdamW's beta1", 0, 0.999999);
+  number("--beta2", config.beta2, "AdamW's beta2", 0, 0.999999);
+  number("--adam-eps", config.eps, "AdamW's eps", 0, 1);
   number("--clip", config.clip, "Clip the gradient's norm to this; 0: do not clip", 0, 1e30);
+}
+
+void add_state_options(CLI::App& app, TrainOptions& options) {
+  const char* const group = "States and memory";
+  train::TrainConfig& config = options.config;
+  add_count(app, "--segments", config.segments,
+            "Truncated back-propagation: a row goes on over so many steps, its state carried from "
+            "one to the next without a gradient")
+      ->group(group);
+  add_choice(app, "--initial-state", options.initial_state,
+             {"empty", "passed", "noise", "fitted-noise"},
+             "What a row starts from: nothing; what the row before it left; normal numbers; those "
+             "with the mean and deviation of each head that the row before it left")
+      ->group(group);
+  app.add_option("--noise-deviation", config.noise_deviation, "Of --initial-state noise")
+      ->type_name("X")
+      ->group(group);
+  add_count(app, "--accumulate", config.accumulate,
+            "Feed a batch in so many parts, whose gradients are added")
+      ->group(group);
+  app.add_flag("--recompute", config.recompute,
+               "Keep the inputs of blocks alone, and compute the rest again in the backward pass")
+      ->group(group);
 }
 
 void add_record_options(CLI::App& app, train::TrainConfig& config) {
@@ -159,24 +272,57 @@ void add_record_options(CLI::App& app, train::TrainConfig& config) {
       ->group(group);
 }
 
+/// Which families can be made, and of which keys.
+std::string families_paragraph() {
+  std::string text =
+      "Families, with the keys of --model-config; what they are without it in brackets:\n";
+  for (const std::string& name : family_names(/*new_only=*/true)) {
+    std::string line = fmt::format("  {}:", name);
+    for (const NewKey& key : find_family(name).new_keys) {
+      const std::string shown = key.otherwise.empty()
+                                    ? fmt::format(" {},", key.name)
+                                    : fmt::format(" {} [{}],", key.name, key.otherwise);
+      if (line.size() + shown.size() > 100) {
+        text += line + "\n";
+        line = "   ";
+      }
+      line += shown;
+    }
+    line.pop_back();
+    text += line + "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 void add_train(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<TrainOptions>();
   train::TrainConfig& config = options->config;
   CLI::App* app = add_subcommand(
-      root, "train", "Train a small byte-level model that ppl-by-length and transformers can read",
+      root, "train",
+      "Train a model of any family, from nothing or from a checkpoint, which the other commands "
+      "and "
+      "transformers or flash-linear-attention read",
       "  stuffed train --config configs/smoke/train_bytes.toml\n"
       "  stuffed train --model-config '{\"hidden_size\":96,\"num_hidden_layers\":4,\"head_dim\":32,"
       "\"state_size\":128}'\n"
-      "    --text book.txt --mix text=0.5 repeat=0.5 --length 128 --steps 2000 -o out/short\n");
-  app->add_option("--family", config.family, "Model family")->capture_default_str();
+      "    --text book.txt --mix text=0.5 repeat=0.5 --length 128 --steps 2000 -o out/short\n"
+      "  stuffed train --init-from out/short --shards out/shards --length 1K --segments 12 "
+      "--steps 500 -o out/long\n\n" +
+          families_paragraph());
+  app->add_option("--family", config.family, "Model family")
+      ->check(CLI::IsMember(family_names(/*new_only=*/true)).description(""))
+      ->type_name(fmt::format("{}", fmt::join(family_names(/*new_only=*/true), "|")))
+      ->capture_default_str();
   app->add_option(
-         "--model-config", options->model_config,
-         "config.json of the new model: a file, or the JSON itself, in transformers' keys; "
-         "one that is unknown or cannot be honoured is refused")
-      ->type_name("FILE|JSON")
-      ->required();
+         "--init-from", options->init_from,
+         "Begin with the weights of this checkpoint, of any family and layout that is read")
+      ->type_name("DIR|FILE");
+  app->add_option("--model-config", options->model_config,
+                  "config.json of the new model: a file, or the JSON itself, in the keys below; "
+                  "one that is unknown or cannot be honoured is refused")
+      ->type_name("FILE|JSON");
   app->add_option("--gated-norm", options->gated_norm,
                   "With n_groups > 1: the gated norm is over the whole width, as transformers "
                   "reads it (default), or over each group, saved in the original layout")
@@ -188,7 +334,8 @@ void add_train(CLI::App& root, Commands& commands) {
       ->type_name("DIR")
       ->required();
   app->add_flag("--overwrite", options->overwrite, "Start over if the folder holds a run");
-  add_size(*app, "--length", config.length, "Tokens per training sequence");
+  add_size(*app, "--length", config.length,
+           "Tokens per training sequence, through which gradients flow");
   add_count(*app, "--batch", config.batch, "Sequences per step");
   add_count(*app, "--steps", config.schedule.steps, "Optimiser steps")->required();
   app->add_option("--device", options->device, "auto: the first GPU if there is one, else the CPU")
@@ -198,7 +345,8 @@ void add_train(CLI::App& root, Commands& commands) {
              "Type of activations; weights, states and moments are f32");
   add_seed(*app, config.seed, "Initial weights and every draw are functions of it");
   add_data_options(*app, *options);
-  add_optimiser_options(*app, config);
+  add_state_options(*app, *options);
+  add_optimiser_options(*app, *options);
   add_record_options(*app, config);
   commands.push_back({.app = app,
                       .run = [options](Context& context) { run_train(*options, context); },

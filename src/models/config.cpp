@@ -198,6 +198,23 @@ std::vector<std::string> check_config_keys(const Checkpoint& checkpoint,
   return check.unknown;
 }
 
+std::vector<std::string_view> names_of(std::span<const NewKey> keys) {
+  std::vector<std::string_view> names;
+  for (const NewKey& key : keys)
+    names.push_back(key.name);
+  return names;
+}
+
+int64_t new_size(const ConfigValues& config, std::string_view key, int64_t otherwise) {
+  const auto value = config.integer(key);
+  config.check(value || otherwise > 0, "needs {}, a positive whole number", key);
+  // Beyond this no tensor fits any memory, and products of two would overflow.
+  constexpr int64_t kLargest = int64_t{1} << 30;
+  config.check(value.value_or(1) > 0 && value.value_or(1) <= kLargest,
+               "{} is {}, expected a positive whole number", key, value.value_or(0));
+  return value.value_or(otherwise);
+}
+
 void check_new_config(const ConfigValues& config,
                       std::string_view family,
                       const ConfigTable& table) {

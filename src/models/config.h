@@ -78,6 +78,12 @@ class ConfigValues {
   Error::Kind kind_ = Error::Kind::Input;
 };
 
+std::vector<std::string_view> names_of(std::span<const NewKey> keys);
+
+/// The number at the key of a new model's config, positive; `otherwise` without it.
+/// Errors  Usage, naming the key, if it must be given (`otherwise` is 0)
+int64_t new_size(const ConfigValues& config, std::string_view key, int64_t otherwise = 0);
+
 /// check_config_keys() for a config from which a new model is to be made: a key that the table does
 /// not know is an error, too.
 void check_new_config(const ConfigValues& config,

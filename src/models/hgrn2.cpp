@@ -2,8 +2,10 @@
 // bound that grows with depth, and k = 1 - f, so that what is forgotten makes room for what is
 // written.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "checkpoint.h"
+#include "new_weights.h"
 #include "rms_trunk.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
@@ -20,6 +22,7 @@ struct Hgrn2Config : RmsTrunkConfig {
   // The fused norm of flash-linear-attention uses its own default whatever the config's norm_eps
   // says.
   double gate_norm_eps = 1e-5;
+  double new_deviation = 0.02;  // of a new model's matrices
 };
 
 struct Hgrn2Layer {
@@ -49,15 +52,15 @@ class Hgrn2 : public RmsTrunk {
 
   void derive() override {
     RmsTrunk::derive();
-    if (!m_.has_lower_bounds)
+    if (!m_.has_lower_bounds || is_trained_)
       return;
-    // A distribution over layers, cumulated: the first layer may forget all, the last must keep the
-    // most. Along rows: along columns the number of threads changes bits.
-    const Tensor shares = at::softmax(lower_bounds_.t().contiguous(), 1).t();
-    const Tensor bounds = shares.cumsum(0) - shares.select(0, 0);
+    const Tensor bounds = cumulated_bounds();
     for (size_t i = 1; i < layers_.size(); ++i)
       layers_[i].lower_bound = bounds.select(0, static_cast<int64_t>(i)).clone();
   }
+
+  void initialise_gates(uint64_t seed) override;
+  io::json save_config() const override;
 
  protected:
   void visit_shared(ParameterVisitor& v) override {
@@ -81,6 +84,19 @@ class Hgrn2 : public RmsTrunk {
   }
 
  private:
+  /// [L,D]: a distribution over layers, cumulated. The first layer may forget all, the last must
+  /// keep the most.
+  Tensor cumulated_bounds() const {
+    // Along rows: along columns the number of threads changes bits.
+    const Tensor shares = at::softmax(lower_bounds_.t().contiguous(), 1).t();
+    return shares.cumsum(0) - shares.select(0, 0);
+  }
+  /// [D]; undefined: no bound.
+  Tensor lower_bound(int layer) const {
+    if (is_trained_ && m_.has_lower_bounds && layer > 0)
+      return cumulated_bounds().select(0, layer);
+    return layers_[static_cast<size_t>(layer)].lower_bound;
+  }
   Tensor attention(Where where,
                    const Tensor& u,
                    const Hgrn2Layer& layer,
@@ -127,7 +143,7 @@ Tensor Hgrn2::attention(Where where,
     const auto parts = conv.y.chunk(3, -1);
     q = parts[0], f = parts[1], i = parts[2];
   }
-  const ops::ForgetGate gate = ops::forget_gate(f, layer.lower_bound);
+  const ops::ForgetGate gate = ops::forget_gate(f, lower_bound(where.layer));
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {m_.heads, -1}); };
   const ScanInputs in = {.q = to_heads(ops::silu(q)),
                          .k = to_heads(gate.insert),
@@ -138,6 +154,42 @@ Tensor Hgrn2::attention(Where where,
   const Tensor y = rule.advance(where, in, state).flatten(-2);
   const double eps = m_.gate_norm_eps * static_cast<double>(m_.expand);
   return ops::linear(ops::rms_norm(y, layer.gate_norm, eps, dtype_), layer.o_proj);
+}
+
+/// As flash-linear-attention begins: all matrices normal, equal bounds.
+void Hgrn2::initialise_gates(uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  Refill refill(
+      [&](const std::string& name, const std::vector<int64_t>& shape, Role role) {
+        return role == Role::Matrix || role == Role::Embedding || role == Role::Conv
+                   ? drawn_normal(seed, name, shape, m_.new_deviation)
+                   : Tensor();
+      },
+      device_);
+  visit(refill);
+}
+
+io::json Hgrn2::save_config() const {
+  return {{"architectures", {"HGRN2ForCausalLM"}},
+          {"model_type", "hgrn2"},
+          {"hidden_size", m_.d_model},
+          {"num_hidden_layers", m_.layers},
+          {"num_heads", m_.heads},
+          {"expand_ratio", m_.expand},
+          {"intermediate_size", m_.mlp_width},
+          {"vocab_size", config_.padded_vocab},
+          {"norm_eps", m_.eps},
+          {"use_short_conv", m_.conv_width > 0},
+          {"conv_size", m_.conv_width > 0 ? m_.conv_width : 4},
+          {"use_lower_bound", m_.has_lower_bounds},
+          {"tie_word_embeddings", m_.tied},
+          {"hidden_act", "swish"},
+          {"elementwise_affine", true},
+          {"attn_mode", "chunk"},
+          {"pad_token_id", nullptr},
+          {"bos_token_id", nullptr},
+          {"eos_token_id", nullptr},
+          {"dtype", "float32"}};
 }
 
 // ---- from a checkpoint ----
@@ -258,6 +310,70 @@ WeightMap weight_map(const Checkpoint& checkpoint, const Recognition& recognitio
   return map;
 }
 
+// ---- a new one ----
+
+constexpr NewKey kNewKeys[] = {
+    {"hidden_size"},
+    {"num_hidden_layers"},
+    {"expand_ratio", "hidden_size / num_heads; 128 without num_heads"},
+    {"num_heads", "hidden_size / expand_ratio"},
+    {"intermediate_size", "hidden_ratio x hidden_size x 2/3, up to a multiple of 256"},
+    {"hidden_ratio", "4"},
+    {"vocab_size", "the tokenizer's"},
+    {"norm_eps", "1e-6"},
+    {"use_short_conv", "false"},
+    {"conv_size", "4"},
+    {"use_lower_bound", "true"},
+    {"tie_word_embeddings", "false"},
+    {"initializer_range", "0.02"}};
+
+const ConfigTable kNew = {.kind = "fla",
+                          .model_types = {"hgrn2"},
+                          .read = names_of(kNewKeys),
+                          .fixed = {{"hidden_act", {"swish", "silu"}},
+                                    {"elementwise_affine", {true}},
+                                    {"clamp_min", {}, "a bound of the forget gate"},
+                                    {"attn", {}, "a hybrid, which is not supported"},
+                                    {"architectures", {io::json::array({"HGRN2ForCausalLM"})}},
+                                    {"dtype", {"float32"}, "trained weights are f32"},
+                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
+                          .harmless = {"attn_mode"}};
+
+/// The width of a new MLP.
+int64_t new_mlp_width(const ConfigValues& values, int64_t d_model) {
+  const int64_t ratio = new_size(values, "hidden_ratio", 4);
+  return new_size(values, "intermediate_size", (d_model * ratio * 2 / 3 + 255) / 256 * 256);
+}
+
+std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
+  const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
+  check_new_config(values, "hgrn2", kNew);
+  Hgrn2Config m{};
+  m.d_model = new_size(values, "hidden_size");
+  m.layers = new_size(values, "num_hidden_layers");
+  const auto heads = values.integer("num_heads");
+  values.check(!heads || (*heads > 0 && m.d_model % *heads == 0),
+               "num_heads is {}, which does not divide hidden_size {}", heads.value_or(0),
+               m.d_model);
+  m.expand = new_size(values, "expand_ratio", heads ? m.d_model / *heads : 128);
+  values.check(
+      m.d_model % m.expand == 0 && m.d_model / m.expand == heads.value_or(m.d_model / m.expand),
+      "expand_ratio is {}: times num_heads it is to be hidden_size {}", m.expand, m.d_model);
+  m.heads = m.d_model / m.expand;
+  m.mlp_width = new_mlp_width(values, m.d_model);
+  m.padded_vocab = new_size(values, "vocab_size");
+  m.eps = values.eps("norm_eps").value_or(1e-6);
+  values.agree_eps("norm_eps", m.eps);
+  m.has_lower_bounds = values.flag("use_lower_bound").value_or(true);
+  m.tied = values.flag("tie_word_embeddings").value_or(false);
+  if (values.flag("use_short_conv").value_or(false))
+    m.conv_width = new_size(values, "conv_size", 4);
+  m.new_deviation = values.number("initializer_range").value_or(m.new_deviation);
+  values.check(m.new_deviation > 0 && m.new_deviation < 1e3,
+               "initializer_range is {}, expected a deviation", m.new_deviation);
+  return std::make_unique<Hgrn2>(m, m.padded_vocab);
+}
+
 // ---- as published ----
 
 constexpr ModelSize kSizes[] = {
@@ -290,6 +406,8 @@ const Family hgrn2_family = {.name = "hgrn2",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
+                             .make_new = make_new,
+                             .new_keys = kNewKeys,
                              .terms = {.decay = DecayForm::PerChannel, .key_from_decay = true},
                              .widths = {.heads = 16, .key_width = 128, .value_width = 128},
                              .sizes = kSizes,

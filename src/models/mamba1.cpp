@@ -2,8 +2,10 @@
 // (arXiv:2410.05355), which normalises dt, B and C. A head is a channel: K = 16 state rows, V = 1.
 // Its decay depends on time, channel and row, so the scan takes dt and A, never their product.
 #include <algorithm>
+#include <cmath>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "mamba_layout.h"
 #include "stuffed/core/error.h"
@@ -18,8 +20,10 @@ namespace {
 struct Mamba1Config : RmsTrunkConfig {
   int64_t d_inner, state_width, rank;
   bool projection_bias = false, conv_bias = true;
-  std::optional<double> factor_eps;  // Falcon-Mamba: of the norms of dt, B and C
+  std::optional<double> factor_eps = {};  // Falcon-Mamba: of the norms of dt, B and C
   std::vector<std::string> warnings = {};
+  MambaBeginning beginning = {.dt_floor = 1e-4};
+  double dt_scale = 1;  // of the new matrix that dt comes from
 };
 
 struct Mamba1Layer {
@@ -30,7 +34,7 @@ struct Mamba1Layer {
   ops::Linear dt_proj;     // [C,R]
   Tensor dt_bias;          // [C] f32: added after the product, not in the model's type
   Tensor a_log, d;         // [C,K]; [C]
-  Tensor rate;             // [C,K], derived: what a step decays by, nats
+  Tensor rate;             // [C,K], derived for inference: what a step decays by, nats
   ops::Linear out_proj;
 };
 
@@ -50,10 +54,14 @@ class Mamba1 : public RmsTrunk {
   void derive() override {
     RmsTrunk::derive();
     for (Mamba1Layer& layer : layers_)
-      layer.rate = -layer.a_log.exp();
+      if (!is_trained_)
+        layer.rate = -layer.a_log.exp();
     if (m_.factor_eps)
       ones_ = at::ones({std::max(m_.rank, m_.state_width)}, at::TensorOptions().device(device_));
   }
+
+  void initialise_gates(uint64_t seed) override;
+  io::json save_config() const override;
 
  protected:
   void visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) override;
@@ -125,15 +133,65 @@ Tensor Mamba1::mixer(Where where,
   const auto to_heads = [&](int64_t begin) {
     return factor(factors, begin, m_.state_width).unsqueeze(2).expand({-1, -1, m_.d_inner, -1});
   };
-  const ScanInputs in = {
-      .q = to_heads(m_.rank + m_.state_width),
-      .k = to_heads(m_.rank),
-      .v = x.unsqueeze(-1),  // [B,T,C,1]
-      .v_scale = dt,
-      .factored_decay = FactoredDecay{.step = dt, .rate = layer.rate, .offset = 0}};
+  const Tensor rate = layer.rate.defined() ? layer.rate : -layer.a_log.exp();
+  const ScanInputs in = {.q = to_heads(m_.rank + m_.state_width),
+                         .k = to_heads(m_.rank),
+                         .v = x.unsqueeze(-1),  // [B,T,C,1]
+                         .v_scale = dt,
+                         .factored_decay = FactoredDecay{.step = dt, .rate = rate, .offset = 0}};
   const Tensor y = rule.advance(where, in, state).squeeze(-1);  // [B,T,C]
   const ops::Skip skip = {.x = x, .weight = layer.d};
   return ops::linear(ops::gated_rms_norm(y, z, /*weight=*/{}, 1, 0, false, skip), layer.out_proj);
+}
+
+/// As mamba_ssm begins: A is -1 to -K in every channel, dt log-uniform, D = 1.
+void Mamba1::initialise_gates(uint64_t seed) {
+  const at::NoGradGuard no_grad;
+  const MambaBeginning& begin = m_.beginning;
+  embedding_ = embedding_ * (begin.embedding_deviation / kMadeDeviation);
+  const Tensor rates = at::arange(1, m_.state_width + 1, at::TensorOptions(at::kDouble));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Mamba1Layer& layer = layers_[i];
+    layer.a_log = rates.log().to(device_, at::kFloat).expand({m_.d_inner, -1}).contiguous();
+    layer.dt_bias =
+        new_step_bias(seed, fmt::format("mamba1 steps of layer {}", i), m_.d_inner, begin)
+            .to(device_);
+    layer.d = at::ones_like(layer.d);
+    layer.dt_proj.weight = layer.dt_proj.weight * m_.dt_scale;
+    if (begin.scales_by_depth)
+      layer.out_proj.weight = layer.out_proj.weight / std::sqrt(static_cast<double>(m_.layers));
+  }
+}
+
+/// In Hugging Face's layout.
+io::json Mamba1::save_config() const {
+  check(m_.d_inner % m_.d_model == 0, Error::Kind::Unsupported,
+        "an inner width of {} for a width of {}: Hugging Face's layout holds whole multiples",
+        m_.d_inner, m_.d_model);
+  const bool is_falcon = m_.factor_eps.has_value();
+  io::json config = {{"architectures", {is_falcon ? "FalconMambaForCausalLM" : "MambaForCausalLM"}},
+                     {"model_type", is_falcon ? "falcon_mamba" : "mamba"},
+                     {"hidden_size", m_.d_model},
+                     {"num_hidden_layers", m_.layers},
+                     {"state_size", m_.state_width},
+                     {"conv_kernel", m_.conv_width},
+                     {"expand", m_.d_inner / m_.d_model},
+                     {"intermediate_size", m_.d_inner},
+                     {"time_step_rank", m_.rank},
+                     {"vocab_size", config_.padded_vocab},
+                     {"layer_norm_epsilon", m_.eps},
+                     {"use_bias", m_.projection_bias},
+                     {"use_conv_bias", m_.conv_bias},
+                     {"residual_in_fp32", m_.residual_in_f32},
+                     {"tie_word_embeddings", m_.tied},
+                     {"hidden_act", "silu"},
+                     {"pad_token_id", nullptr},
+                     {"bos_token_id", nullptr},
+                     {"eos_token_id", nullptr},
+                     {"dtype", "float32"}};
+  if (is_falcon)
+    config["mixer_rms_eps"] = *m_.factor_eps;
+  return config;
 }
 
 // ---- from a checkpoint ----
@@ -263,6 +321,63 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   return std::make_unique<Mamba1>(m, true_vocab(checkpoint, m.padded_vocab));
 }
 
+// ---- a new one ----
+
+constexpr NewKey kNewKeys[] = {{"hidden_size"},
+                               {"num_hidden_layers"},
+                               {"state_size", "16"},
+                               {"conv_kernel", "4"},
+                               {"expand", "2"},
+                               {"time_step_rank", "hidden_size / 16, rounded up"},
+                               {"vocab_size", "the tokenizer's"},
+                               {"layer_norm_epsilon", "1e-5"},
+                               {"use_bias", "false"},
+                               {"use_conv_bias", "true"},
+                               {"residual_in_fp32", "true"},
+                               {"tie_word_embeddings", "true"},
+                               {"time_step_min", "1e-3"},
+                               {"time_step_max", "0.1"},
+                               {"time_step_floor", "1e-4"},
+                               {"time_step_scale", "1"},
+                               {"initializer_range", "0.02"},
+                               {"rescale_prenorm_residual", "true"}};
+
+const ConfigTable kNew = {.kind = "hf",
+                          .model_types = {"mamba"},
+                          .read = names_of(kNewKeys),
+                          .fixed = {{"hidden_act", {"silu", "swish"}},
+                                    {"rms_norm", {true}, "a LayerNorm"},
+                                    {"time_step_init_scheme", {"random"}},
+                                    {"architectures", {io::json::array({"MambaForCausalLM"})}},
+                                    {"dtype", {"float32"}, "trained weights are f32"},
+                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
+                          .harmless = {}};
+
+std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
+  const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
+  check_new_config(values, "mamba1", kNew);
+  Mamba1Config m{};
+  m.d_model = new_size(values, "hidden_size");
+  m.layers = new_size(values, "num_hidden_layers");
+  m.state_width = new_size(values, "state_size", 16);
+  m.conv_width = new_size(values, "conv_kernel", 4);
+  values.check(m.conv_width > 1, "conv_kernel is {}, expected 2 or more", m.conv_width);
+  m.d_inner = new_size(values, "expand", 2) * m.d_model;
+  m.rank = new_size(values, "time_step_rank", (m.d_model + 15) / 16);
+  m.padded_vocab = new_size(values, "vocab_size");
+  m.projection_bias = values.flag("use_bias").value_or(false);
+  m.conv_bias = values.flag("use_conv_bias").value_or(true);
+  m.residual_in_f32 = values.flag("residual_in_fp32").value_or(true);
+  m.tied = values.flag("tie_word_embeddings").value_or(true);
+  m.eps = values.eps("layer_norm_epsilon").value_or(m.eps);
+  values.agree_eps("layer_norm_epsilon", m.eps);
+  read_mamba_beginning(values, m.beginning);
+  m.dt_scale = values.number("time_step_scale").value_or(1);
+  values.check(m.dt_scale > 0 && m.dt_scale < 1e3, "time_step_scale is {}, expected a small factor",
+               m.dt_scale);
+  return std::make_unique<Mamba1>(m, m.padded_vocab);
+}
+
 // ---- as published ----
 
 constexpr ModelSize mamba1_size(std::string_view name, int64_t d_model, int64_t layers) {
@@ -297,6 +412,8 @@ const Family mamba1_family = {
     .config_table = config_table,
     .make = make,
     .weight_map = mamba_weight_map,
+    .make_new = make_new,
+    .new_keys = kNewKeys,
     .terms = {.decay = DecayForm::Factored, .shares_keys = true, .has_v_scale = true},
     .widths = {.heads = 4096, .key_width = 16, .value_width = 1},
     .sizes = kSizes,

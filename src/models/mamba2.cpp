@@ -50,7 +50,8 @@ class Mamba2 : public RmsTrunk {
 
   void initialise_gates(uint64_t seed) override;
   io::json save_config() const override;
-  std::string saved_name(const std::string& name) const override;
+  std::pair<std::string, Tensor> saved(const std::string& name,
+                                       const Tensor& tensor) const override;
 
  protected:
   void visit_layer(ParameterVisitor& v, const std::string& prefix, size_t i) override;
@@ -156,10 +157,9 @@ void Mamba2::initialise_gates(uint64_t seed) {
   // The published initialisation (mamba_ssm): A uniform in [1, 16], dt log-uniform in [1e-3, 0.1],
   // D = 1, and output projections scaled down by the depth.
   at::NoGradGuard no_grad;
-  const Mamba2Beginning& begin = m_.beginning;
-  constexpr double kDeviation = 0.02;  // as it is made
-  if (begin.embedding_deviation != kDeviation)
-    embedding_ = embedding_ * (begin.embedding_deviation / kDeviation);
+  const MambaBeginning& begin = m_.beginning;
+  if (begin.embedding_deviation != kMadeDeviation)
+    embedding_ = embedding_ * (begin.embedding_deviation / kMadeDeviation);
   for (size_t i = 0; i < layers_.size(); ++i) {
     Rng rng(seed, fmt::format("mamba2 gates of layer {}", i));
     std::vector<float> a_log, dt_bias;
@@ -184,10 +184,9 @@ io::json Mamba2::save_config() const {
   return saved_mamba2_config(m_);
 }
 
-std::string Mamba2::saved_name(const std::string& name) const {
-  return m_.is_saved_as_original() && name == "backbone.embeddings.weight"
-             ? "backbone.embedding.weight"
-             : name;
+std::pair<std::string, Tensor> Mamba2::saved(const std::string& name, const Tensor& tensor) const {
+  const bool is_renamed = m_.is_saved_as_original() && name == kMambaNames.embedding;
+  return {is_renamed ? "backbone.embedding.weight" : name, tensor};
 }
 
 // ---- from a checkpoint ----
@@ -254,6 +253,7 @@ const Family mamba2_family = {
     .make = make,
     .weight_map = mamba_weight_map,
     .make_new = make_new,
+    .new_keys = kNewMamba2Keys,
     .terms = {.decay = DecayForm::PerHead, .shares_keys = true, .has_v_scale = true},
     .widths = {.heads = 64, .key_width = 128, .value_width = 64},
     .sizes = kSizes,

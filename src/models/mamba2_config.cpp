@@ -6,7 +6,6 @@
 #include <tuple>
 #include <utility>
 
-#include "mamba_layout.h"
 #include "stuffed/core/error.h"
 
 namespace stuffed {
@@ -312,27 +311,7 @@ void check_shapes(const Checkpoint& checkpoint,
 const ConfigTable kNew = {
     .kind = "hf",
     .model_types = {"mamba2"},
-    .read = {"hidden_size",
-             "num_hidden_layers",
-             "num_heads",
-             "head_dim",
-             "state_size",
-             "n_groups",
-             "conv_kernel",
-             "expand",
-             "vocab_size",
-             "layer_norm_epsilon",
-             "use_bias",
-             "use_conv_bias",
-             "residual_in_fp32",
-             "time_step_limit",
-             "tie_word_embeddings",
-             "stuffed_gated_norm",
-             "time_step_min",
-             "time_step_max",
-             "time_step_floor",
-             "initializer_range",
-             "rescale_prenorm_residual"},
+    .read = names_of(kNewMamba2Keys),
     .fixed = {{"hidden_act", {"silu", "swish"}},
               {"rms_norm", {true}, "a LayerNorm"},
               {"norm_before_gate", {false}, "transformers gates before the norm"},
@@ -381,23 +360,6 @@ int64_t new_heads(const ConfigValues& config, const Mamba2Config& m) {
                "num_heads {} of head_dim {} are not the {} channels of expand {}",
                heads.value_or(0), m.head_width, inner, expand.value_or(2));
   return heads.value_or(inner / m.head_width);
-}
-
-void read_beginning(const ConfigValues& config, Mamba2Config& m) {
-  Mamba2Beginning& begin = m.beginning;
-  begin.dt_min = config.number("time_step_min").value_or(begin.dt_min);
-  begin.dt_max = config.number("time_step_max").value_or(begin.dt_max);
-  begin.dt_floor = config.number("time_step_floor").value_or(begin.dt_floor);
-  config.check(begin.dt_min > 0 && begin.dt_min <= begin.dt_max && begin.dt_max < 1e3 &&
-                   begin.dt_floor >= 0 && begin.dt_floor < 1e3,
-               "time_step_min ({}), time_step_max ({}) and time_step_floor ({}) are no range of "
-               "steps",
-               begin.dt_min, begin.dt_max, begin.dt_floor);
-  begin.embedding_deviation =
-      config.number("initializer_range").value_or(begin.embedding_deviation);
-  config.check(begin.embedding_deviation > 0 && begin.embedding_deviation < 1e3,
-               "initializer_range is {}, expected a deviation", begin.embedding_deviation);
-  begin.scales_by_depth = config.flag("rescale_prenorm_residual").value_or(true);
 }
 
 // ---- written ----
@@ -486,12 +448,7 @@ Mamba2Config read_mamba2_config(const Checkpoint& checkpoint, const Recognition&
 Mamba2Config new_mamba2_config(const io::json& config) {
   const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
   check_new_config(values, "mamba2", kNew);
-  const auto need = [&](const char* key) {
-    const auto value = values.integer(key);
-    check(value && *value > 0, Error::Kind::Usage,
-          "a new mamba2 model needs {} (a positive integer)", key);
-    return *value;
-  };
+  const auto need = [&](const char* key) { return new_size(values, key); };
   Mamba2Config m{};
   m.d_model = need("hidden_size");
   m.layers = need("num_hidden_layers");
@@ -509,7 +466,7 @@ Mamba2Config new_mamba2_config(const io::json& config) {
         "hidden_size ({})",
         m.heads, m.groups, m.d_inner(), m.d_model);
   read_new_options(values, m);
-  read_beginning(values, m);
+  read_mamba_beginning(values, m.beginning);
   m.kept = kept_keys(config);
   return m;
 }

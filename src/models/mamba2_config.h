@@ -6,16 +6,9 @@
 #include <vector>
 
 #include "checkpoint.h"
-#include "rms_trunk.h"
+#include "mamba_layout.h"
 
 namespace stuffed {
-
-/// How a new model begins: as in mamba_ssm, where its config does not say otherwise.
-struct Mamba2Beginning {
-  double dt_min = 1e-3, dt_max = 0.1, dt_floor = 0;
-  double embedding_deviation = 0.02;
-  bool scales_by_depth = true;  // output projections over the root of the number of layers
-};
 
 struct Mamba2Config : RmsTrunkConfig {
   int64_t heads, head_width, groups, state_width;
@@ -26,7 +19,7 @@ struct Mamba2Config : RmsTrunkConfig {
   bool norm_is_grouped = true;  // the gated norm: over each group's channels, or over all of them
   double dt_min = 0, dt_max = std::numeric_limits<double>::infinity();
   std::vector<std::string> warnings;
-  Mamba2Beginning beginning = {};
+  MambaBeginning beginning = {};
   io::json kept = io::json::object();  // of a new model's config: changes no number, and is saved
 
   int64_t d_inner() const { return heads * head_width; }
@@ -34,6 +27,29 @@ struct Mamba2Config : RmsTrunkConfig {
   bool is_saved_as_original() const { return has_norm_choice() && norm_is_grouped; }
   int64_t conv_channels() const { return d_inner() + 2 * groups * state_width; }
 };
+
+/// What a new model's config can say that decides what it is.
+inline constexpr NewKey kNewMamba2Keys[] = {{"hidden_size"},
+                                            {"num_hidden_layers"},
+                                            {"head_dim"},
+                                            {"state_size"},
+                                            {"num_heads", "expand x hidden_size / head_dim"},
+                                            {"n_groups", "1"},
+                                            {"conv_kernel", "4"},
+                                            {"expand", "2"},
+                                            {"vocab_size", "the tokenizer's"},
+                                            {"layer_norm_epsilon", "1e-5"},
+                                            {"use_bias", "false"},
+                                            {"use_conv_bias", "true"},
+                                            {"residual_in_fp32", "true"},
+                                            {"time_step_limit", "none"},
+                                            {"tie_word_embeddings", "true"},
+                                            {"stuffed_gated_norm", "whole"},
+                                            {"time_step_min", "1e-3"},
+                                            {"time_step_max", "0.1"},
+                                            {"time_step_floor", "0"},
+                                            {"initializer_range", "0.02"},
+                                            {"rescale_prenorm_residual", "true"}};
 
 const ConfigTable& mamba2_config_table(const Checkpoint& checkpoint,
                                        const Recognition& recognition);

@@ -1,8 +1,52 @@
 #include "mamba_layout.h"
 
+#include <cmath>
+
+#include <ATen/ATen.h>
+
 #include "stuffed/core/error.h"
+#include "stuffed/core/rng.h"
 
 namespace stuffed {
+
+namespace {
+
+/// The number whose softplus is a step drawn log-uniformly.
+float draw_step_bias(Rng& rng, const MambaBeginning& begin) {
+  const double dt = std::max(
+      begin.dt_floor,
+      std::exp(std::log(begin.dt_min) + rng.uniform() * std::log(begin.dt_max / begin.dt_min)));
+  return static_cast<float>(dt + std::log(-std::expm1(-dt)));
+}
+
+}  // namespace
+
+void read_mamba_beginning(const ConfigValues& config, MambaBeginning& begin) {
+  begin.dt_min = config.number("time_step_min").value_or(begin.dt_min);
+  begin.dt_max = config.number("time_step_max").value_or(begin.dt_max);
+  begin.dt_floor = config.number("time_step_floor").value_or(begin.dt_floor);
+  config.check(begin.dt_min > 0 && begin.dt_min <= begin.dt_max && begin.dt_max < 1e3 &&
+                   begin.dt_floor >= 0 && begin.dt_floor < 1e3,
+               "time_step_min ({}), time_step_max ({}) and time_step_floor ({}) are no range of "
+               "steps",
+               begin.dt_min, begin.dt_max, begin.dt_floor);
+  begin.embedding_deviation =
+      config.number("initializer_range").value_or(begin.embedding_deviation);
+  config.check(begin.embedding_deviation > 0 && begin.embedding_deviation < 1e3,
+               "initializer_range is {}, expected a deviation", begin.embedding_deviation);
+  begin.scales_by_depth = config.flag("rescale_prenorm_residual").value_or(true);
+}
+
+Tensor new_step_bias(uint64_t seed,
+                     const std::string& key,
+                     int64_t count,
+                     const MambaBeginning& begin) {
+  Rng rng(seed, key);
+  std::vector<float> bias;
+  for (int64_t i = 0; i < count; ++i)
+    bias.push_back(draw_step_bias(rng, begin));
+  return at::tensor(bias);
+}
 
 std::string mamba_prefix(const Checkpoint& checkpoint) {
   return checkpoint.weights.has("model.backbone.norm_f.weight") ? "model." : "";

@@ -14,6 +14,25 @@ inline constexpr RmsTrunkNames kMambaNames = {.embedding = "backbone.embeddings.
                                               .layers = "backbone.layers.",
                                               .final_norm = "backbone.norm_f.weight"};
 
+/// How a new model begins: as in mamba_ssm, where its config does not say otherwise.
+struct MambaBeginning {
+  double dt_min = 1e-3, dt_max = 0.1, dt_floor = 0;
+  double embedding_deviation = 0.02;
+  bool scales_by_depth = true;  // output projections over the root of the number of layers
+};
+/// Of a new embedding before a family changes it.
+inline constexpr double kMadeDeviation = 0.02;
+
+/// Of the config of a new model.
+/// Errors  as ConfigValues, for what is no range or deviation
+void read_mamba_beginning(const ConfigValues& config, MambaBeginning& begin);
+
+/// [count] f32 on the CPU: softplus of it is log-uniform between the least and the largest step.
+Tensor new_step_bias(uint64_t seed,
+                     const std::string& key,
+                     int64_t count,
+                     const MambaBeginning& begin);
+
 /// "model." in Codestral's own upload, which puts it before the original names; else empty.
 std::string mamba_prefix(const Checkpoint& checkpoint);
 

@@ -166,6 +166,7 @@ class ModelBuilder {
   static void set_device_and_dtype(RecurrentLM& model, const LoadOptions& options) {
     model.device_ = options.device;
     model.dtype_ = options.dtype.value_or(options.device.is_cpu() ? at::kFloat : at::kBFloat16);
+    model.is_trained_ = !options.inference;
   }
 
   static void finish(RecurrentLM& model, const LoadOptions& options) {
@@ -251,7 +252,7 @@ void save_model(RecurrentLM& model, const std::filesystem::path& folder) {
   for (const auto& item : list.items) {
     check(item.home->defined(), Error::Kind::Internal,
           "tensor '{}' was packed for inference and cannot be saved", item.name);
-    tensors.emplace_back(model.saved_name(item.name), item.home->detach().to(at::kCPU));
+    tensors.push_back(model.saved(item.name, item.home->detach().to(at::kCPU)));
   }
   io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
   io::write_text(folder / "config.json", config.dump(2) + "\n");

@@ -2,6 +2,7 @@
 // per key channel, and a bonus for the current token.
 #include <ATen/ATen.h>
 
+#include "rwkv_beginning.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 
@@ -12,7 +13,7 @@ namespace {
 struct Rwkv5Layer {
   Tensor share_k, share_v, share_r, share_g;  // [D]: weight of the *current* token
   Tensor decay, bonus;                        // [H,S]
-  Tensor log_decay;                           // [H,S], derived, nats
+  Tensor log_decay;                           // [H,S], derived for inference, nats
   ops::Linear receptance, key, value, gate, output;
   LayerNormWeights ln_x;
   GatedChannelMix ffn;
@@ -47,7 +48,16 @@ class Rwkv5 : public RwkvModel {
     v.matrix(ffn + "receptance.weight", layer.ffn.receptance, {d, d});
   }
 
+  void initialise_gates(uint64_t seed) override;
+  io::json save_config() const override { return hf_config("rwkv5"); }
+  std::pair<std::string, Tensor> saved(const std::string& name,
+                                       const Tensor& tensor) const override {
+    return rwkv_hf_saved(name, tensor);
+  }
+
   void derive() override {
+    if (is_trained_)
+      return;
     // From here on every share is the previous token's, as in the later generations.
     for (Rwkv5Layer& layer : layers_) {
       layer.log_decay = -layer.decay.exp();
@@ -63,24 +73,86 @@ class Rwkv5 : public RwkvModel {
                   const Recurrence& rule,
                   Pass&) const override {
     const Rwkv5Layer& layer = layers_[static_cast<size_t>(where.layer)];
-    const Tensor v = to_heads(ops::linear(x.mix(layer.share_v), layer.value));
-    const ScanInputs in = {.q = to_heads(ops::linear(x.mix(layer.share_r), layer.receptance)),
-                           .k = to_heads(ops::linear(x.mix(layer.share_k), layer.key)),
+    const auto mixed = [&](const Tensor& share, const ops::Linear& weight) {
+      return ops::linear(x.mix(of_previous(share)), weight);
+    };
+    const Tensor v = to_heads(mixed(layer.share_v, layer.value));
+    const Tensor log_decay = is_trained_ ? -layer.decay.exp() : layer.log_decay;
+    const ScanInputs in = {.q = to_heads(mixed(layer.share_r, layer.receptance)),
+                           .k = to_heads(mixed(layer.share_k, layer.key)),
                            .v = v,
-                           .log_decay = layer.log_decay.expand({v.size(0), v.size(1), -1, -1}),
+                           .log_decay = log_decay.expand({v.size(0), v.size(1), -1, -1}),
                            .bonus = layer.bonus};
-    const Tensor gate = ops::linear(x.mix(layer.share_g), layer.gate);
+    const Tensor gate = mixed(layer.share_g, layer.gate);
     return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
                        layer.output);
   }
 
   Tensor channel_mix(size_t layer, const ops::TokenShift& x) const override {
-    return layers_[layer].ffn(x);
+    GatedChannelMix mix = layers_[layer].ffn;
+    mix.share_k = of_previous(mix.share_k);
+    mix.share_r = of_previous(mix.share_r);
+    return mix(x);
   }
 
  private:
+  /// The previous token's share, which derive() has made for inference.
+  Tensor of_previous(const Tensor& share) const { return is_trained_ ? 1 - share : share; }
+
   std::vector<Rwkv5Layer> layers_;
 };
+
+void Rwkv5::initialise_gates(uint64_t seed) {
+  refill([&](const std::string& name, const std::vector<int64_t>& shape, Role role) {
+    return rwkv_new_matrix(seed, name, shape, role, r_.layers);
+  });
+  const int64_t width = r_.heads * r_.head_size;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Rwkv5Layer& layer = layers_[i];
+    const RwkvDepth depth(static_cast<int64_t>(i), r_.layers);
+    const auto share = [&](double power, double more = 0) {
+      return (rwkv_ramp(r_.d_model, power * depth.falling) + more).to(device_);
+    };
+    layer.share_k = share(1);
+    layer.share_v = share(1, 0.3 * depth.rising);
+    layer.share_r = share(0.5);
+    layer.share_g = share(0.5);
+    layer.decay = rwkv_new_decay(width, depth).view({r_.heads, -1}).to(device_);
+    layer.bonus = rwkv_new_bonus(width, depth).view({r_.heads, -1}).to(device_);
+    layer.ffn.share_k = share(1);
+    layer.ffn.share_r = share(1);
+  }
+}
+
+// ---- a new one ----
+
+constexpr NewKey kNewKeys[] = {{"hidden_size"},
+                               {"num_hidden_layers"},
+                               {"head_size", "64"},
+                               {"attention_hidden_size", "hidden_size"},
+                               {"intermediate_size", "3.5 x hidden_size, down to a multiple of 32"},
+                               {"head_size_divisor", "8"},
+                               {"vocab_size", "the tokenizer's"}};
+
+const ConfigTable kNew = {.kind = "hf",
+                          .model_types = {"rwkv5"},
+                          .read = names_of(kNewKeys),
+                          .fixed = {{"layer_norm_epsilon", {1e-5}},
+                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
+                                    {"architectures", {io::json::array({"RwkvForCausalLM"})}},
+                                    {"dtype", {"float32"}, "trained weights are f32"},
+                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
+                          .harmless = {"rescale_every"}};
+
+std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
+  const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
+  check_new_config(values, "rwkv5", kNew);
+  const RwkvConfig r = new_rwkv_config(values);
+  values.agree_eps("a fixed one", r.eps);
+  return std::make_unique<Rwkv5>(r, r.vocab_rows);
+}
+
+// ---- from a checkpoint ----
 
 std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
   reject_rwkv_relatives(checkpoint);
@@ -136,6 +208,8 @@ const Family rwkv5_family = {.name = "rwkv5",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = rwkv_weight_map,
+                             .make_new = make_new,
+                             .new_keys = kNewKeys,
                              .terms = {.decay = DecayForm::Constant, .has_bonus = true},
                              .widths = {.heads = 32, .key_width = 64, .value_width = 64},
                              .sizes = kSizes,

@@ -5,7 +5,7 @@
 
 #include <ATen/ATen.h>
 
-#include "kernels/common/matrix_product.h"
+#include "rwkv_beginning.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
@@ -38,6 +38,13 @@ class Rwkv6 : public RwkvModel {
  public:
   Rwkv6(const RwkvConfig& config, LowRank rank, int64_t vocab)
       : RwkvModel(config, vocab), rank_(rank), layers_(static_cast<size_t>(config.layers)) {}
+
+  void initialise_gates(uint64_t seed) override;
+  io::json save_config() const override { return hf_config("rwkv6"); }
+  std::pair<std::string, Tensor> saved(const std::string& name,
+                                       const Tensor& tensor) const override {
+    return rwkv_hf_saved(name, tensor);
+  }
 
  protected:
   void visit_block(ParameterVisitor& v, const std::string& prefix, size_t i) override {
@@ -72,12 +79,12 @@ class Rwkv6 : public RwkvModel {
                   const Recurrence& rule,
                   Pass&) const override {
     const Rwkv6Layer& layer = layers_[static_cast<size_t>(where.layer)];
-    const Tensor low = at::tanh(kernels::matrix_product(x.mix(layer.share_x), layer.mix_in))
-                           .unflatten(-1, {5, rank_.mix});
-    const ops::LowRankMixes mixed(x, layer.share, low, layer.mix_out);
+    const Tensor low =
+        at::tanh(product(x.mix(layer.share_x), layer.mix_in)).unflatten(-1, {5, rank_.mix});
+    const Tensor factors = layer.mix_out.to(low.scalar_type());
+    const ops::LowRankMixes mixed(x, layer.share, low, factors);
     // The sum in f32: in bf16 it would carry a relative error of 2^-8 into exp(-exp(.)).
-    const Tensor omega = kernels::matrix_product(
-        at::tanh(kernels::matrix_product(mixed(0), layer.decay_in)), layer.decay_out);
+    const Tensor omega = product(at::tanh(product(mixed(0), layer.decay_in)), layer.decay_out);
     const ScanInputs in = {.q = to_heads(ops::linear(mixed(3), layer.receptance)),
                            .k = to_heads(ops::linear(mixed(1), layer.key)),
                            .v = to_heads(ops::linear(mixed(2), layer.value)),
@@ -96,6 +103,59 @@ class Rwkv6 : public RwkvModel {
   LowRank rank_;
   std::vector<Rwkv6Layer> layers_;
 };
+
+void Rwkv6::initialise_gates(uint64_t seed) {
+  refill([&](const std::string& name, const std::vector<int64_t>& shape, Role role) {
+    return rwkv_new_matrix(seed, name, shape, role, r_.layers);
+  });
+  const int64_t width = r_.heads * r_.head_size;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Rwkv6Layer& layer = layers_[i];
+    const RwkvDepth depth(static_cast<int64_t>(i), r_.layers);
+    const auto share = [&](double power, double less = 0) {
+      return (1 - rwkv_ramp(r_.d_model, power * depth.falling) - less).to(device_);
+    };
+    layer.share_x = share(1);
+    layer.share = {share(1), share(1), share(1, 0.3 * depth.rising), share(0.5), share(0.5)};
+    layer.decay = rwkv_new_decay(width, depth).to(device_);
+    layer.bonus = rwkv_new_bonus(width, depth).view({r_.heads, -1}).to(device_);
+    layer.ffn.share_k = share(1);
+    layer.ffn.share_r = share(1);
+  }
+}
+
+// ---- a new one ----
+
+constexpr NewKey kNewKeys[] = {{"hidden_size"},
+                               {"num_hidden_layers"},
+                               {"head_size", "64"},
+                               {"attention_hidden_size", "hidden_size"},
+                               {"intermediate_size", "3.5 x hidden_size, down to a multiple of 32"},
+                               {"head_size_divisor", "8"},
+                               {"proj_low_rank_dim", "32; 64 from a hidden_size of 4096 on"},
+                               {"gate_low_rank_dim", "64; 128 from a hidden_size of 4096 on"},
+                               {"vocab_size", "the tokenizer's"}};
+
+const ConfigTable kNew = {.kind = "hf",
+                          .model_types = {"rwkv6"},
+                          .read = names_of(kNewKeys),
+                          .fixed = {{"layer_norm_epsilon", {1e-5}},
+                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
+                                    {"architectures", {io::json::array({"RwkvForCausalLM"})}},
+                                    {"dtype", {"float32"}, "trained weights are f32"},
+                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
+                          .harmless = {"rescale_every"}};
+
+std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
+  const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
+  check_new_config(values, "rwkv6", kNew);
+  const RwkvConfig r = new_rwkv_config(values);
+  values.agree_eps("a fixed one", r.eps);
+  const int64_t doubling = r.d_model >= 4096 ? 2 : 1;
+  const LowRank rank = {.mix = new_size(values, "proj_low_rank_dim", 32 * doubling),
+                        .decay = new_size(values, "gate_low_rank_dim", 64 * doubling)};
+  return std::make_unique<Rwkv6>(r, rank, r.vocab_rows);
+}
 
 // ---- from a checkpoint ----
 
@@ -259,6 +319,8 @@ const Family rwkv6_family = {.name = "rwkv6",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
+                             .make_new = make_new,
+                             .new_keys = kNewKeys,
                              .terms = {.decay = DecayForm::PerChannel, .has_bonus = true},
                              .widths = {.heads = 32, .key_width = 64, .value_width = 64},
                              .sizes = kSizes,

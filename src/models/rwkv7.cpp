@@ -1,10 +1,12 @@
 // RWKV-7 "Goose" (arXiv:2503.14456) from BlinkDL's and flash-linear-attention's layouts: a delta
 // rule, which erases along a normalised key before it writes.
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 #include <ATen/ATen.h>
 
-#include "kernels/common/matrix_product.h"
+#include "rwkv_beginning.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/activations.h"
@@ -42,6 +44,11 @@ class Rwkv7 : public RwkvModel {
  public:
   Rwkv7(const RwkvConfig& config, LowRanks ranks, int64_t vocab)
       : RwkvModel(config, vocab), ranks_(ranks), layers_(static_cast<size_t>(config.layers)) {}
+
+  void initialise_gates(uint64_t seed) override;
+  io::json save_config() const override;
+  std::pair<std::string, Tensor> saved(const std::string& name,
+                                       const Tensor& tensor) const override;
 
  protected:
   void visit_block(ParameterVisitor& v, const std::string& prefix, size_t i) override {
@@ -101,7 +108,7 @@ Tensor Rwkv7::time_mix(Where where,
   const Rwkv7Layer& layer = layers_[static_cast<size_t>(where.layer)];
   const auto mixed = [&](Mix m) { return x.mix(layer.share[m]); };
   const auto low_rank = [](const Tensor& input, const LowRankMap& map) {
-    return kernels::matrix_product(kernels::matrix_product(input, map.in), map.out);
+    return product(product(input, map.in), map.out);
   };
   const Tensor value_input = mixed(kV);
   const Tensor r = ops::linear(mixed(kR), layer.receptance);
@@ -109,8 +116,7 @@ Tensor Rwkv7::time_mix(Where where,
       .query = r,
       .key = ops::linear(mixed(kK), layer.key),
       .value = ops::linear(value_input, layer.value),
-      .decay = kernels::matrix_product(at::tanh(kernels::matrix_product(mixed(kW), layer.decay.in)),
-                                       layer.decay.out),
+      .decay = product(at::tanh(product(mixed(kW), layer.decay.in)), layer.decay.out),
       .rate = low_rank(mixed(kA), layer.rate)};
   if (pass.first_value.defined()) {
     streams.value_mix = low_rank(value_input, layer.value_mix);
@@ -131,11 +137,184 @@ Tensor Rwkv7::time_mix(Where where,
       .log_decay = to_heads(gates.log_decay),
       .erase = Erase{.read = to_heads(gates.read), .write = to_heads(gates.write)}};
   const Tensor y = rule.advance(where, in, state).flatten(-2);
-  const Tensor gate = kernels::matrix_product(
-      ops::sigmoid(kernels::matrix_product(mixed(kG), layer.gate.in)), layer.gate.out);
+  const Tensor gate = product(ops::sigmoid(product(mixed(kG), layer.gate.in)), layer.gate.out);
   return ops::linear(ops::delta_rule_output(y, gates.value, gates.strength, gate, layer.ln_x.weight,
                                             layer.ln_x.bias, r_.ln_x_eps),
                      layer.output);
+}
+
+/// Matrices that RWKV-LM draws by the width, and the low-rank ones: first zero, then orthogonal.
+Tensor new_matrix(uint64_t seed, const std::string& name, const std::vector<int64_t>& shape) {
+  const auto uniform = [&](double bound) {
+    return drawn_uniform(seed, name, shape, bound / std::sqrt(static_cast<double>(shape[1])));
+  };
+  if (name.ends_with(".weight"))
+    return uniform(name.ends_with("att.key.weight") ? 0.05 : 0.5);
+  if (name.ends_with("1"))
+    return at::zeros(shape, at::TensorOptions(at::kFloat));
+  const double tallness = static_cast<double>(shape[0]) / static_cast<double>(shape[1]);
+  return drawn_orthogonal(seed, name, shape, 0.1 * std::sqrt(std::max(1.0, tallness)));
+}
+
+void Rwkv7::initialise_gates(uint64_t seed) {
+  refill([&](const std::string& name, const std::vector<int64_t>& shape, Role role) {
+    const Tensor shared = rwkv_new_weight(seed, name, shape, r_.layers);
+    return shared.defined() || role != Role::Matrix ? shared : new_matrix(seed, name, shape);
+  });
+  constexpr std::array kPowers = {0.2, 0.9, 0.7, 0.7, 0.9, 0.2};  // by kMixes
+  const Tensor line = rwkv_line(r_.d_model), slope = line - 0.5;
+  const Tensor in_head = rwkv_line(r_.head_size).repeat({r_.heads}) * 2 - 1;  // -1 to 1
+  const Tensor curve = in_head * in_head.abs();
+  const auto put = [&](Tensor& home, const Tensor& value) {
+    if (home.defined())
+      home = value.to(device_, at::kFloat);
+  };
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Rwkv7Layer& layer = layers_[i];
+    const RwkvDepth depth(static_cast<int64_t>(i), r_.layers);
+    for (size_t m = 0; m < kMixes.size(); ++m)
+      put(layer.share[m], 1 - rwkv_ramp(r_.d_model, kPowers[m] * depth.falling));
+    put(layer.decay.base, -6 + 6 * line.pow(1 + std::pow(depth.rising, 0.3)) + 0.5 + 2.5 * curve);
+    put(layer.rate.base, -0.19 + 0.3 * curve + 0.4 * slope);
+    put(layer.value_mix.base, 0.73 - 0.4 * slope);
+    put(layer.key_k, 0.71 - 0.1 * slope);
+    put(layer.key_a, at::full_like(line, 1.02));
+    put(layer.bonus, at::full({r_.heads, r_.head_size}, -0.04, line.options()));
+    put(layer.ffn_share, 1 - rwkv_ramp(r_.d_model, std::pow(depth.falling, 4)));
+  }
+}
+
+/// In flash-linear-attention's layout.
+io::json Rwkv7::save_config() const {
+  return {{"architectures", {"RWKV7ForCausalLM"}},
+          {"model_type", "rwkv7"},
+          {"hidden_size", r_.d_model},
+          {"num_hidden_layers", r_.layers},
+          {"head_dim", r_.head_size},
+          {"num_heads", r_.heads},
+          {"intermediate_size", r_.ffn_width},
+          {"vocab_size", r_.vocab_rows},
+          {"norm_eps", r_.eps},
+          {"norm_first", true},
+          {"norm_bias", true},
+          {"hidden_act", "sqrelu"},
+          {"decay_low_rank_dim", ranks_.decay},
+          {"a_low_rank_dim", ranks_.rate},
+          {"v_low_rank_dim", ranks_.value},
+          {"gate_low_rank_dim", ranks_.gate},
+          {"tie_word_embeddings", false},
+          {"attn_mode", "chunk"},
+          {"pad_token_id", nullptr},
+          {"bos_token_id", nullptr},
+          {"eos_token_id", nullptr},
+          {"dtype", "float32"}};
+}
+
+/// flash-linear-attention's name of what BlinkDL calls `part` within a block.
+std::string fla_part(const std::string& part) {
+  for (const auto& [ours, theirs] : {std::pair{"ln0.", "pre_norm."},
+                                     {"ln1.", "attn_norm."},
+                                     {"ln2.", "ffn_norm."},
+                                     {"att.ln_x.", "attn.g_norm."},
+                                     {"att.receptance.", "attn.r_proj."},
+                                     {"att.key.", "attn.k_proj."},
+                                     {"att.value.", "attn.v_proj."},
+                                     {"att.output.", "attn.o_proj."}})
+    if (part.starts_with(ours))
+      return theirs + part.substr(std::string_view(ours).size());
+  if (!part.starts_with("att."))
+    return part;
+  const std::string name = part.substr(4);
+  if (name.size() != 2)  // x_r, k_k and the like
+    return "attn." + name;
+  const char* const end = name[1] == '0' ? "2.bias" : name[1] == '1' ? "0.weight" : "2.weight";
+  return fmt::format("attn.{}_lora.lora.{}", name[0], end);
+}
+
+std::pair<std::string, Tensor> Rwkv7::saved(const std::string& name, const Tensor& tensor) const {
+  for (const auto& [ours, theirs] :
+       {std::pair{"emb.", "model.embeddings."}, {"head.", "lm_head."}, {"ln_out.", "model.norm."}})
+    if (name.starts_with(ours))
+      return {theirs + name.substr(std::string_view(ours).size()), tensor};
+  const size_t dot = name.find('.', 7);  // behind "blocks.N"
+  const std::string theirs = fla_part(name.substr(dot + 1));
+  const bool is_row = theirs.starts_with("attn.x_");
+  const bool is_low_rank = theirs.find("_lora.") != std::string::npos && tensor.dim() == 2;
+  return {fmt::format("model.layers.{}.{}", name.substr(7, dot - 7), theirs),
+          is_row        ? tensor.unsqueeze(0).unsqueeze(0)
+          : is_low_rank ? tensor.t()
+                        : tensor};
+}
+
+// ---- a new one ----
+
+constexpr NewKey kNewKeys[] = {{"hidden_size"},
+                               {"num_hidden_layers"},
+                               {"head_dim", "64"},
+                               {"num_heads", "hidden_size / head_dim"},
+                               {"intermediate_size", "4 x hidden_size"},
+                               {"decay_low_rank_dim", "2.5 sqrt(hidden_size), a multiple of 32"},
+                               {"a_low_rank_dim", "the same"},
+                               {"v_low_rank_dim", "1.7 sqrt(hidden_size), a multiple of 32"},
+                               {"gate_low_rank_dim", "5 sqrt(hidden_size), a multiple of 32"},
+                               {"norm_eps", "64e-5 / head_dim"},
+                               {"vocab_size", "the tokenizer's"}};
+
+const ConfigTable kNew = {.kind = "fla",
+                          .model_types = {"rwkv7"},
+                          .read = names_of(kNewKeys),
+                          .fixed = {{"norm_first", {true}},
+                                    {"norm_bias", {true}},
+                                    {"elementwise_affine", {true}},
+                                    {"hidden_act", {"sqrelu"}},
+                                    {"attn", {}, "a hybrid, which is not supported"},
+                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
+                                    {"architectures", {io::json::array({"RWKV7ForCausalLM"})}},
+                                    {"dtype", {"float32"}, "trained weights are f32"},
+                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
+                          .harmless = {"attn_mode"}};
+
+/// The heads' norm takes head_dim times norm_eps, and is to take what RWKV-LM trains with, 64e-5,
+/// unless the config says otherwise.
+void read_new_eps(const ConfigValues& values, RwkvConfig& config) {
+  const double heads_eps = 64e-5, head_size = static_cast<double>(config.head_size);
+  const auto eps = values.eps("norm_eps");
+  config.eps = config.head_size == 64 ? 1e-5 : heads_eps / head_size;
+  values.check(!eps || *eps != 1e-5 || config.head_size == 64,
+               "norm_eps is 1e-5 with heads of {}: published files mean two things by that; leave "
+               "it out, or name another",
+               config.head_size);
+  config.eps = eps.value_or(config.eps);
+  values.agree_eps("norm_eps", config.eps);
+  config.ln_x_eps = config.eps == 1e-5 ? heads_eps : head_size * config.eps;
+}
+
+std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
+  const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
+  check_new_config(values, "rwkv7", kNew);
+  RwkvConfig r{.d_model = new_size(values, "hidden_size"),
+               .layers = new_size(values, "num_hidden_layers"),
+               .heads = 0,
+               .head_size = new_size(values, "head_dim", 64),
+               .ffn_width = 0,
+               .vocab_rows = new_size(values, "vocab_size")};
+  values.check(r.d_model % r.head_size == 0, "head_dim {} does not divide hidden_size {}",
+               r.head_size, r.d_model);
+  r.heads = r.d_model / r.head_size;
+  values.check(values.integer("num_heads").value_or(r.heads) == r.heads,
+               "num_heads is {}, but hidden_size / head_dim is {}",
+               values.integer("num_heads").value_or(0), r.heads);
+  r.ffn_width = new_size(values, "intermediate_size", 4 * r.d_model);
+  read_new_eps(values, r);
+  const auto rank = [&](const char* key, double factor) {
+    const double suggested = factor * std::sqrt(static_cast<double>(r.d_model)) / 32;
+    return new_size(values, key, std::max<int64_t>(1, std::llround(suggested)) * 32);
+  };
+  const LowRanks ranks = {.decay = rank("decay_low_rank_dim", 2.5),
+                          .rate = rank("a_low_rank_dim", 2.5),
+                          .value = rank("v_low_rank_dim", 1.7),
+                          .gate = rank("gate_low_rank_dim", 5)};
+  return std::make_unique<Rwkv7>(r, ranks, r.vocab_rows);
 }
 
 // ---- from a checkpoint ----
@@ -295,6 +474,8 @@ const Family rwkv7_family = {.name = "rwkv7",
                              .config_table = config_table,
                              .make = make,
                              .weight_map = weight_map,
+                             .make_new = make_new,
+                             .new_keys = kNewKeys,
                              .terms = {.decay = DecayForm::PerChannel, .has_erase = true},
                              .widths = {.heads = 32, .key_width = 64, .value_width = 64},
                              .sizes = kSizes,

@@ -1,7 +1,11 @@
 #include "rwkv_blocks.h"
 
-#include <ATen/ATen.h>
+#include <cmath>
 
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "kernels/common/matrix_product.h"
 #include "stuffed/ops/activations.h"
 #include "stuffed/ops/norms.h"
 
@@ -73,6 +77,36 @@ Tensor RwkvModel::normalise_heads(const Tensor& y,
                                   const LayerNormWeights& ln_x,
                                   const Tensor& gate) const {
   return ops::group_norm(y.flatten(-2), r_.heads, ln_x.weight, ln_x.bias, r_.ln_x_eps, gate);
+}
+
+void RwkvModel::refill(const Refill::ValueOf& value_of) {
+  const at::NoGradGuard no_grad;
+  Refill refill(value_of, device_);
+  visit(refill);
+}
+
+io::json RwkvModel::hf_config(std::string_view model_type) const {
+  const auto divisor = std::lround(std::sqrt(r_.ln_x_eps / r_.eps));
+  return {{"architectures", {"RwkvForCausalLM"}},
+          {"model_type", model_type},
+          {"hidden_size", r_.d_model},
+          {"num_hidden_layers", r_.layers},
+          {"attention_hidden_size", r_.heads * r_.head_size},
+          {"head_size", r_.head_size},
+          {"head_size_divisor", divisor},
+          {"intermediate_size", r_.ffn_width},
+          {"vocab_size", r_.vocab_rows},
+          {"layer_norm_epsilon", r_.eps},
+          {"tie_word_embeddings", false},
+          {"rescale_every", 0},
+          {"pad_token_id", nullptr},
+          {"bos_token_id", nullptr},
+          {"eos_token_id", nullptr},
+          {"dtype", "float32"}};
+}
+
+Tensor product(const Tensor& x, const Tensor& weight) {
+  return kernels::matrix_product(x, weight.to(x.scalar_type()));
 }
 
 Tensor GatedChannelMix::operator()(const ops::TokenShift& x) const {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checkpoint.h"
+#include "new_weights.h"
 #include "stuffed/ops/token_shift.h"
 
 namespace stuffed {
@@ -49,6 +50,11 @@ class RwkvModel : public RecurrentLM {
   Tensor final_norm(const Tensor& x) const override;
   LayerState initial_layer_state(int64_t batch) const override;
 
+  /// As RwkvConfig was read: config.json of Hugging Face's layout of this model_type.
+  io::json hf_config(std::string_view model_type) const;
+  /// Gives every parameter of a new model what `value_of` makes for it.
+  void refill(const Refill::ValueOf& value_of);
+
   Tensor to_heads(const Tensor& x) const { return x.unflatten(-1, {r_.heads, r_.head_size}); }
   /// The heads' outputs [B,T,H,V], normalised head by head: [B,T,H*V]; times silu(gate) if
   /// there is one [B,T,H*V].
@@ -63,6 +69,9 @@ class RwkvModel : public RecurrentLM {
   LayerNormWeights ln0_, ln_out_;
   std::vector<LayerNormWeights> ln1_, ln2_;
 };
+
+/// x [...,in] times weight [in,out], in x's type.
+Tensor product(const Tensor& x, const Tensor& weight);
 
 /// The channel mix of RWKV-5 and RWKV-6: sigmoid(receptance) * value(relu(key)^2).
 struct GatedChannelMix {
@@ -85,6 +94,14 @@ void map_fla_head(const Checkpoint& checkpoint, WeightMap& map);
 /// Canonical names from BlinkDL's or Hugging Face's; [1,1,D] vectors flattened; saved initial
 /// states ignored.
 WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition& recognition);
+
+/// A canonical tensor as Hugging Face's layout of RWKV-5 and RWKV-6 has it: its name, and vectors
+/// over channels as [1,1,D].
+std::pair<std::string, Tensor> rwkv_hf_saved(const std::string& name, const Tensor& tensor);
+
+/// Widths of a new RWKV-5 or RWKV-6, of a config in Hugging Face's keys.
+/// Errors  Usage for sizes that do not belong together
+RwkvConfig new_rwkv_config(const ConfigValues& values);
 
 /// The keys of Hugging Face's configs of RWKV-5 and RWKV-6, of this model_type.
 ConfigTable rwkv_hf_table(std::string_view model_type);

@@ -1,4 +1,5 @@
 // Names of the RWKV layouts, and which files must be turned away.
+#include <algorithm>
 #include <array>
 
 #include "rwkv_blocks.h"
@@ -63,6 +64,39 @@ void map_fla_head(const Checkpoint& checkpoint, WeightMap& map) {
       config.flag("tie_word_embeddings").value_or(false) && !checkpoint.weights.has(head);
   map.sources["emb.weight"] = {.file_name = embedding};
   map.sources["head.weight"] = {.file_name = tied ? embedding : head};
+}
+
+std::pair<std::string, Tensor> rwkv_hf_saved(const std::string& name, const Tensor& tensor) {
+  std::string theirs = name;
+  replace(theirs, "emb.", "embeddings.");
+  replace(theirs, "ln0", "pre_ln");
+  replace(theirs, ".att.", ".attention.");
+  replace(theirs, ".ffn.", ".feed_forward.");
+  for (const auto& [hf, blink] :
+       {std::pair{"key", "k"}, {"value", "v"}, {"receptance", "r"}, {"gate", "g"}})
+    if (name.ends_with(fmt::format(".time_mix_{}", blink)))
+      replace(theirs, fmt::format(".time_mix_{}", blink), fmt::format(".time_mix_{}", hf));
+  const bool is_row = tensor.dim() == 1 && name.find(".time_") != std::string::npos;
+  return {name.starts_with("head.") ? name : "rwkv." + theirs,
+          is_row ? tensor.unsqueeze(0).unsqueeze(0) : tensor};
+}
+
+RwkvConfig new_rwkv_config(const ConfigValues& values) {
+  const int64_t width = new_size(values, "hidden_size");
+  const int64_t attention = new_size(values, "attention_hidden_size", width);
+  const int64_t head_size = new_size(values, "head_size", 64);
+  values.check(attention % head_size == 0, "head_size {} does not divide the attention's width {}",
+               head_size, attention);
+  const int64_t divisor = new_size(values, "head_size_divisor", 8);
+  values.check(divisor <= 1024, "head_size_divisor is {}, expected 8 or the like", divisor);
+  return {.d_model = width,
+          .layers = new_size(values, "num_hidden_layers"),
+          .heads = attention / head_size,
+          .head_size = head_size,
+          .ffn_width =
+              new_size(values, "intermediate_size", std::max<int64_t>(32, width * 7 / 2 / 32 * 32)),
+          .vocab_rows = new_size(values, "vocab_size"),
+          .ln_x_eps = 1e-5 * static_cast<double>(divisor * divisor)};
 }
 
 ConfigTable rwkv_hf_table(std::string_view model_type) {

@@ -1,16 +1,29 @@
 #include "src/train/adamw.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
 namespace stuffed::train {
+
+namespace {
+
+bool is_decayed(const ParameterList::Item& item, const std::vector<std::string>& undecayed) {
+  const bool is_weight = item.role == Role::Matrix || item.role == Role::Embedding;
+  return is_weight && std::ranges::none_of(undecayed, [&](const std::string& part) {
+           return item.name.find(part) != std::string::npos;
+         });
+}
+
+}  // namespace
 
 AdamW::AdamW(const ParameterList& parameters, const AdamWOptions& options) : options_(options) {
   groups_ = {
       {.weight_decay = options.weight_decay, .names = {}, .weights = {}, .first = {}, .second = {}},
       {.weight_decay = 0, .names = {}, .weights = {}, .first = {}, .second = {}}};
   for (const ParameterList::Item& item : parameters.items) {
-    Group& group = groups_[item.role == Role::Matrix || item.role == Role::Embedding ? 0 : 1];
+    Group& group = groups_[is_decayed(item, options.undecayed) ? 0 : 1];
     item.home->set_requires_grad(true);
     group.names.push_back(item.name);
     group.weights.push_back(*item.home);
@@ -24,8 +37,11 @@ Tensor AdamW::step(double learning_rate) {
   const at::NoGradGuard no_grad;
   std::vector<Tensor> gradients;
   for (Group& group : groups_)
-    for (Tensor& weight : group.weights)
+    for (Tensor& weight : group.weights) {
+      if (!weight.grad().defined())  // of a weight that no loss depends on
+        weight.mutable_grad() = at::zeros_like(weight);
       gradients.push_back(weight.grad());
+    }
   const Tensor norm = at::stack(at::_foreach_norm(gradients)).norm();
   if (options_.clip > 0)
     at::_foreach_mul_(gradients, (options_.clip / (norm + 1e-6)).clamp_max(1.0));
@@ -40,10 +56,15 @@ Tensor AdamW::step(double learning_rate) {
                       std::vector<Tensor>(group.weights.size(), steps_), learning_rate,
                       options_.beta1, options_.beta2, group.weight_decay, options_.eps,
                       /*amsgrad=*/false, /*maximize=*/false);
+  }
+  clear_gradients();
+  return norm;
+}
+
+void AdamW::clear_gradients() {
+  for (Group& group : groups_)
     for (Tensor& weight : group.weights)
       weight.mutable_grad().reset();
-  }
-  return norm;
 }
 
 std::vector<std::pair<std::string, Tensor>> AdamW::tensors() const {

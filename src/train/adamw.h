@@ -11,6 +11,7 @@ namespace stuffed::train {
 
 struct AdamWOptions {
   double weight_decay = 0.1;  // on matrices and the embedding, not on norms, biases and gates
+  std::vector<std::string> undecayed = {};  // nor on what has one of these in its name
   double beta1 = 0.9, beta2 = 0.95;
   double eps = 1e-8;
   double clip = 1.0;  // largest norm of the gradient; 0: none
@@ -24,6 +25,8 @@ class AdamW {
   /// Clips the gradients that backward() left, takes one step, clears them. Returns the norm before
   /// clipping (a scalar on the device, so nothing waits).
   Tensor step(double learning_rate);
+  /// Forgets what backward() left.
+  void clear_gradients();
 
   /// Weights and moments by name, as a checkpoint holds them; the tensors themselves, to be written
   /// to when one is read.

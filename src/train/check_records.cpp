@@ -35,6 +35,17 @@ void check_validation(const io::json& record) {
   check_measured(record, "within_length_nats");
   if (record.contains("beyond_length_nats"))
     check_measured(record, "beyond_length_nats");
+  if (!record.contains("position_ends"))  // of an older build
+    return;
+  const auto ends = io::read_integers(record, "position_ends", 1);
+  io::check_numbers(record, "by_position_nats", ends.size());
+}
+
+/// A loss that is not finite is one, too.
+void check_spike(const io::json& record) {
+  check_measured(record, "loss_nats");
+  check(record.at("expected_nats").is_number(), Error::Kind::Input, "expected_nats is {}",
+        record.at("expected_nats").dump());
 }
 
 }  // namespace
@@ -47,11 +58,17 @@ std::string validation_key(int64_t step, std::string_view source) {
   return fmt::format("validation/step={}/{}", step, source);
 }
 
+std::string spike_key(int64_t step) {
+  return fmt::format("spike/step={}", step);
+}
+
 void check_record(const io::json& record, const TrainConfig& config) {
   const std::string key = record.at("key");
   const int64_t step = io::read_integer(record, "step", 1, config.schedule.steps);
   if (key == step_key(step))
     return check_step(record, step, config);
+  if (key == spike_key(step))
+    return check_spike(record);
   const std::string source = io::read_text(record, "source");
   const bool is_known = std::ranges::any_of(
       config.data.mix, [&](const auto& entry) { return source_name(entry.first) == source; });

@@ -7,6 +7,7 @@ namespace stuffed::train {
 
 std::string step_key(int64_t step);
 std::string validation_key(int64_t step, std::string_view source);
+std::string spike_key(int64_t step);
 
 /// For JournalHeader::check_record.
 /// Errors  Input, or json::exception for a field that is missing

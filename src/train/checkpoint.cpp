@@ -39,11 +39,9 @@ bool is_checkpoint(const std::filesystem::path& path) {
   return io::has_metadata(path, "step") && io::has_metadata(path, "config");
 }
 
-int64_t load_checkpoint(const std::filesystem::path& path,
-                        const NamedTensors& tensors,
-                        const io::json& config) {
+std::optional<SavedRun> SavedRun::open(const std::filesystem::path& path, const io::json& config) {
   if (!std::filesystem::exists(path))
-    return 0;
+    return std::nullopt;
   const io::TensorFile file = io::TensorFile::open(path);
   const auto& metadata = file.metadata();
   check(metadata.contains("step") && metadata.contains("config"), Error::Kind::Input,
@@ -52,16 +50,20 @@ int64_t load_checkpoint(const std::filesystem::path& path,
   check(metadata.at("config") == config.dump(), Error::Kind::Usage,
         "{}: was written under another configuration: {}; use another folder, or --overwrite",
         path.string(), metadata.at("config"));
+  return SavedRun(file, step_in(metadata.at("step"), path));
+}
+
+void SavedRun::restore(const NamedTensors& tensors) const {
+  const std::string path = file_.path().string();
   const at::NoGradGuard no_grad;
   for (auto [name, tensor] : tensors) {
-    check(file.has(name), Error::Kind::Input, "{}: lacks tensor '{}'", path.string(), name);
-    const Tensor stored = file.load(name);
+    check(has(name), Error::Kind::Input, "{}: lacks tensor '{}'", path, name);
+    const Tensor stored = file_.load(name);
     check(stored.sizes() == tensor.sizes(), Error::Kind::Input,
-          "{}: tensor '{}' has shape [{}], expected [{}]", path.string(), name,
+          "{}: tensor '{}' has shape [{}], expected [{}]", path, name,
           fmt::join(stored.sizes(), ","), fmt::join(tensor.sizes(), ","));
     tensor.copy_(stored);
   }
-  return step_in(metadata.at("step"), path);
 }
 
 }  // namespace stuffed::train

@@ -2,19 +2,25 @@
 
 #include <array>
 #include <chrono>
+#include <cmath>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
 #include "src/train/adamw.h"
+#include "src/train/carried_state.h"
 #include "src/train/check_records.h"
 #include "src/train/checkpoint.h"
+#include "src/train/describe_run.h"
+#include "src/train/loss_watch.h"
+#include "src/train/validation.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
-#include "stuffed/io/atomic_file.h"
 #include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
+#include "stuffed/io/shards.h"
 #include "stuffed/models/registry.h"
+#include "stuffed/models/vocabulary.h"
 #include "stuffed/ops/linear_cross_entropy.h"
 
 namespace stuffed::train {
@@ -23,86 +29,70 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int64_t kVocabulary = 256;  // bytes
-constexpr int64_t kValidationStep =
-    1024;  // tokens fed at a time; bounds memory, changes rounding only
-
 constexpr const char* kJournalFile = "train.jsonl";
 constexpr const char* kCheckpointFile = "checkpoint.safetensors";
-constexpr const char* kTokenizerFile = "stuffed_tokenizer.json";
-/// What a run writes besides its journal.
-constexpr std::array<const char*, 4> kModelFiles = {kCheckpointFile, "model.safetensors",
-                                                    "config.json", kTokenizerFile};
+constexpr std::array<const char*, 2> kModelFiles = {"model.safetensors", "config.json"};
 
-/// A folder with a model but with neither journal nor checkpoint is not ours to train into.
-/// Errors  Usage for a text in the folder; Input
-void check_folder(const TrainConfig& config, const fs::path& folder) {
+/// Errors  Usage for a file of the run's own that it reads too
+void guard_files(const TrainConfig& config, const fs::path& folder, const std::string& tokenizer) {
   io::OutputGuard guard;
   for (const fs::path& text : config.data.text)
     guard.reads("--text", text);
   for (const fs::path& text : config.data.held_out)
     guard.reads("--held-out", text);
+  for (const auto* sets : {&config.data.shards, &config.data.held_out_shards})
+    for (const auto& [name, set] : *sets)
+      guard.reads("--shards", set / io::kShardsFile);
   guard.reads("--model-config", config.model_file);
-  guard.writes("-o", folder / kJournalFile);
-  for (const char* name : kModelFiles)
+  if (!config.init_from.empty())
+    guard.reads_model("--init-from", config.init_from);
+  for (const char* name : {kJournalFile, kCheckpointFile, kModelFiles[0], kModelFiles[1]})
     guard.writes("-o", folder / name);
+  guard.writes("-o", folder / tokenizer);
+}
+
+/// A folder with a model but with neither journal nor checkpoint is not ours to train into.
+/// Errors  Input
+void check_folder(const fs::path& folder, const std::string& tokenizer) {
   std::error_code error;
   const bool has_journal =
       fs::exists(folder / kJournalFile, error) && !fs::is_empty(folder / kJournalFile, error);
   if (has_journal || is_checkpoint(folder / kCheckpointFile))
     return;
-  for (const char* name : kModelFiles)
+  for (const std::string& name : {std::string(kCheckpointFile), std::string(kModelFiles[0]),
+                                  std::string(kModelFiles[1]), tokenizer})
     check(!fs::exists(folder / name, error), Error::Kind::Input,
           "{}: is there, but its journal {} is not; name another folder", (folder / name).string(),
           kJournalFile);
 }
 
-void check_config(const TrainConfig& config) {
-  const auto usage = Error::Kind::Usage;
-  check(config.length > 0 && config.data.window % config.length == 0, usage,
-        "--length: {} does not divide the window of {} bytes (--window)", config.length,
-        config.data.window);
-  check(config.batch > 0 && config.batch * config.length % config.data.window == 0, usage,
-        "--batch: {} sequences of {} do not make whole windows of {} bytes", config.batch,
-        config.length, config.data.window);
-  check(config.schedule.steps > 0 && config.log_every > 0 && config.validate_every > 0 &&
-            config.checkpoint_every > 0,
-        usage, "--steps and the --*-every options must be positive");
-  check(config.schedule.warmup + config.schedule.decay <= config.schedule.steps, usage,
-        "--warmup {} and --decay {} take more than the {} steps", config.schedule.warmup,
-        config.schedule.decay, config.schedule.steps);
+std::unique_ptr<RecurrentLM> make_model(const TrainConfig& config,
+                                        const io::Tokenizer& tokenizer,
+                                        at::Device device) {
+  const Reading reading = {.gated_norm = config.gated_norm,
+                           .tokenizer_ids = deciding_ids(tokenizer)};
+  const LoadOptions options = {.dtype = config.dtype == "bf16" ? at::kBFloat16 : at::kFloat,
+                               .device = device,
+                               .inference = false,
+                               .reading = reading};
+  return config.init_from.empty() ? new_model(config.family, config.model, config.seed, options)
+                                  : load_model(config.init_from, options);
 }
 
-/// Everything that decides the run's numbers.
-io::json describe(const TrainConfig& config, const ByteData& data, at::Device device) {
-  io::json mix;
-  for (const auto& [source, share] : config.data.mix)
-    mix[std::string(source_name(source))] = share;
-  return {{"family", config.family},
-          {"model", config.model},
-          {"mix", mix},
-          {"text_sha256", data.text_hash()},
-          {"held_out_sha256", data.held_out_hash()},
-          {"repeat_min_bytes", config.data.repeat_min},
-          {"repeat_max_bytes", config.data.repeat_max},
-          {"window_tokens", config.data.window},
-          {"length_tokens", config.length},
-          {"batch", config.batch},
-          {"steps", config.schedule.steps},
-          {"learning_rate", config.schedule.peak},
-          {"last_learning_rate", config.schedule.last},
-          {"warmup_steps", config.schedule.warmup},
-          {"decay_steps", config.schedule.decay},
-          {"weight_decay", config.weight_decay},
-          {"beta2", config.beta2},
-          {"clip", config.clip},
-          {"seed", config.seed},
-          {"dtype", config.dtype},
-          {"device", at::DeviceTypeName(device.type(), /*lower_case=*/true)},
-          {"log_every_steps", config.log_every},
-          {"validate_every_steps", config.validate_every},
-          {"validation_rows", config.validation_rows},
-          {"validation_length_tokens", config.validation_length}};
+/// The configuration, with what follows from the data and from the model that it begins with.
+TrainConfig completed(TrainConfig config, const TrainingData& data) {
+  if (!config.init_from.empty())
+    return config;
+  check(config.model.is_object(), Error::Kind::Usage,
+        "the new model's config is {}, expected an object", config.model.dump().substr(0, 60));
+  if (!config.model.contains("vocab_size"))
+    config.model["vocab_size"] = data.tokenizer().vocab_size();
+  // Said here, so that no run of a build that normed by group is gone on with.
+  if (const auto groups = config.model.find("n_groups");
+      groups != config.model.end() && groups->is_number_integer() && *groups > 1 &&
+      !config.model.contains("stuffed_gated_norm"))
+    config.model["stuffed_gated_norm"] = "whole";
+  return config;
 }
 
 class Run {
@@ -112,19 +102,17 @@ class Run {
       const fs::path& folder,
       const io::json& provenance,
       bool overwrite)
-      : config_(config),
-        device_(device),
+      : device_(device),
         folder_(folder),
         data_(config.data),
-        described_(describe(config, data_, device)),
-        model_(new_model(config.family,
-                         config.model,
-                         config.seed,
-                         {.dtype = config.dtype == "bf16" ? at::kBFloat16 : at::kFloat,
-                          .device = device,
-                          .inference = false})),
+        tokenizer_file_(io::saved_tokenizer_name(data_.tokenizer())),
+        config_(completed(config, data_)),
+        model_(checked_model()),
         rule_(build_recurrence({.mitigations = {}, .impl = Impl::Chunked})),
+        described_(describe_run(config_, data_, *model_, device)),
+        carried_(*model_, config_),
         loss_sum_(at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble))),
+        watch_(config_.log_every, device),
         journal_(io::Journal::open(
             folder / kJournalFile,
             {.schema = "stuffed.train",
@@ -133,23 +121,19 @@ class Run {
              .provenance = provenance,
              .check_record = [this](const io::json& record) { check_record(record, config_); }},
             overwrite)) {
-    check(model_->config().vocab == kVocabulary, Error::Kind::Usage,
-          "the model's vocabulary is {}; training is on bytes: 256", model_->config().vocab);
     ParameterList parameters;
     model_->visit(parameters);
     optimiser_ =
         std::make_unique<AdamW>(parameters, AdamWOptions{.weight_decay = config.weight_decay,
-                                                         .beta1 = 0.9,
+                                                         .undecayed = config.undecayed,
+                                                         .beta1 = config.beta1,
                                                          .beta2 = config.beta2,
-                                                         .eps = 1e-8,
+                                                         .eps = config.eps,
                                                          .clip = config.clip});
     if (overwrite)
-      for (const char* name : kModelFiles)
+      for (const std::string& name : files())
         fs::remove(folder / name);
-    step_ = load_checkpoint(folder_ / kCheckpointFile, remembered(), described_);
-    check(step_ <= config_.schedule.steps, Error::Kind::Input,
-          "{}: says it is of step {}, but the run has {} steps",
-          (folder_ / kCheckpointFile).string(), step_, config_.schedule.steps);
+    restore();
     check_complete();
   }
 
@@ -165,12 +149,33 @@ class Run {
         stop();
       throw;
     }
-    save();
+    save_model(*model_, folder_);
+    io::save_tokenizer(data_.tokenizer(), folder_);
     journal_.finish();
   }
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  /// What a run writes besides its journal.
+  std::vector<std::string> files() const {
+    return {kCheckpointFile, kModelFiles[0], kModelFiles[1], tokenizer_file_};
+  }
+
+  std::unique_ptr<RecurrentLM> checked_model() {
+    guard_files(config_, folder_, tokenizer_file_);
+    check_folder(folder_, tokenizer_file_);
+    auto model = make_model(config_, data_.tokenizer(), device_);
+    const int64_t ids = data_.tokenizer().vocab_size();
+    check(model->config().vocab >= ids, Error::Kind::Usage,
+          "the model's vocabulary is {}; training is on tokens of '{}': {}", model->config().vocab,
+          data_.tokenizer().kind(), ids);
+    if (!config_.init_from.empty()) {
+      config_.family = model->config().family;
+      config_.model = model->save_config();  // refused here, if it cannot be saved
+    }
+    return model;
+  }
 
   void advance(const std::function<void(const Progress&)>& on_progress) {
     const double rate = learning_rate(config_.schedule, step_);
@@ -189,6 +194,8 @@ class Run {
 
   bool is_due(int64_t every) const { return step_ % every == 0 || step_ == config_.schedule.steps; }
 
+  // ---- checkpoints ----
+
   void save_progress() {
     save_checkpoint(folder_ / kCheckpointFile, remembered(), step_, described_);
     saved_at_ = Clock::now();
@@ -196,11 +203,49 @@ class Run {
 
   /// Between two steps, or where one was left that changed nothing yet.
   [[noreturn]] void stop() {
+    optimiser_->clear_gradients();
     save_progress();
     fail(Error::Kind::Interrupted,
          "stopped by {} after step {} of {}, which is saved in {}: run the same command again to "
          "go on",
          signal_name(), step_, config_.schedule.steps, (folder_ / kCheckpointFile).string());
+  }
+
+  /// All that decides the steps to come, but for the carried states.
+  NamedTensors remembered_always() const {
+    NamedTensors tensors = optimiser_->tensors();
+    tensors.emplace_back("loss_sum", loss_sum_);
+    return tensors;
+  }
+
+  NamedTensors remembered() const {
+    NamedTensors tensors = remembered_always();
+    for (const NamedTensors& more : {watch_.tensors(), carried_.tensors()})
+      tensors.insert(tensors.end(), more.begin(), more.end());
+    const DataPosition& position = step_ / config_.segments == drawn_ ? before_ : after_;
+    for (const auto& [name, windows] : position)
+      tensors.emplace_back("data." + name, at::scalar_tensor(windows, at::kLong));
+    return tensors;
+  }
+
+  void restore() {
+    const auto saved = SavedRun::open(folder_ / kCheckpointFile, described_);
+    if (!saved)
+      return;
+    step_ = saved->step();
+    check(step_ <= config_.schedule.steps, Error::Kind::Input,
+          "{}: says it is of step {}, but the run has {} steps",
+          (folder_ / kCheckpointFile).string(), step_, config_.schedule.steps);
+    saved->restore(remembered_always());
+    if (saved->has("loss.recent"))  // else it is of an older build
+      saved->restore(watch_.tensors());
+    carried_.restore(*saved);
+    for (const auto& [name, folder] : config_.data.shards) {
+      const Tensor windows = at::zeros({}, at::kLong);
+      if (saved->has("data." + name))
+        saved->restore({{"data." + name, windows}});
+      after_[name] = windows.item<int64_t>();
+    }
   }
 
   /// What the journal says was done must be there, and the other way round.
@@ -212,31 +257,75 @@ class Run {
             (folder_ / kCheckpointFile).string(), step_, kJournalFile, step);
     if (!journal_.finished())
       return;
-    for (const char* name : kModelFiles)  // whoever has the model may do without the checkpoint
+    for (const std::string& name : files())  // whoever has the model may do without the checkpoint
       check(name == kCheckpointFile || fs::exists(folder_ / name), Error::Kind::Input,
             "{}: is missing, though {} is finished; --overwrite trains anew",
             (folder_ / name).string(), kJournalFile);
   }
 
-  NamedTensors remembered() const {
-    NamedTensors tensors = optimiser_->tensors();
-    tensors.emplace_back("loss_sum", loss_sum_);
-    return tensors;
+  // ---- a step ----
+
+  /// The rows that this step and the others of its segments go through.
+  const Batch& batch() {
+    const int64_t round = step_ / config_.segments;
+    if (round == drawn_)
+      return batch_;
+    const int64_t windows = config_.batch * config_.span() / config_.data.window;
+    before_ = after_;
+    batch_ = data_.sequences(round, windows, config_.span(), after_);
+    drawn_ = round;
+    return batch_;
   }
 
-  /// Mean loss of one batch, backward, update. Returns the gradient's norm.
+  /// Mean loss of one batch, backward, update. Returns the gradient's norm. Until the update nothing
+  /// has changed that would keep the step from being taken again.
   Tensor take_step(double rate) {
-    const int64_t windows = config_.batch * config_.length / config_.data.window;
-    const Tensor tokens = data_.sequences(step_, windows, config_.length).to(device_);
-    State state = model_->initial_state(config_.batch);
-    const Output out = model_->forward(tokens.slice(1, 0, -1), state, *rule_);
-    const LmHead& head = model_->head();
-    const Tensor loss =
-        ops::linear_cross_entropy(out.hidden, head.linear, head.vocab, tokens.slice(1, 1)).mean();
-    loss.backward();
-    loss_sum_.add_(loss.detach());
-    return optimiser_->step(rate);
+    batch();
+    std::vector<State> left;
+    Tensor loss;
+    for (int64_t part = 0; part < config_.accumulate; ++part) {
+      left.push_back(carried_.start(step_, part));
+      Tensor own = part_loss(part, left.back());
+      if (config_.accumulate > 1)
+        own = own / config_.accumulate;
+      own.backward();
+      loss = loss.defined() ? loss + own.detach() : own.detach();
+    }
+    const Tensor norm = optimiser_->step(rate);
+    carried_.finish(step_, std::move(left));
+    loss_sum_.add_(loss);
+    watch_.note(step_ + 1, loss);
+    return norm;
   }
+
+  /// Mean loss of one part's sequences, from `state` on. Where a document begins in a row the
+  /// segment is cut in all of them, and that row's state begins anew.
+  Tensor part_loss(int64_t part, State& state) const {
+    const int64_t rows = config_.batch / config_.accumulate, first = part * rows;
+    const int64_t begin = step_ % config_.segments * config_.length;
+    const Tensor tokens =
+        batch_.tokens.narrow(0, first, rows).narrow(1, begin, config_.length + 1).to(device_);
+    std::map<int64_t, std::vector<int64_t>> restarts = {{0, {}}};  // rows by position
+    for (int64_t row = 0; config_.resets_documents && row < rows; ++row)
+      for (const int64_t start : batch_.starts[static_cast<size_t>(first + row)])
+        if (start >= begin && start < begin + config_.length)
+          restarts[start - begin].push_back(row);
+    std::vector<Tensor> hidden;
+    for (auto cut = restarts.begin(); cut != restarts.end(); ++cut) {
+      restart(state, cut->second);
+      const int64_t end = std::next(cut) == restarts.end() ? config_.length : std::next(cut)->first;
+      hidden.push_back(model_
+                           ->forward(tokens.slice(1, cut->first, end), state, *rule_,
+                                     config_.recompute ? Kept::BlockInputs : Kept::Activations)
+                           .hidden);
+    }
+    const LmHead& head = model_->head();
+    return ops::linear_cross_entropy(hidden.size() == 1 ? hidden[0] : at::cat(hidden, 1),
+                                     head.linear, head.vocab, tokens.slice(1, 1))
+        .mean();
+  }
+
+  // ---- records ----
 
   void report(double rate,
               const Tensor& norm,
@@ -255,48 +344,30 @@ class Run {
             {"learning_rate", rate},
             {"gradient_norm", progress.gradient_norm}},
            std::isfinite(progress.loss_nats) && std::isfinite(progress.gradient_norm));
+    for (const Spike& spike : watch_.look(step_))
+      append(spike_key(spike.step),
+             {{"step", spike.step},
+              {"loss_nats", spike.loss_nats},
+              {"expected_nats", spike.expected_nats}},
+             std::isfinite(spike.loss_nats));
     on_progress(progress);
   }
 
-  /// Mean loss on each source of the mixture, within the training length and, if validation
-  /// sequences are longer, beyond it.
+  /// Losses on each source of the mixture.
   void validate_if_due() {
     if (step_ == 0 || !is_due(config_.validate_every))
       return;
-    const at::NoGradGuard no_grad;
     for (const auto& [source, share] : config_.data.mix) {
       const std::string key = validation_key(step_, source_name(source));
-      if (share == 0 || (source == Source::Text && config_.data.held_out.empty()) ||
-          journal_.done(key))
+      if (share == 0 || !data_.has_validation(source) || journal_.done(key))
         continue;
-      const Tensor nll = validation_nll(source);
-      io::json fields = {{"step", step_}, {"source", source_name(source)}};
-      const double within = nll.slice(1, 0, config_.length).mean().item<double>();
-      fields["within_length_nats"] = within;
-      bool finite = std::isfinite(within);
-      if (nll.size(1) > config_.length) {
-        const double beyond = nll.slice(1, config_.length).mean().item<double>();
-        fields["beyond_length_nats"] = beyond;
-        finite = finite && std::isfinite(beyond);
-      }
-      append(key, fields, finite);
+      const int64_t length = std::max(config_.validation_length, config_.length);
+      const Tensor tokens = data_.validation(source, config_.validation_rows, length).to(device_);
+      io::json fields = validation_fields(validation_nll(*model_, *rule_, tokens), config_.length);
+      fields["step"] = step_;
+      fields["source"] = source_name(source);
+      append(key, fields, is_finite(fields));
     }
-  }
-
-  /// [rows, validation_length] f64 on the CPU.
-  Tensor validation_nll(Source source) const {
-    const int64_t length = std::max(config_.validation_length, config_.length);
-    const Tensor tokens = data_.validation(source, config_.validation_rows, length).to(device_);
-    State state = model_->initial_state(config_.validation_rows);
-    std::vector<Tensor> parts;
-    for (int64_t begin = 0; begin < length; begin += kValidationStep) {
-      const int64_t end = std::min(length, begin + kValidationStep);
-      const Output out = model_->forward(tokens.slice(1, begin, end), state, *rule_);
-      parts.push_back(ops::linear_cross_entropy(out.hidden, model_->head().linear,
-                                                model_->head().vocab,
-                                                tokens.slice(1, begin + 1, end + 1)));
-    }
-    return at::cat(parts, 1).to(at::kCPU, at::kDouble);
   }
 
   void append(const std::string& key, io::json fields, bool finite) {
@@ -307,22 +378,23 @@ class Run {
     journal_.append(key, fields);
   }
 
-  void save() {
-    save_model(*model_, folder_);
-    io::write_text(folder_ / kTokenizerFile, io::json{{"tokenizer", "bytes"}}.dump() + "\n");
-  }
-
-  TrainConfig config_;
   at::Device device_;
   fs::path folder_;
-  ByteData data_;
-  io::json described_;
+  TrainingData data_;
+  std::string tokenizer_file_;
+  TrainConfig config_;
   std::unique_ptr<RecurrentLM> model_;
   std::shared_ptr<const Recurrence> rule_;
+  io::json described_;
   std::unique_ptr<AdamW> optimiser_;
+  CarriedState carried_;
   Tensor loss_sum_;  // f64, on the device: of the steps since the last report
+  LossWatch watch_;
   io::Journal journal_;
   int64_t step_ = 0;  // steps taken
+  Batch batch_;       // of round `drawn_`, which is `segments` steps long
+  int64_t drawn_ = -1;
+  DataPosition before_, after_;  // that round
   Clock::time_point saved_at_ = Clock::now();
 };
 
@@ -334,19 +406,9 @@ void train(const TrainConfig& config,
            const io::json& provenance,
            bool overwrite,
            const std::function<void(const Progress&)>& on_progress) {
-  check_config(config);
-  check_folder(config, folder);
   TrainConfig filled = config;
   filled.data.seed = config.seed;
-  check(filled.model.is_object(), Error::Kind::Usage,
-        "the new model's config is {}, expected an object", filled.model.dump().substr(0, 60));
-  if (!filled.model.contains("vocab_size"))
-    filled.model["vocab_size"] = kVocabulary;
-  // Said here, so that no run of a build that normed by group is gone on with.
-  if (const auto groups = filled.model.find("n_groups");
-      groups != filled.model.end() && groups->is_number_integer() && *groups > 1 &&
-      !filled.model.contains("stuffed_gated_norm"))
-    filled.model["stuffed_gated_norm"] = "whole";
+  check_train_config(filled);
   Run(filled, device, folder, provenance, overwrite).run(on_progress);
 }
 

@@ -1,5 +1,8 @@
 #include "stuffed/train/schedule.h"
 
+#include <cmath>
+#include <numbers>
+
 #include <gtest/gtest.h>
 
 namespace stuffed::train {
@@ -17,6 +20,17 @@ TEST(Schedule, WithoutRampsIsConstant) {
   const Schedule schedule = {.peak = 1e-3, .last = 0, .warmup = 0, .decay = 0, .steps = 5};
   for (int64_t step = 0; step < 5; ++step)
     EXPECT_EQ(learning_rate(schedule, step), 1e-3);
+}
+
+TEST(Schedule, ACosineFallsFromThePeakToTheLast) {
+  const Schedule schedule = {
+      .peak = 3, .last = 1, .warmup = 2, .decay = 0, .steps = 11, .shape = Shape::Cosine};
+  EXPECT_EQ(learning_rate(schedule, 0), 1.5);
+  EXPECT_EQ(learning_rate(schedule, 1), 3);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 2), 3);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 6), 2);
+  EXPECT_NEAR(learning_rate(schedule, 4), 2 + std::cos(std::numbers::pi / 4), 1e-12);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 10), 1);
 }
 
 TEST(Schedule, NeverLeavesTheRangeOfItsRamps) {

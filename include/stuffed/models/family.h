@@ -38,6 +38,12 @@ struct Outline {
   io::json config = {};
 };
 
+/// A key of the config from which a new model is made.
+struct NewKey {
+  std::string_view name;
+  std::string_view otherwise = "";  // what it is without the key, for --help; "": it must be given
+};
+
 /// One model family, registered by a line FAMILY(name) in families.inc, which declares
 /// `name##_family`.
 struct Family {
@@ -54,6 +60,7 @@ struct Family {
   /// A new, untrained model of the given config.json; null if the family cannot be trained from
   /// scratch. Throws Usage for a key it does not know or cannot honour.
   std::unique_ptr<RecurrentLM> (*make_new)(const io::json& config) = nullptr;
+  std::span<const NewKey> new_keys = {};  // that decide what a new model is, for --help
 
   ScanTerms terms;    // of the recurrence; what a token costs follows from them
   ScanWidths widths;  // of its model of about 1.5B parameters

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "stuffed/io/json.h"
@@ -41,6 +42,10 @@ struct Output {
   Tensor hidden;  // [B,T,D] after the final norm; never logits
 };
 
+/// What is kept for a backward pass: all that it needs, or each block's inputs alone, from which
+/// the block is computed a second time.
+enum class Kept { Activations, BlockInputs };
+
 /// What one forward call hands from block to block; not state.
 struct Pass {
   Tensor first_value;  // RWKV-7: the first block's value rows [B,T,H,V]
@@ -51,7 +56,11 @@ class RecurrentLM {
   virtual ~RecurrentLM() = default;
 
   /// Consumes tokens [B,T] int64 on the model's device, advances `state`, returns the hidden rows.
-  Output forward(const Tensor& tokens, State& state, const Recurrence& rule = plain_scan()) const;
+  /// Under autograd `kept` says what the backward pass finds.
+  Output forward(const Tensor& tokens,
+                 State& state,
+                 const Recurrence& rule = plain_scan(),
+                 Kept kept = Kept::Activations) const;
   State initial_state(int64_t batch) const;
 
   const ModelConfig& config() const { return config_; }
@@ -68,9 +77,13 @@ class RecurrentLM {
   virtual void initialise_gates(uint64_t seed);
   /// config.json of the layout this family is saved in.
   virtual io::json save_config() const;
-  /// That layout's name of a canonical tensor.
-  virtual std::string saved_name(const std::string& name) const { return name; }
-  /// After loading or a change of weights: the family's derived tensors.
+  /// A canonical tensor as that layout has it: its name and shape there.
+  virtual std::pair<std::string, Tensor> saved(const std::string& name,
+                                               const Tensor& tensor) const {
+    return {name, tensor};
+  }
+  /// After loading or a change of weights: the family's derived tensors. In a model that is trained
+  /// what has a gradient is derived where it is used.
   virtual void derive() {}
 
   /// The taps [C,1,W] of its short convolutions, equally many of each layer, in order. Collected when
@@ -79,6 +92,10 @@ class RecurrentLM {
 
   int64_t recurrent_elements() const;  // of one sequence's state, recurrence alone
   int64_t state_elements() const;      // with W-1 convolution columns or shift rows
+
+ private:
+  Tensor recomputed_block(
+      Where where, const Tensor& x, LayerState& layer, const Recurrence& rule, Pass& pass) const;
 
  protected:
   virtual Tensor embed(const Tensor& tokens) const = 0;  // [B,T] -> [B,T,D]
@@ -95,6 +112,7 @@ class RecurrentLM {
   std::vector<Tensor> conv_taps_;
   at::Device device_ = at::kCPU;
   at::ScalarType dtype_ = at::kFloat;
+  bool is_trained_ = false;
   friend class ModelBuilder;
 };
 

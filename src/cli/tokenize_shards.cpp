@@ -1,0 +1,92 @@
+#include "src/cli/tokenize_shards.h"
+
+#include <cstdio>
+
+#include "src/cli/options.h"
+#include "src/cli/print.h"
+#include "stuffed/io/output_guard.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+void add_documents(const io::SourceOptions& where,
+                   const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                   io::ShardWriter& writer) {
+  io::TokenSource source = io::TokenSource::open(where, tokenizer, tokenizer->vocab_size());
+  while (const auto document = source.next())
+    writer.add(document->tokens);
+  for (const io::BadLine& line : source.bad_lines())
+    cli::print(stderr, "left out: {}\n", line.reason);
+}
+
+void check_places(const std::vector<std::string>& texts, const TokenizeShardsOptions& options) {
+  io::OutputGuard guard;
+  for (const std::string& file : texts)
+    guard.reads("FILE", file);
+  for (const std::string& file : options.jsonl)
+    guard.reads("--jsonl", file);
+  guard.writes("--shards", std::filesystem::path(options.folder) / io::kShardsFile);
+}
+
+}  // namespace
+
+void add_shard_options(CLI::App& app, TokenizeShardsOptions& options) {
+  const char* const group = "Shards (what train reads)";
+  app.add_option("--shards", options.folder,
+                 "Write the documents as shards into this folder, with the tokenizer")
+      ->type_name("DIR")
+      ->group(group);
+  app.add_option("--jsonl", options.jsonl,
+                 "JSON Lines files, each line a document; gzip and zstd are read too")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--field", options.field, "Key of the text in a JSONL line; a.b descends")
+      ->capture_default_str()
+      ->type_name("NAME")
+      ->group(group);
+  add_size(app, "--min-document", options.shards.shortest_tokens,
+           "Leave out documents of fewer tokens")
+      ->group(group);
+  add_size(app, "--shard-size", options.shards.shard_tokens,
+           "Close a shard once it has so many tokens")
+      ->group(group);
+  app.add_flag("--no-eos", options.no_eos,
+               "Do not end documents with the tokenizer's end of text, if it has one")
+      ->group(group);
+  app.add_flag("--skip-bad-lines", options.skip_bad_lines,
+               "Leave out lines of --jsonl that cannot be read")
+      ->group(group);
+  app.add_flag("--overwrite", options.overwrite, "Replace a set of shards that is there")
+      ->group(group);
+}
+
+void tokenize_to_shards(const std::vector<std::string>& texts,
+                        const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                        const TokenizeShardsOptions& options,
+                        bool wait) {
+  check_places(texts, options);
+  io::ShardOptions how = options.shards;
+  how.ends_documents = !options.no_eos;
+  io::ShardWriter writer(options.folder, tokenizer, how, options.overwrite);
+  io::SourceOptions where;
+  where.when_short = io::Short::Skip;
+  where.wait = wait;
+  for (const std::string& file : texts) {
+    where.text = {file};
+    add_documents(where, tokenizer, writer);
+  }
+  where.text.clear();
+  where.field = options.field;
+  where.skip_bad_lines = options.skip_bad_lines;
+  for (const std::string& file : options.jsonl) {
+    where.jsonl = file;
+    add_documents(where, tokenizer, writer);
+  }
+  writer.finish();
+  cli::print(stdout, "{}: {} documents, {} tokens; {} documents left out, shorter than {} tokens\n",
+             options.folder, writer.documents(), writer.tokens(), writer.left_out(),
+             how.shortest_tokens);
+}
+
+}  // namespace stuffed::cli
