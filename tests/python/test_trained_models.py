@@ -48,13 +48,13 @@ def test_transformers_finds_the_same_logits(name, tmp_path):
     assert greedy["new_tokens"] == [int(logits[-1].argmax())]
 
 
-def loss_on_repeats(name, train_len, tmp_path):
+def loss_on_repeats(name, train_len, tmp_path, width=10):
     files = []
     for i in range(2):
         rng = random.Random(i)
-        string = "".join(chr(rng.randint(0x20, 0x7E)) for _ in range(10))
+        string = "".join(chr(rng.randint(0x20, 0x7E)) for _ in range(width))
         files.append(tmp_path / f"{i}.txt")
-        files[-1].write_text((string * 206)[:2049])
+        files[-1].write_text((string * (2049 // width + 1))[:2049])
     out = tmp_path / f"{name}.jsonl"
     options = ["--bucket", "32", "--train-len", train_len, "--batch-size", "2"]
     run("ppl-by-length", "--model", MODELS / name, "--text", *files, *options, "-o", out)
@@ -68,6 +68,13 @@ def test_the_twin_trained_short_collapses_and_the_other_does_not(tmp_path):
     assert 128 < short["collapse"]["onset_tokens"] <= 1024
     assert max(long["mean_nll_nats"][1:]) < 0.5
     assert long["collapse"]["onset_tokens"] == "unknown"  # 2K is less than eight times the training length
+
+
+def test_so_it_is_with_rwkv6(tmp_path):
+    short = loss_on_repeats("rwkv6-short", "128", tmp_path, width=40)
+    long = loss_on_repeats("rwkv6-long", "1K", tmp_path, width=40)
+    assert max(short["mean_nll_nats"][2:4]) < 0.5 and short["mean_nll_nats"][-1] > 2
+    assert max(long["mean_nll_nats"][2:]) < 0.1
 
 
 def test_the_passkey_is_found_within_the_training_length_and_lost_beyond(tmp_path):
