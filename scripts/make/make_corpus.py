@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a corpus of several 100 MB from Debian's packages as packed JSON Lines: long documents to train on.
 
-    sudo apt-get install linux-source-6.1 debian-handbook
+    scripts/setup --corpus
     scripts/make/make_corpus.py out/corpus
     build/stuffed tokenize --tokenizer bytes --shards out/shards --min-document 64K --jsonl out/corpus/train-*.jsonl.gz
 
