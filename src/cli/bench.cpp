@@ -188,7 +188,9 @@ void run_model(const ModelBenchOptions& options, Context& context) {
 }
 
 void add_shared_options(CLI::App& app, Options& options, const char* tokens_help) {
-  add_sizes(app, "--batch", options.batches, "Sequences side by side; default 1")->group("Cases");
+  add_sizes(app, "--batch", options.batches, "Sequences side by side (default: 1)")
+      ->type_name("N,...")
+      ->group("Cases");
   add_sizes(app, "--tokens", options.lengths, tokens_help)->group("Cases");
   const char* const group = "Measurement";
   app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
@@ -201,11 +203,11 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
   add_impl(app, options.impl)->group(group);
   add_count(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
       ->group(group);
-  add_count(app, "--warmup", options.warmup, "Runs before them", 0)->group(group);
+  add_count(app, "--warmup", options.warmup, "Untimed runs first", 0)->group(group);
   app.add_flag("--no-ceilings", options.no_ceilings,
                "Do not measure copy and matrix product first; then no floors are reported")
       ->group(group);
-  add_seed(app, options.seed, "Of inputs and random weights")->group(group);
+  add_seed(app, options.seed, "Seed of inputs and random weights")->group(group);
   add_journal(app, "-o,--output", options.output,
               "JSON Lines, written anew each time; - is standard output")
       ->group(group);
@@ -230,12 +232,15 @@ void add_scan(CLI::App& bench, Commands& commands) {
       ->check(CLI::IsMember(families).description(""))
       ->type_name(fmt::format("{}", fmt::join(families, "|")))
       ->group("Cases");
-  add_shared_options(*app, *options, "Of a call; default 8K");
+  add_shared_options(*app, *options, "Tokens per call (default: 8K)");
   for (const auto& [flag, home, what] :
-       {std::tuple{"--heads", &options->heads, "Default: as in the family's model of about 1.5B"},
-        std::tuple{"--key-width", &options->key_width, "Default: as published"},
-        std::tuple{"--value-width", &options->value_width, "Default: as published"}})
-    add_size(*app, flag, *home, what)->group("Cases");
+       {std::tuple{"--heads", &options->heads,
+                   "Heads (default: those of the family's model of about 1.5B)"},
+        std::tuple{"--key-width", &options->key_width,
+                   "State rows per head (default: as published)"},
+        std::tuple{"--value-width", &options->value_width,
+                   "State columns per head (default: as published)"}})
+    add_count(*app, flag, *home, what)->group("Cases");
   commands.push_back(
       {.app = app, .run = [options](Context& context) { run_scan(*options, context); }});
 }
@@ -258,15 +263,16 @@ void add_model(CLI::App& bench, Commands& commands) {
       ->check(CLI::IsMember(shape_names()).description(""))
       ->type_name(fmt::format("{}", fmt::join(shape_names(), "|")))
       ->group("Cases");
-  app->add_option("--phase", options->phases, "One or more, by commas; default: all three")
+  app->add_option("--phase", options->phases, "One or more, by commas (default: all three)")
       ->delimiter(',')
       ->check(CLI::IsMember({"prefill", "evaluate", "decode"}).description(""))
       ->type_name("prefill|evaluate|decode")
       ->group("Cases");
   add_count(*app, "--decode-steps", options->decode_steps, "Tokens decoded per repeat")
       ->group("Cases");
-  add_shared_options(*app, *options,
-                     "Of the segment; before decoding at most 512 of them are fed; default 8K");
+  add_shared_options(
+      *app, *options,
+      "Tokens per segment; before decoding at most 512 of them are fed (default: 8K)");
   commands.push_back(
       {.app = app, .run = [options](Context& context) { run_model(*options, context); }});
 }

@@ -182,9 +182,11 @@ void add_statistics_options(CLI::App& app, Options& options) {
       ->group(group);
   add_sizes(app, "--layers", task.layers, "Layers to record, such as 0,3 or 0..47:1 (default: all)",
             0)
+      ->type_name("N,...")
       ->group(group);
   add_sizes(app, "--heads", task.heads,
             "Heads to record in each layer (Mamba-1: channels) (default: all)", 0)
+      ->type_name("N,...")
       ->group(group);
   app.add_flag(
          "--no-rank", options.no_rank,
