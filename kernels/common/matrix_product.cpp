@@ -4,11 +4,13 @@
 #include "kernels/common/matrix_product.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
+
+#include "stuffed/core/gradient.h"
 
 // LibTorch exports this of the MKL that it holds, and declares it nowhere.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
@@ -43,11 +45,9 @@ int64_t pieces_of(int64_t size, int64_t piece) {
 }
 
 bool takes(const Tensor& a, const Tensor& b) {
-  const auto wants_gradient =
-      at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad());
   return a.is_cpu() && b.is_cpu() && a.scalar_type() == b.scalar_type() &&
-         (a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble) && !wants_gradient &&
-         a.dim() >= 2 && b.dim() >= 2 && a.numel() > 0 && b.numel() > 0;
+         (a.scalar_type() == at::kFloat || a.scalar_type() == at::kDouble) && !wants_gradient(a) &&
+         !wants_gradient(b) && a.dim() >= 2 && b.dim() >= 2 && a.numel() > 0 && b.numel() > 0;
 }
 
 /// a [m,k] b [k,n]

@@ -2,18 +2,14 @@
 #include "kernels/layer/layer_cuda.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include "kernels/common/cuda_call.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/gradient.h"
 
 namespace stuffed::kernels {
 
 namespace {
-
-bool wants_gradient(const Tensor& x) {
-  return at::GradMode::is_enabled() && x.requires_grad();
-}
 
 /// Whether every row starts at a whole group of channels.
 bool has_aligned_rows(const Tensor& x) {

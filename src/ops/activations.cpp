@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/core/gradient.h"
 
 namespace stuffed::ops {
 
@@ -21,10 +22,6 @@ bool takes(std::initializer_list<Tensor> activations, const Tensor& parameter = 
 
 Tensor wide(const Tensor& x) {  // f64 stays, for tests
   return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-}
-
-bool wants_gradient(const Tensor& x) {
-  return at::GradMode::is_enabled() && x.requires_grad();
 }
 
 /// f(out, parts...), elementwise, of tensors of one shape and type, in pieces of a fixed length.

@@ -5,9 +5,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 
-#include "stuffed/core/tensor.h"
+#include "stuffed/core/gradient.h"
 
 namespace stuffed::ops {
 
@@ -17,7 +16,7 @@ inline bool takes_cpu_rows(std::initializer_list<Tensor> rows) {
   for (const Tensor& x : rows) {
     const bool good_type = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
     if (!x.is_cpu() || !good_type || x.dim() == 0 || x.numel() == 0 || x.stride(-1) != 1 ||
-        (at::GradMode::is_enabled() && x.requires_grad()))
+        wants_gradient(x))
       return false;
   }
   return true;

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/core/gradient.h"
 #include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
@@ -64,10 +64,6 @@ Tensor as_rows(const Tensor& x) {
   if (x.dim() == 3 && (x.size(0) == 1 || x.stride(0) == x.stride(1) * x.size(1)))
     return x.as_strided({x.size(0) * x.size(1), x.size(2)}, {x.stride(1), x.stride(2)});
   return {};
-}
-
-bool wants_gradient(const Tensor& x) {
-  return at::GradMode::is_enabled() && x.defined() && x.requires_grad();
 }
 
 /// x [...,n] f32 -> x / rms, over the last axis.

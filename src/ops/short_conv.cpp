@@ -4,11 +4,11 @@
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/core/gradient.h"
 #include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
@@ -120,9 +120,7 @@ ConvResult short_conv_rows(
 
 ConvResult short_conv(
     const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
-  const bool trained =
-      at::GradMode::is_enabled() && (weight.requires_grad() || columns.requires_grad() ||
-                                     (bias.defined() && bias.requires_grad()));
+  const bool trained = wants_gradient(weight) || wants_gradient(columns) || wants_gradient(bias);
   const bool takes_rows = !trained && weight.scalar_type() == at::kFloat && takes_cpu_rows({x});
   if (takes_rows && x.size(1) == 1 && columns.scalar_type() == x.scalar_type() &&
       columns.is_contiguous() && weight.is_contiguous() &&

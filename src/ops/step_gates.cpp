@@ -3,11 +3,11 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 
 #include "cpu_rows.h"
 #include "kernels/common/rows.h"
 #include "kernels/layer/layer_cuda.h"
+#include "stuffed/core/gradient.h"
 #include "stuffed/ops/activations.h"
 
 namespace stuffed::ops {
@@ -18,8 +18,7 @@ namespace {
 constexpr int64_t kFewTokens = 8;
 
 bool is_plain(const Tensor& x) {  // f32 without a gradient
-  return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous() &&
-         !(at::GradMode::is_enabled() && x.requires_grad());
+  return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous() && !wants_gradient(x);
 }
 
 float softplus(float x) {
