@@ -205,6 +205,22 @@ std::vector<std::string_view> names_of(std::span<const NewKey> keys) {
   return names;
 }
 
+ConfigTable new_table(std::string_view kind,
+                      std::string_view model_type,
+                      std::string_view architecture,
+                      std::span<const NewKey> keys,
+                      std::vector<FixedKey> fixed,
+                      std::vector<std::string_view> harmless) {
+  fixed.push_back({"architectures", {io::json::array({architecture})}});
+  for (const char* key : {"dtype", "torch_dtype"})
+    fixed.push_back({key, {"float32"}, "trained weights are f32"});
+  return {.kind = kind,
+          .model_types = {model_type},
+          .read = names_of(keys),
+          .fixed = std::move(fixed),
+          .harmless = std::move(harmless)};
+}
+
 int64_t new_size(const ConfigValues& config, std::string_view key, int64_t otherwise) {
   const auto value = config.integer(key);
   config.check(value || otherwise > 0, "needs {}, a positive whole number", key);

@@ -84,6 +84,15 @@ std::vector<std::string_view> names_of(std::span<const NewKey> keys);
 /// Errors  Usage, naming the key, if it must be given (`otherwise` is 0)
 int64_t new_size(const ConfigValues& config, std::string_view key, int64_t otherwise = 0);
 
+/// The table of a new model's config: `keys`, which its family reads, and what can have one value
+/// alone, such as the type of its weights and the name of the class that reads them.
+ConfigTable new_table(std::string_view kind,
+                      std::string_view model_type,
+                      std::string_view architecture,
+                      std::span<const NewKey> keys,
+                      std::vector<FixedKey> fixed,
+                      std::vector<std::string_view> harmless = {});
+
 /// check_config_keys() for a config from which a new model is to be made: a key that the table does
 /// not know is an error, too.
 void check_new_config(const ConfigValues& config,

@@ -327,17 +327,15 @@ constexpr NewKey kNewKeys[] = {
     {"tie_word_embeddings", "false"},
     {"initializer_range", "0.02"}};
 
-const ConfigTable kNew = {.kind = "fla",
-                          .model_types = {"hgrn2"},
-                          .read = names_of(kNewKeys),
-                          .fixed = {{"hidden_act", {"swish", "silu"}},
+const ConfigTable kNew = new_table("fla",
+                                   "hgrn2",
+                                   "HGRN2ForCausalLM",
+                                   kNewKeys,
+                                   {{"hidden_act", {"swish", "silu"}},
                                     {"elementwise_affine", {true}},
                                     {"clamp_min", {}, "a bound of the forget gate"},
-                                    {"attn", {}, "a hybrid, which is not supported"},
-                                    {"architectures", {io::json::array({"HGRN2ForCausalLM"})}},
-                                    {"dtype", {"float32"}, "trained weights are f32"},
-                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
-                          .harmless = {"attn_mode"}};
+                                    {"attn", {}, "a hybrid, which is not supported"}},
+                                   {"attn_mode"});
 
 /// The width of a new MLP.
 int64_t new_mlp_width(const ConfigValues& values, int64_t d_model) {

@@ -342,16 +342,14 @@ constexpr NewKey kNewKeys[] = {{"hidden_size"},
                                {"initializer_range", "0.02"},
                                {"rescale_prenorm_residual", "true"}};
 
-const ConfigTable kNew = {.kind = "hf",
-                          .model_types = {"mamba"},
-                          .read = names_of(kNewKeys),
-                          .fixed = {{"hidden_act", {"silu", "swish"}},
+const ConfigTable kNew = new_table("hf",
+                                   "mamba",
+                                   "MambaForCausalLM",
+                                   kNewKeys,
+                                   {{"hidden_act", {"silu", "swish"}},
                                     {"rms_norm", {true}, "a LayerNorm"},
-                                    {"time_step_init_scheme", {"random"}},
-                                    {"architectures", {io::json::array({"MambaForCausalLM"})}},
-                                    {"dtype", {"float32"}, "trained weights are f32"},
-                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
-                          .harmless = {}};
+                                    {"time_step_init_scheme", {"random"}}},
+                                   {});
 
 std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
   const ConfigValues values(config, "the new model's config", Error::Kind::Usage);

@@ -165,11 +165,7 @@ void Mamba2::initialise_gates(uint64_t seed) {
     std::vector<float> a_log, dt_bias;
     for (int64_t h = 0; h < m_.heads; ++h) {
       a_log.push_back(static_cast<float>(std::log(1 + 15 * rng.uniform())));
-      const double dt = std::max(
-          begin.dt_floor,
-          std::exp(std::log(begin.dt_min) + rng.uniform() * std::log(begin.dt_max / begin.dt_min)));
-      dt_bias.push_back(
-          static_cast<float>(dt + std::log(-std::expm1(-dt))));  // softplus of it is dt
+      dt_bias.push_back(draw_step_bias(rng, begin));
     }
     layers_[i].a_log = at::tensor(a_log).to(device_);
     layers_[i].dt_bias = at::tensor(dt_bias).to(device_);

@@ -308,17 +308,15 @@ void check_shapes(const Checkpoint& checkpoint,
 
 /// What a new model's config can say: what decides a number is honoured, what names or labels is
 /// kept, and no other key is taken.
-const ConfigTable kNew = {
-    .kind = "hf",
-    .model_types = {"mamba2"},
-    .read = names_of(kNewMamba2Keys),
-    .fixed = {{"hidden_act", {"silu", "swish"}},
-              {"rms_norm", {true}, "a LayerNorm"},
-              {"norm_before_gate", {false}, "transformers gates before the norm"},
-              {"architectures", {io::json::array({"Mamba2ForCausalLM"})}},
-              {"dtype", {"float32"}, "trained weights are f32"},
-              {"torch_dtype", {"float32"}, "trained weights are f32"}},
-    .harmless = {"chunk_size", "time_step_rank"}};
+const ConfigTable kNew =
+    new_table("hf",
+              "mamba2",
+              "Mamba2ForCausalLM",
+              kNewMamba2Keys,
+              {{"hidden_act", {"silu", "swish"}},
+               {"rms_norm", {true}, "a LayerNorm"},
+               {"norm_before_gate", {false}, "transformers gates before the norm"}},
+              {"chunk_size", "time_step_rank"});
 
 /// Of the config's keys those that change no number, to be saved with the model.
 io::json kept_keys(const io::json& config) {

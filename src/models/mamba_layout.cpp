@@ -9,17 +9,12 @@
 
 namespace stuffed {
 
-namespace {
-
-/// The number whose softplus is a step drawn log-uniformly.
 float draw_step_bias(Rng& rng, const MambaBeginning& begin) {
   const double dt = std::max(
       begin.dt_floor,
       std::exp(std::log(begin.dt_min) + rng.uniform() * std::log(begin.dt_max / begin.dt_min)));
   return static_cast<float>(dt + std::log(-std::expm1(-dt)));
 }
-
-}  // namespace
 
 void read_mamba_beginning(const ConfigValues& config, MambaBeginning& begin) {
   begin.dt_min = config.number("time_step_min").value_or(begin.dt_min);

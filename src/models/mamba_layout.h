@@ -6,6 +6,7 @@
 
 #include "checkpoint.h"
 #include "rms_trunk.h"
+#include "stuffed/core/rng.h"
 
 namespace stuffed {
 
@@ -27,7 +28,9 @@ inline constexpr double kMadeDeviation = 0.02;
 /// Errors  as ConfigValues, for what is no range or deviation
 void read_mamba_beginning(const ConfigValues& config, MambaBeginning& begin);
 
-/// [count] f32 on the CPU: softplus of it is log-uniform between the least and the largest step.
+/// A number whose softplus is a step, log-uniform between the least and the largest.
+float draw_step_bias(Rng& rng, const MambaBeginning& begin);
+/// [count] of them, f32 on the CPU.
 Tensor new_step_bias(uint64_t seed,
                      const std::string& key,
                      int64_t count,

@@ -134,21 +134,9 @@ constexpr NewKey kNewKeys[] = {{"hidden_size"},
                                {"head_size_divisor", "8"},
                                {"vocab_size", "the tokenizer's"}};
 
-const ConfigTable kNew = {.kind = "hf",
-                          .model_types = {"rwkv5"},
-                          .read = names_of(kNewKeys),
-                          .fixed = {{"layer_norm_epsilon", {1e-5}},
-                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
-                                    {"architectures", {io::json::array({"RwkvForCausalLM"})}},
-                                    {"dtype", {"float32"}, "trained weights are f32"},
-                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
-                          .harmless = {"rescale_every"}};
-
 std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
   const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
-  check_new_config(values, "rwkv5", kNew);
-  const RwkvConfig r = new_rwkv_config(values);
-  values.agree_eps("a fixed one", r.eps);
+  const RwkvConfig r = new_rwkv_config(values, "rwkv5", kNewKeys);
   return std::make_unique<Rwkv5>(r, r.vocab_rows);
 }
 

@@ -136,21 +136,9 @@ constexpr NewKey kNewKeys[] = {{"hidden_size"},
                                {"gate_low_rank_dim", "64; 128 from a hidden_size of 4096 on"},
                                {"vocab_size", "the tokenizer's"}};
 
-const ConfigTable kNew = {.kind = "hf",
-                          .model_types = {"rwkv6"},
-                          .read = names_of(kNewKeys),
-                          .fixed = {{"layer_norm_epsilon", {1e-5}},
-                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
-                                    {"architectures", {io::json::array({"RwkvForCausalLM"})}},
-                                    {"dtype", {"float32"}, "trained weights are f32"},
-                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
-                          .harmless = {"rescale_every"}};
-
 std::unique_ptr<RecurrentLM> make_new(const io::json& config) {
   const ConfigValues values(config, "the new model's config", Error::Kind::Usage);
-  check_new_config(values, "rwkv6", kNew);
-  const RwkvConfig r = new_rwkv_config(values);
-  values.agree_eps("a fixed one", r.eps);
+  const RwkvConfig r = new_rwkv_config(values, "rwkv6", kNewKeys);
   const int64_t doubling = r.d_model >= 4096 ? 2 : 1;
   const LowRank rank = {.mix = new_size(values, "proj_low_rank_dim", 32 * doubling),
                         .decay = new_size(values, "gate_low_rank_dim", 64 * doubling)};

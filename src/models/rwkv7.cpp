@@ -260,19 +260,17 @@ constexpr NewKey kNewKeys[] = {{"hidden_size"},
                                {"norm_eps", "64e-5 / head_dim"},
                                {"vocab_size", "the tokenizer's"}};
 
-const ConfigTable kNew = {.kind = "fla",
-                          .model_types = {"rwkv7"},
-                          .read = names_of(kNewKeys),
-                          .fixed = {{"norm_first", {true}},
+const ConfigTable kNew = new_table("fla",
+                                   "rwkv7",
+                                   "RWKV7ForCausalLM",
+                                   kNewKeys,
+                                   {{"norm_first", {true}},
                                     {"norm_bias", {true}},
                                     {"elementwise_affine", {true}},
                                     {"hidden_act", {"sqrelu"}},
                                     {"attn", {}, "a hybrid, which is not supported"},
-                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"},
-                                    {"architectures", {io::json::array({"RWKV7ForCausalLM"})}},
-                                    {"dtype", {"float32"}, "trained weights are f32"},
-                                    {"torch_dtype", {"float32"}, "trained weights are f32"}},
-                          .harmless = {"attn_mode"}};
+                                    {"tie_word_embeddings", {false}, "RWKV has a head of its own"}},
+                                   {"attn_mode"});
 
 /// The heads' norm takes head_dim times norm_eps, and is to take what RWKV-LM trains with, 64e-5,
 /// unless the config says otherwise.

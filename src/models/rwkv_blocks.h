@@ -100,8 +100,10 @@ WeightMap rwkv_weight_map(const Checkpoint& checkpoint, const Recognition& recog
 std::pair<std::string, Tensor> rwkv_hf_saved(const std::string& name, const Tensor& tensor);
 
 /// Widths of a new RWKV-5 or RWKV-6, of a config in Hugging Face's keys.
-/// Errors  Usage for sizes that do not belong together
-RwkvConfig new_rwkv_config(const ConfigValues& values);
+/// Errors  Usage for keys that are not its family's, and sizes that do not belong together
+RwkvConfig new_rwkv_config(const ConfigValues& values,
+                           std::string_view family,
+                           std::span<const NewKey> keys);
 
 /// The keys of Hugging Face's configs of RWKV-5 and RWKV-6, of this model_type.
 ConfigTable rwkv_hf_table(std::string_view model_type);

@@ -81,7 +81,14 @@ std::pair<std::string, Tensor> rwkv_hf_saved(const std::string& name, const Tens
           is_row ? tensor.unsqueeze(0).unsqueeze(0) : tensor};
 }
 
-RwkvConfig new_rwkv_config(const ConfigValues& values) {
+RwkvConfig new_rwkv_config(const ConfigValues& values,
+                           std::string_view family,
+                           std::span<const NewKey> keys) {
+  check_new_config(values, family,
+                   new_table("hf", family, "RwkvForCausalLM", keys,
+                             {{"layer_norm_epsilon", {1e-5}},
+                              {"tie_word_embeddings", {false}, "RWKV has a head of its own"}},
+                             {"rescale_every"}));
   const int64_t width = new_size(values, "hidden_size");
   const int64_t attention = new_size(values, "attention_hidden_size", width);
   const int64_t head_size = new_size(values, "head_size", 64);
@@ -89,14 +96,16 @@ RwkvConfig new_rwkv_config(const ConfigValues& values) {
                head_size, attention);
   const int64_t divisor = new_size(values, "head_size_divisor", 8);
   values.check(divisor <= 1024, "head_size_divisor is {}, expected 8 or the like", divisor);
-  return {.d_model = width,
-          .layers = new_size(values, "num_hidden_layers"),
-          .heads = attention / head_size,
-          .head_size = head_size,
-          .ffn_width =
-              new_size(values, "intermediate_size", std::max<int64_t>(32, width * 7 / 2 / 32 * 32)),
-          .vocab_rows = new_size(values, "vocab_size"),
-          .ln_x_eps = 1e-5 * static_cast<double>(divisor * divisor)};
+  const RwkvConfig config = {.d_model = width,
+                             .layers = new_size(values, "num_hidden_layers"),
+                             .heads = attention / head_size,
+                             .head_size = head_size,
+                             .ffn_width = new_size(values, "intermediate_size",
+                                                   std::max<int64_t>(32, width * 7 / 2 / 32 * 32)),
+                             .vocab_rows = new_size(values, "vocab_size"),
+                             .ln_x_eps = 1e-5 * static_cast<double>(divisor * divisor)};
+  values.agree_eps("a fixed one", config.eps);
+  return config;
 }
 
 ConfigTable rwkv_hf_table(std::string_view model_type) {

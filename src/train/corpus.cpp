@@ -60,8 +60,7 @@ const ShardOrder::Epoch& ShardOrder::epoch(int64_t number) const {
   epoch_.documents.resize(static_cast<size_t>(shards_.documents()));
   std::iota(epoch_.documents.begin(), epoch_.documents.end(), 0);
   Rng rng(seed_, fmt::format("order/{}/{}", name_, number));
-  for (size_t i = epoch_.documents.size(); i > 1; --i)
-    std::swap(epoch_.documents[i - 1], epoch_.documents[rng.below(i)]);
+  shuffle(rng, epoch_.documents);
   epoch_.begins.clear();
   int64_t begin = 0;
   for (const int64_t document : epoch_.documents) {

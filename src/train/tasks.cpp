@@ -22,12 +22,6 @@ std::span<int64_t> put(const Ids& ids, std::span<int64_t> out) {
   return out.subspan(count);
 }
 
-template <class T>
-void shuffle(Rng& rng, std::vector<T>& items) {
-  for (size_t i = items.size(); i > 1; --i)
-    std::swap(items[i - 1], items[rng.below(i)]);
-}
-
 }  // namespace
 
 int64_t draw_uniform(Rng& rng, int64_t first, int64_t last) {

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace stuffed {
 
@@ -17,5 +19,12 @@ class Rng {
  private:
   uint64_t state_;
 };
+
+/// Every order is as likely as any other.
+template <class T>
+void shuffle(Rng& rng, std::vector<T>& items) {
+  for (size_t i = items.size(); i > 1; --i)
+    std::swap(items[i - 1], items[rng.below(i)]);
+}
 
 }  // namespace stuffed
