@@ -1,5 +1,6 @@
 #include "src/cli/tokenize_shards.h"
 
+#include <chrono>
 #include <cstdio>
 
 #include "src/cli/options.h"
@@ -10,12 +11,36 @@ namespace stuffed::cli {
 
 namespace {
 
+/// Says every ten seconds how far it is.
+class Progress {
+ public:
+  void show(const io::ShardWriter& writer, int64_t tokens) {
+    using Seconds = std::chrono::duration<double>;
+    tokens_ += tokens;
+    const auto now = Clock::now();
+    if (now - last_ < std::chrono::seconds(10))
+      return;
+    last_ = now;
+    cli::print(stderr, "{} documents written, {} left out, {} tokens read, {:.0f} tokens/s\n",
+               writer.documents(), writer.left_out(), tokens_,
+               static_cast<double>(tokens_) / Seconds(now - start_).count());
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now(), last_ = start_;
+  int64_t tokens_ = 0;
+};
+
 void add_documents(const io::SourceOptions& where,
                    const std::shared_ptr<const io::Tokenizer>& tokenizer,
-                   io::ShardWriter& writer) {
+                   io::ShardWriter& writer,
+                   Progress& progress) {
   io::TokenSource source = io::TokenSource::open(where, tokenizer, tokenizer->vocab_size());
-  while (const auto document = source.next())
+  while (const auto document = source.next()) {
     writer.add(document->tokens);
+    progress.show(writer, static_cast<int64_t>(document->tokens.size()));
+  }
   for (const io::BadLine& line : source.bad_lines())
     cli::print(stderr, "left out: {}\n", line.reason);
 }
@@ -69,19 +94,20 @@ void tokenize_to_shards(const std::vector<std::string>& texts,
   io::ShardOptions how = options.shards;
   how.ends_documents = !options.no_eos;
   io::ShardWriter writer(options.folder, tokenizer, how, options.overwrite);
+  Progress progress;
   io::SourceOptions where;
   where.when_short = io::Short::Skip;
   where.wait = wait;
   for (const std::string& file : texts) {
     where.text = {file};
-    add_documents(where, tokenizer, writer);
+    add_documents(where, tokenizer, writer, progress);
   }
   where.text.clear();
   where.field = options.field;
   where.skip_bad_lines = options.skip_bad_lines;
   for (const std::string& file : options.jsonl) {
     where.jsonl = file;
-    add_documents(where, tokenizer, writer);
+    add_documents(where, tokenizer, writer, progress);
   }
   writer.finish();
   cli::print(stdout, "{}: {} documents, {} tokens; {} documents left out, shorter than {} tokens\n",

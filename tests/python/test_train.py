@@ -301,6 +301,23 @@ def test_shards_hold_texts_and_lines_of_any_packing_that_are_long_enough(tmp_pat
     assert stuffed(*again, "--overwrite").returncode == 0 and shards_index(out)["documents"] == 1
 
 
+def test_what_a_stopped_run_left_of_shards_is_replaced_and_nothing_else(tmp_path):
+    (tmp_path / "plain.txt").write_text("a document")
+    out = tmp_path / "out"
+    run = ["tokenize", "--tokenizer", "bytes", "--shards", out, tmp_path / "plain.txt"]
+    assert stuffed(*run).returncode == 0
+    (out / "shards.json").unlink()
+    (out / "shard-00007.safetensors").write_bytes(b"")
+    (out / "shard-00008.safetensors.1.0.tmp").write_bytes(b"")
+    assert stuffed(*run).returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "shard-00000.safetensors", "shards.json", "stuffed_tokenizer.json"]  # fmt: skip
+    (out / "shards.json").unlink()
+    (out / "notes.txt").write_text("mine")
+    refused(stuffed(*run), 3, out)
+    assert (out / "shard-00000.safetensors").exists()
+
+
 def test_a_model_of_another_tokenizer_is_trained_on_its_shards_and_keeps_it(tmp_path):
     vocabulary = ROOT / "tests" / "data" / "tokenizers" / "small_neox.json"
     text = tmp_path / "text.txt"

@@ -240,6 +240,17 @@ TEST_F(Data, ShardsSayWhatIsWrongWithThem) {
   EXPECT_EQ(code(), 3);
   fs::rename(set / "gone", set / "shard-00001.safetensors");
   EXPECT_EQ(code(), 0);
+  const auto flip_last_token = [&] {
+    std::fstream shard(set / "shard-00001.safetensors", std::ios::in | std::ios::out);
+    shard.seekg(-1, std::ios::end);
+    const int last = shard.get();
+    shard.seekp(-1, std::ios::end);
+    shard.put(static_cast<char>(last ^ 1));
+  };
+  flip_last_token();
+  EXPECT_EQ(code(), 3);
+  flip_last_token();
+  EXPECT_EQ(code(), 0);
   fs::remove(set / "shards.json");
   EXPECT_EQ(code(), 3);
 }

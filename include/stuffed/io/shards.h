@@ -18,7 +18,7 @@ inline constexpr const char* kShardsFile = "shards.json";
 
 class TokenShards {
  public:
-  /// Reads shards.json and maps the shards; no token is looked at.
+  /// Reads shards.json, and maps the shards once their hashes are found right.
   /// Errors  Input if the folder is none that ShardWriter finished, or a shard is not as it says
   static TokenShards open(const std::filesystem::path& folder);
 
@@ -54,7 +54,7 @@ struct ShardOptions {
 };
 
 /// Writes documents one after the other. The folder is a set of shards once finish() returns, and
-/// not before.
+/// not before; what a run left that was stopped earlier is removed by the next.
 class ShardWriter {
  public:
   /// Errors  Usage if the folder holds a set already, unless `overwrite`; Input if it holds anything

@@ -56,6 +56,30 @@ json read_index(const fs::path& path) {
   return index;
 }
 
+/// Whether the folder holds nothing but what a run left that was stopped before it wrote shards.json.
+bool has_leavings_alone(const fs::path& folder, const std::string& tokenizer) {
+  bool has_shard = false;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_shard = name.starts_with("shard-");
+    if (!is_shard && !name.starts_with(kShardsFile) && !name.starts_with(tokenizer))
+      return false;
+    has_shard = has_shard || is_shard;
+  }
+  return has_shard;
+}
+
+void remove_shards(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> shards;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    if (entry.path().filename().string().starts_with("shard-"))
+      shards.push_back(entry.path());
+  for (const fs::path& shard : shards)
+    fs::remove(shard, error);
+}
+
 /// What an edited shards.json is wrong in.
 template <class F>
 void reading(const fs::path& path, const F& read) {
@@ -94,6 +118,9 @@ TokenShards TokenShards::open(const fs::path& folder) {
 
 void TokenShards::add_shard(const json& shard, const fs::path& file) {
   const TensorFile tensors = TensorFile::open(file);
+  check(shard.at("sha256") == sha256_file(file), Error::Kind::Input,
+        "{}: is not the file that {} was written with, or is damaged; write the shards anew",
+        file.string(), kShardsFile);
   check(tensors.has("tokens") && tensors.has("ends"), Error::Kind::Input,
         "{}: is no shard: it has no tensors 'tokens' and 'ends'", file.string());
   const Tensor ids = tensors.load("tokens"), ends = tensors.load("ends");
@@ -140,17 +167,17 @@ ShardWriter::ShardWriter(const fs::path& folder,
     : folder_(folder), tokenizer_(std::move(tokenizer)), options_(options) {
   std::error_code error;
   const bool is_set = fs::exists(folder / kShardsFile, error);
-  check(is_set || !fs::exists(folder, error) || fs::is_empty(folder, error), Error::Kind::Input,
-        "{}: is there, and no set of shards; name another folder", folder.string());
+  check(is_set || !fs::exists(folder, error) || fs::is_empty(folder, error) ||
+            has_leavings_alone(folder, saved_tokenizer_name(*tokenizer_)),
+        Error::Kind::Input, "{}: is there, and no set of shards; name another folder",
+        folder.string());
   if (is_set) {
     read_index(folder / kShardsFile);
     check(overwrite, Error::Kind::Usage,
           "{}: holds a set of shards; name another folder, or --overwrite", folder.string());
     fs::remove(folder / kShardsFile, error);
-    for (const auto& entry : fs::directory_iterator(folder, error))
-      if (entry.path().filename().string().starts_with("shard-"))
-        fs::remove(entry.path(), error);
   }
+  remove_shards(folder);
   fs::create_directories(folder, error);
   check(fs::is_directory(folder), Error::Kind::Output, "{}: cannot be made: {}", folder.string(),
         error.message());
