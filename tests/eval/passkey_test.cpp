@@ -216,7 +216,8 @@ TEST(PasskeyPrompts, HaveTheCountsOfThePublishedProtocol) {
 TEST(PasskeySweepSlow, FeedsFewTokens) {
   const std::string path = testing::package_file("rwkv/rwkv_vocab_v20230424.txt");
   if (path.empty())
-    GTEST_SKIP() << "needs the RWKV World vocabulary";
+    GTEST_SKIP() << "the Python package rwkv, which holds the World vocabulary, is not in .venv: "
+                    "scripts/setup --test";
   PasskeyOptions options{.depths = 40, .trials = 5};
   for (int64_t k = 1; k <= 128; ++k)
     options.lengths_tokens.push_back(k * 1024);

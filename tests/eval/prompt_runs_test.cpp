@@ -78,7 +78,8 @@ TEST(PromptRuns, ATokenAcrossASeamBelongsWhereItBegins) {
   const std::string vocabulary =
       world.empty() ? testing::package_file("rwkv/rwkv_vocab_v20230424.txt") : world;
   if (vocabulary.empty())
-    GTEST_SKIP() << "needs the RWKV World vocabulary";
+    GTEST_SKIP() << "the Python package rwkv, which holds the World vocabulary, is not in .venv: "
+                    "scripts/setup --test";
   const auto tokenizer = io::load_tokenizer(vocabulary);
   TokenBlocks blocks;
   PromptAssembler assembler(*tokenizer, blocks);
@@ -93,7 +94,8 @@ TEST(PromptRuns, ATokenAcrossASeamBelongsWhereItBegins) {
 TEST(PromptRuns, RefusesPiecesThatTokensRunAcrossUnevenly) {
   const std::string vocabulary = testing::package_file("rwkv/rwkv_vocab_v20230424.txt");
   if (vocabulary.empty())
-    GTEST_SKIP() << "needs the RWKV World vocabulary";
+    GTEST_SKIP() << "the Python package rwkv, which holds the World vocabulary, is not in .venv: "
+                    "scripts/setup --test";
   const auto tokenizer = io::load_tokenizer(vocabulary);
   TokenBlocks blocks;
   PromptAssembler assembler(*tokenizer, blocks);
