@@ -39,6 +39,7 @@ const ConfigTable kHf = {
              "time_step_limit",
              "tie_word_embeddings",
              "tie_embeddings",
+             "tie_embedding_weights",
              "stuffed_gated_norm"},
     .fixed = {{"hidden_act", {"silu", "swish"}},
               {"rms_norm", {true}, "a LayerNorm"},
@@ -70,39 +71,58 @@ const ConfigTable kHf = {
                  "use_associative_scan",
                  "attn_cfg"}};
 
-/// Conversions older than the merged code. What they renamed holds the class's defaults under its
-/// other name: the tensors are believed.
+/// Conversions older than the merged code, which named some fields otherwise and knew attention and
+/// an MLP. What they renamed holds the class's defaults under its other name: the tensors are
+/// believed.
 const ConfigTable kRenamed = {
     .kind = "hf, older names",
     .model_types = {"mamba2"},
-    .read = {"hidden_size", "num_hidden_layers", "vocab_size", "layer_norm_epsilon", "norm_eps",
-             "rms_norm_eps", "residual_in_fp32", "time_step_limit", "tie_word_embeddings",
-             "tie_embeddings", "stuffed_gated_norm"},
+    .read = {"hidden_size", "num_hidden_layers", "vocab_size", "mamba2_num_heads",
+             "mamba2_head_dim", "mamba2_conv_kernel", "use_mamba2_bias", "layer_norm_epsilon",
+             "norm_eps", "rms_norm_eps", "residual_in_fp32", "time_step_limit",
+             "tie_word_embeddings", "tie_embeddings", "tie_embedding_weights",
+             "stuffed_gated_norm"},
     .fixed = {{"hidden_act", {"silu", "swish"}},
+              {"mlp_intermediate_size", {0}, "an MLP after the mixer"},
               {"attention_layers_idx", {io::json::array()}, "attention layers are not supported"},
               {"attn_layer_idx", {io::json::array()}, "attention layers are not supported"}},
-    .harmless = {"mamba2_*",
-                 "mlp_*",
-                 "attention_*",
-                 "rope_*",
-                 "use_*",
-                 "num_*",
+    // Attention's and the MLP's say nothing where there is neither.
+    .harmless = {"attention_head_dim",
+                 "attention_conv_kernel",
+                 "num_attention_heads",
+                 "num_key_value_heads",
+                 "use_attention_qkv_bias",
+                 "use_attention_out_bias",
+                 "rope_emb_dim",
+                 "rope_theta",
+                 "rope_scaling",
+                 "mlp_padding_size",
+                 "use_mlp_bias",
+                 "num_heads",
+                 "head_dim",
+                 "conv_kernel",
+                 "use_bias",
+                 "use_conv_bias",
                  "n_groups",
                  "state_size",
-                 "head_dim",
                  "expand",
-                 "conv_kernel",
                  "intermediate_size",
                  "chunk_size",
-                 "time_step_*",
+                 "time_step_rank",
+                 "time_step_min",
+                 "time_step_max",
+                 "time_step_floor",
+                 "time_step_scale",
+                 "time_step_init_scheme",
                  "norm_before_gate",
                  "rms_norm",
                  "A_initializer_range",
                  "emb_initializer_range",
                  "rescale_prenorm_residual",
                  "pad_vocab_size_multiple",
-                 "hidden_dropout",
-                 "no_mlp"}};
+                 "use_mamba_kernels",
+                 "use_mambapy",
+                 "use_associative_scan"}};
 
 /// mamba_ssm's config.json, and Mistral's params.json of Codestral.
 const ConfigTable kOriginal = {
@@ -132,7 +152,7 @@ const ConfigTable kOriginal = {
                  "ssm_cfg.device", "ssm_cfg.dtype"}};
 
 bool has_renamed_fields(const Checkpoint& checkpoint) {
-  return config_has_any(checkpoint, {"mamba2_head_dim", "mamba2_conv_kernel"});
+  return config_has_any(checkpoint, {"mamba2_num_heads", "mamba2_head_dim", "mamba2_conv_kernel"});
 }
 
 /// Bounds of the steps dt: [low, high], where null stands for no bound, and so does a number beyond
@@ -276,9 +296,14 @@ void check_shapes(const Checkpoint& checkpoint,
     config.agree(key, m.d_model);
   for (const char* key : {"n_layer", "num_hidden_layers", "n_layers"})
     config.agree(key, m.layers);
-  if (has_renamed_fields(checkpoint))
-    return;
   const std::string mixer = mamba_prefix(checkpoint) + "backbone.layers.0.mixer.";
+  if (has_renamed_fields(checkpoint)) {
+    config.agree("mamba2_num_heads", m.heads);
+    config.agree("mamba2_head_dim", m.head_width);
+    config.agree("mamba2_conv_kernel", m.conv_width);
+    config.agree("use_mamba2_bias", m.projection_bias, mixer + "in_proj.bias");
+    return;
+  }
   check_mamba_biases(checkpoint, recognition.layout);
   if (recognition.layout == "hf") {
     config.agree("num_heads", m.heads);

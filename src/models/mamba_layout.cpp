@@ -88,9 +88,9 @@ std::string mamba_layout(const Checkpoint& checkpoint) {
 }
 
 bool mamba_head_is_tied(const Checkpoint& checkpoint) {
-  return head_is_tied(checkpoint, {"tie_word_embeddings", "tie_embeddings"},
-                      mamba_embedding_name(checkpoint),
-                      mamba_prefix(checkpoint) + "lm_head.weight");
+  return head_is_tied(
+      checkpoint, {"tie_word_embeddings", "tie_embeddings", "tie_embedding_weights"},
+      mamba_embedding_name(checkpoint), mamba_prefix(checkpoint) + "lm_head.weight");
 }
 
 void check_mamba_biases(const Checkpoint& checkpoint, const std::string& layout) {

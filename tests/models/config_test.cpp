@@ -143,6 +143,61 @@ TEST(Config, NoKeyOfAPublishedCheckpointIsRefusedOrReported) {
   }
 }
 
+/// The keys of a conversion older than the merged code, for the golden `mamba2-hf`: its own names
+/// hold what the tensors say, the merged code's the class's defaults.
+const json kOlderKeys = {{"model_type", "mamba2"},
+                         {"hidden_size", 64},
+                         {"num_hidden_layers", 3},
+                         {"vocab_size", 320},
+                         {"mamba2_num_heads", 8},
+                         {"mamba2_head_dim", 16},
+                         {"mamba2_conv_kernel", 4},
+                         {"use_mamba2_bias", false},
+                         {"use_conv_bias", true},
+                         {"num_heads", 128},
+                         {"n_groups", 8},
+                         {"state_size", 128},
+                         {"attention_head_dim", 128},
+                         {"attention_conv_kernel", 4},
+                         {"num_attention_heads", 30},
+                         {"num_key_value_heads", 30},
+                         {"attention_layers_idx", json::array()},
+                         {"use_attention_qkv_bias", false},
+                         {"use_attention_out_bias", false},
+                         {"rope_theta", 10000.0},
+                         {"rope_scaling", nullptr},
+                         {"rope_emb_dim", 64},
+                         {"mlp_intermediate_size", 0},
+                         {"mlp_padding_size", 128},
+                         {"use_mlp_bias", false},
+                         {"rescale_prenorm_residual", false},
+                         {"tie_embedding_weights", true}};
+
+TEST(Config, AnOlderConversionIsBelievedInItsOwnNamesAlone) {
+  const TempFolder folder;
+  const auto opened = [&](const char* key, const json& value) {
+    json config = kOlderKeys;
+    config.update(kGeneral);
+    if (*key)
+      config[key] = value;
+    auto tensors = tensors_of("mamba2-hf");
+    tensors.erase("lm_head.weight");
+    const auto file = write_checkpoint(folder, tensors, config);
+    return open_skeleton(file).model->config().unknown_keys;
+  };
+  EXPECT_EQ(opened("", {}), std::vector<std::string>{});
+  EXPECT_EQ(opened("mamba2_gain", 2), std::vector<std::string>{"mamba2_gain"});
+  EXPECT_EQ(opened("attention_sink", 1), std::vector<std::string>{"attention_sink"});
+  for (const auto& [key, value] : {std::pair<const char*, json>{"mamba2_num_heads", 9},
+                                   {"mamba2_head_dim", 32},
+                                   {"mamba2_conv_kernel", 3},
+                                   {"use_mamba2_bias", true},
+                                   {"mlp_intermediate_size", 64},
+                                   {"attention_layers_idx", {1}},
+                                   {"tie_embedding_weights", false}})
+    expect_error(Error::Kind::Input, {key}, [&] { opened(key, value); });
+}
+
 TEST(Config, TheTokenizerDecidesBeforeTheRuleOfThumb) {
   const TempFolder folder;
   json config = config_of("mamba2-hf");
