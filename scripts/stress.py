@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Kills every subcommand with SIGKILL at random moments, gives the same command again until it ends, and compares every
-file it leaves with those of a run that nobody disturbed: no record lost, none twice, nothing left over.
+"""Sends every subcommand SIGKILL, or other signals, at random moments, gives the same command again until it ends, and
+compares every file it leaves with those of a run that nobody disturbed: no record lost, none twice, nothing left over.
+A signal that can be caught must end the command within half a minute, with exit code 75 or by itself.
 
     .venv/bin/python scripts/stress.py                      # 40 kills of each subcommand: half an hour on two cores
     .venv/bin/python scripts/stress.py --kills 5 --only sweep,merge --seed 7
+    .venv/bin/python scripts/stress.py --signals KILL,TERM,INT,HUP,USR1
 
 The exit code is 1 if a difference was found. Runs on the tiny models of tests/models and tests/golden, on a CPU."""
 
@@ -13,6 +15,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,8 @@ TEXTS = [ROOT / "tests" / "models" / "text" / f"{name}.txt" for name in ("romans
 TEXT = [word for text in TEXTS for word in ("--text", text)]
 SAMPLES = ROOT / "tests" / "golden" / "results"
 TRIES = 60  # a command that is killed this often gets nowhere
+STOPPED = 75  # the exit code of a command that a signal stopped
+SECONDS_TO_END = 30
 
 SWEEP = f"""
 [defaults]
@@ -156,6 +161,9 @@ WORKLOADS = {
     "tokenize": Workload(
         lambda folder: ["tokenize", "--tokenizer", "bytes", TEXTS[0], "-o", folder / "tokens.safetensors"]
     ),
+    "tokenize-shards": Workload(
+        lambda folder: ["tokenize", "--tokenizer", "bytes", *TEXT * 20, "--shards", folder / "shards"]
+    ),
     "sweep": Workload(
         lambda folder: ["sweep", folder / "in" / "sweep.toml", "-o", folder / "cells", "--jobs", 2], write_config
     ),
@@ -254,8 +262,43 @@ def differences(expected, found):
             yield f"{name} differs"
 
 
-def attack(stuffed, workload, kills, dice):
-    """Kills the command so often, over as many runs as that takes; yields what went wrong."""
+def stop(process, sent):
+    """Sends the signal and waits; returns what is wrong with how the program ended, if anything."""
+    process.send_signal(sent)
+    try:
+        errors = process.communicate(timeout=SECONDS_TO_END)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"{sent.name} did not end it"
+    # Before it takes signals, they act by default. One that comes with the last record changes nothing.
+    if process.returncode in (0, STOPPED, -sent):
+        return None
+    return f"{sent.name}: exit code {process.returncode}: {errors.strip()}"
+
+
+def disturbed(stuffed, workload, folder, times, draw):
+    """Gives the command until it ends by itself, and disturbs it up to `times` times. Returns how often, and what went
+    wrong."""
+    done, faults = 0, []
+    for _ in range(TRIES):
+        process = start(stuffed, workload.arguments(folder))
+        seconds, sent = draw()
+        try:
+            # A last try is left alone.
+            errors = process.communicate(timeout=seconds if done < times else None)[1]
+        except subprocess.TimeoutExpired:
+            faults += filter(None, [stop(process, sent)])
+            done += 1
+            continue
+        if process.returncode != 0:
+            faults.append(f"exit code {process.returncode}: {errors.strip()}")
+        return done, faults
+    return done, [*faults, f"gets nowhere: stopped {TRIES} times"]
+
+
+def attack(stuffed, workload, kills, dice, signals=(signal.SIGKILL,)):
+    """Disturbs the command so often, over as many runs as that takes; yields what went wrong."""
     with tempfile.TemporaryDirectory() as scratch:
         template, whole = pathlib.Path(scratch) / "template", pathlib.Path(scratch) / "whole"
         (template / "in").mkdir(parents=True)
@@ -269,23 +312,12 @@ def attack(stuffed, workload, kills, dice):
         while done < kills:
             folder = pathlib.Path(scratch) / "run"
             shutil.copytree(template, folder)
-            for _ in range(TRIES):
-                process = start(stuffed, workload.arguments(folder))
-                try:
-                    # A last try is left alone.
-                    errors = process.communicate(timeout=dice.uniform(0, seconds) if done < kills else None)[1]
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.communicate()
-                    done += 1
-                    continue
-                if process.returncode != 0:
-                    yield f"after {done} kills: exit code {process.returncode}: {errors.strip()}"
-                break
-            else:
-                yield f"gets nowhere: killed {TRIES} times"
-            for difference in differences(expected, leftovers(folder, workload.exact)):
-                yield f"after {done} kills: {difference}"
+            more, faults = disturbed(
+                stuffed, workload, folder, kills - done, lambda: (dice.uniform(0, seconds), dice.choice(signals))
+            )
+            done += more
+            for fault in [*faults, *differences(expected, leftovers(folder, workload.exact))]:
+                yield f"after {done} kills: {fault}"
             shutil.rmtree(folder)
 
 
@@ -294,18 +326,19 @@ def main():
     parser.add_argument("--stuffed", type=pathlib.Path, default=ROOT / "build" / "stuffed", help="the program")
     parser.add_argument("--kills", type=int, default=40, help="of each subcommand")
     parser.add_argument("--only", default="", help=f"some of {','.join(WORKLOADS)}")
+    parser.add_argument("--signals", default="KILL", help="drawn from at random: KILL,TERM,INT,HUP,USR1")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chosen = arguments.only.split(",") if arguments.only else list(WORKLOADS)
     unknown = [name for name in chosen if name not in WORKLOADS]
     if unknown:
         parser.error(f"{', '.join(unknown)}: not among {', '.join(WORKLOADS)}")
+    signals = [signal.Signals[f"SIG{name}"] for name in arguments.signals.split(",")]
     failed = 0
     for name in chosen:
         begin = time.monotonic()
-        found = list(
-            attack(arguments.stuffed, WORKLOADS[name], arguments.kills, random.Random(f"{arguments.seed}{name}"))
-        )
+        dice = random.Random(f"{arguments.seed}{name}")
+        found = list(attack(arguments.stuffed, WORKLOADS[name], arguments.kills, dice, signals))
         failed += len(found)
         print(f"{name}: {arguments.kills} kills in {time.monotonic() - begin:.0f} s, {len(found)} faults", flush=True)
         for fault in found:

@@ -1,6 +1,9 @@
-"""scripts/stress.py, a few kills of every subcommand."""
+"""scripts/stress.py, a kill and a signal for every subcommand."""
 
 import random
+import signal
+import subprocess
+import sys
 
 import pytest
 import stress
@@ -11,7 +14,19 @@ pytestmark = needs_binary
 
 @pytest.mark.parametrize("name", stress.WORKLOADS)
 def test_what_is_killed_and_run_again_leaves_what_one_run_does(name):
-    assert list(stress.attack(STUFFED, stress.WORKLOADS[name], 2, random.Random(name))) == []
+    dice = random.Random(name)
+    signals = (signal.SIGKILL, dice.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)))
+    assert list(stress.attack(STUFFED, stress.WORKLOADS[name], 2, dice, signals)) == []
+
+
+def test_how_a_program_ended_of_a_signal_is_judged():
+    begin = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: {}); print(end='', flush=True); "
+    for handler, expected in (("sys.exit(75)", None), ("sys.exit(70)", "SIGTERM: exit code 70")):
+        code = begin.format(handler) + "sys.stderr.close(); signal.pause()"
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        process.stderr.read()  # it closes it when it is ready
+        found = stress.stop(process, signal.SIGTERM)
+        assert found is None if expected is None else found.startswith(expected)
 
 
 def test_a_difference_is_found():
