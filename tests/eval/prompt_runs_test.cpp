@@ -74,9 +74,7 @@ TEST(PromptRuns, AnyPartCanBeWritten) {
 }
 
 TEST(PromptRuns, ATokenAcrossASeamBelongsWhereItBegins) {
-  const std::string world = testing::published_file("rwkv_vocab_v20230424.txt");
-  const std::string vocabulary =
-      world.empty() ? testing::package_file("rwkv/rwkv_vocab_v20230424.txt") : world;
+  const std::string vocabulary = testing::package_file("rwkv/rwkv_vocab_v20230424.txt");
   if (vocabulary.empty())
     GTEST_SKIP() << "the Python package rwkv, which holds the World vocabulary, is not in .venv: "
                     "scripts/setup --test";

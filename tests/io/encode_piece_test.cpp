@@ -21,7 +21,7 @@ std::vector<std::string> tokenizer_files() {
   std::vector<std::string> files = {"bytes", (data / "small_neox.json").string(),
                                     (data / "small_spm.json").string()};
   for (const std::string& published :
-       {published_file("20B_tokenizer.json"), published_file("rwkv_vocab_v20230424.txt"),
+       {published_file("20B_tokenizer.json"), package_file("rwkv/rwkv_vocab_v20230424.txt"),
         package_file("mistral_common/data/tokenizer.model.v1"),
         package_file("mistral_common/data/mistral_instruct_tokenizer_240323.model.v3")})
     if (!published.empty())

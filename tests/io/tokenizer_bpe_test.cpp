@@ -19,9 +19,8 @@ class NeoxPublished : public ::testing::Test {
   }
   void SetUp() override {
     if (!tokenizer_)
-      GTEST_SKIP() << "20B_tokenizer.json is neither in $STUFFED_TOKENIZERS nor in "
-                      "../shared/tokenizers; the same "
-                      "algorithm is tested on a small BPE of the same configuration";
+      GTEST_SKIP() << "20B_tokenizer.json is not in $STUFFED_TOKENIZERS; the same algorithm is "
+                      "tested on a small BPE of the same configuration";
   }
   static Ids encode(const std::string& text) { return tokenizer_->encode(text); }
 

@@ -24,17 +24,11 @@ inline std::string package_file(const std::string& inside_site_packages) {
   return "";
 }
 
-/// A published tokenizer that no package contains: in $STUFFED_TOKENIZERS, or in
-/// ../shared/tokenizers beside the sources; "" if nowhere.
+/// A published tokenizer that no package contains: in $STUFFED_TOKENIZERS; "" if it is not there.
 inline std::string published_file(const std::string& name) {
-  namespace fs = std::filesystem;
-  std::vector<fs::path> folders{fs::path(STUFFED_SOURCE_DIR) / ".." / "shared" / "tokenizers"};
-  if (const char* given = std::getenv("STUFFED_TOKENIZERS"))
-    folders.insert(folders.begin(), given);
-  for (const fs::path& folder : folders)
-    if (fs::is_regular_file(folder / name))
-      return (folder / name).string();
-  return "";
+  const char* folder = std::getenv("STUFFED_TOKENIZERS");
+  const std::filesystem::path file = std::filesystem::path(folder ? folder : "") / name;
+  return folder && std::filesystem::is_regular_file(file) ? file.string() : "";
 }
 
 inline std::string repeat(const std::string& text, int times) {
