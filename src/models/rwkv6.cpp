@@ -242,6 +242,7 @@ const ConfigTable kFla = {
     .kind = "fla",
     .model_types = {"rwkv6"},
     .read = {"hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "vocab_size",
+             "expand_k", "expand_v", "proj_low_rank_dim", "gate_low_rank_dim",
              "tie_word_embeddings"},
     // Upstream's code takes norm_eps for the heads' norm too, which was trained with 64e-5: only
     // the published value is known to mean that.
@@ -252,8 +253,7 @@ const ConfigTable kFla = {
               {"elementwise_affine", {true}},
               {"hidden_act", {"sqrelu"}},
               {"attn", {}, "a hybrid, which is not supported"}},
-    .harmless = {"attn_mode", "hidden_ratio", "expand_k", "expand_v", "proj_low_rank_dim",
-                 "gate_low_rank_dim"}};
+    .harmless = {"attn_mode", "hidden_ratio"}};
 
 /// Whose config it is, its own keys say; where they do not, the tensors' names.
 const ConfigTable& config_table(const Checkpoint& checkpoint, const Recognition& recognition) {
@@ -265,13 +265,26 @@ const ConfigTable& config_table(const Checkpoint& checkpoint, const Recognition&
   return recognition.layout == "fla" ? kFla : hf;
 }
 
+/// What flash-linear-attention's config says of shapes, by its own names: its `gate_low_rank_dim`
+/// is the decay's.
+void check_fla_shapes(const ConfigValues& values, const RwkvConfig& config, LowRank rank) {
+  values.agree("num_heads", config.heads);
+  values.agree("proj_low_rank_dim", rank.mix);
+  values.agree("gate_low_rank_dim", rank.decay);
+  const auto attention = static_cast<double>(config.heads * config.head_size);
+  for (const char* key : {"expand_k", "expand_v"}) {
+    const double share = values.number(key).value_or(1);
+    values.check(share * static_cast<double>(config.d_model) == attention,
+                 "{} is {}, but the tensors say {} channels of keys and values for a width of {}",
+                 key, share, attention, config.d_model);
+  }
+}
+
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {
   const WeightMap map = weight_map(checkpoint, recognition);
   const RwkvConfig config = read_rwkv_config(checkpoint, map, "blocks.0.att.time_faaaa");
   const ConfigValues values(checkpoint);
   values.agree_eps("a fixed one", config.eps);
-  if (recognition.layout == "fla")
-    values.agree("num_heads", config.heads);
   const bool fla = recognition.layout == "fla";
   const auto size = [&](const std::string& canonical, size_t axis) {
     const auto source = map.sources.find(canonical);
@@ -280,6 +293,8 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   };
   const LowRank rank = {.mix = size("blocks.0.att.time_maa_w1", fla ? 0 : 1) / 5,
                         .decay = size("blocks.0.att.time_decay_w1", fla ? 0 : 1)};
+  if (fla)
+    check_fla_shapes(values, config, rank);
   return std::make_unique<Rwkv6>(config, rank, true_vocab(checkpoint, config.vocab_rows));
 }
 

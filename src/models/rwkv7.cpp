@@ -399,14 +399,14 @@ const ConfigTable kFla = {
     .kind = "fla",
     .model_types = {"rwkv7"},
     .read = {"hidden_size", "num_hidden_layers", "num_heads", "head_dim", "intermediate_size",
-             "vocab_size", "norm_eps", "layer_norm_epsilon", "rms_norm_eps", "tie_word_embeddings"},
+             "vocab_size", "norm_eps", "layer_norm_epsilon", "rms_norm_eps", "tie_word_embeddings",
+             "decay_low_rank_dim", "gate_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim"},
     .fixed = {{"norm_first", {true}},
               {"norm_bias", {true}},
               {"elementwise_affine", {true}},
               {"hidden_act", {"sqrelu"}},
               {"attn", {}, "a hybrid, which is not supported"}},
-    .harmless = {"attn_mode", "hidden_ratio", "value_dim", "decay_low_rank_dim",
-                 "gate_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim"}};
+    .harmless = {"attn_mode", "hidden_ratio", "value_dim"}};
 
 const ConfigTable& config_table(const Checkpoint&, const Recognition&) {
   return kFla;
@@ -446,6 +446,12 @@ std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognitio
   };
   const LowRanks ranks = {
       .decay = rank("w"), .rate = rank("a"), .value = rank("v"), .gate = rank("g")};
+  const ConfigValues values(checkpoint);
+  values.agree("decay_low_rank_dim", ranks.decay);
+  values.agree("a_low_rank_dim", ranks.rate);
+  values.agree("gate_low_rank_dim", ranks.gate);
+  if (ranks.value > 0)
+    values.agree("v_low_rank_dim", ranks.value);
   return std::make_unique<Rwkv7>(config, ranks, true_vocab(checkpoint, config.vocab_rows));
 }
 

@@ -218,6 +218,26 @@ TEST_F(Layouts, Mamba2WithoutConvolutionBiasIsOneOfZeros) {
       1e-6));
 }
 
+TEST_F(Layouts, LowRanksAndWidthsThatTheTensorsContradictAreRefused) {
+  const auto refused = [&](const Tensors& tensors, json config, const char* key,
+                           const json& value) {
+    write_checkpoint(folder_, tensors, config);
+    load_model(folder_.path());
+    config[key] = value;
+    write_checkpoint(folder_, tensors, config);
+    testing::expect_error(Error::Kind::Input, {key}, [&] { load_model(folder_.path()); });
+  };
+  const json rwkv7 = {{"model_type", "rwkv7"}, {"hidden_size", 128}, {"vocab_size", 320}};
+  for (const char* key :
+       {"decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim"})
+    refused(fla_rwkv7(), rwkv7, key, 1000);
+  for (const auto& [key, value] : {std::pair<const char*, json>{"expand_k", 0.5},
+                                   {"expand_v", 2},
+                                   {"proj_low_rank_dim", 1000},
+                                   {"gate_low_rank_dim", 1000}})
+    refused(tensors_of("rwkv6-fla"), config_of("rwkv6-fla"), key, value);
+}
+
 TEST_F(Layouts, AnOlderConversionsConfigIsNotBelieved) {
   // Its fields have other names, and those it shares hold the class's defaults.
   const json config = {{"model_type", "mamba2"}, {"mamba2_head_dim", 16}, {"mamba2_conv_kernel", 4},
