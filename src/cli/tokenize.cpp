@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
+#include <optional>
 #include <span>
 
 #include <nlohmann/json.hpp>
@@ -15,6 +17,7 @@
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/io/text_encoder.h"
+#include "stuffed/io/token_file.h"
 #include "stuffed/io/tokenizer.h"
 
 namespace stuffed::cli {
@@ -36,62 +39,102 @@ constexpr const char* kExamples =
     "  stuffed tokenize --tokenizer bytes --shards out/shards --min-document 4K --jsonl "
     "books.jsonl.zst";
 
-/// Of one text; reading and encoding take turns, so that only ids pile up.
-std::vector<int32_t> encode(const io::Tokenizer& tokenizer,
-                            const std::string& path,
-                            const TokenizeOptions& options) {
+using Sink = std::function<void(std::span<const int32_t>)>;
+
+/// Hands the ids of one text to `sink` as they are found: neither text nor ids pile up.
+void encode(const io::Tokenizer& tokenizer,
+            const std::string& path,
+            const TokenizeOptions& options,
+            const Sink& sink) {
   using Clock = std::chrono::steady_clock;
+  constexpr size_t kAtOnce = size_t{1} << 16;
   io::ByteStream stream = io::ByteStream::open(path, {.wait = options.wait});
   io::TextEncoder encoder(tokenizer, path, tokenizer.needs_utf8());
   std::vector<int32_t> ids;
-  size_t bytes = 0;
+  size_t bytes = 0, tokens = 0;
   Clock::duration taken{};
   const auto timed = [&](const auto& step) {
     const auto begin = Clock::now();
     step();
     taken += Clock::now() - begin;
   };
+  const auto hand_over = [&] {
+    tokens += ids.size();
+    sink(ids);
+    ids.clear();
+  };
   for (std::string_view text; !(text = stream.peek()).empty(); stream.take(text.size())) {
     timed([&] { encoder.add(text, ids); });
     bytes += text.size();
-    io::check_document_size(stream, ids.size());
+    io::check_document_size(stream, tokens + ids.size());
+    if (ids.size() >= kAtOnce)
+      hand_over();
   }
   timed([&] { encoder.finish(ids); });
+  hand_over();
   if (options.time)
-    cli::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, bytes, ids.size(),
+    cli::print(stderr, "{}: {} bytes, {} tokens, {:.6f} s\n", path, bytes, tokens,
                std::chrono::duration<double>(taken).count());
-  return ids;
 }
 
-void print_ids(const std::vector<int32_t>& ids) {
-  constexpr size_t kAtOnce = size_t{1} << 16;
-  std::fputc('[', stdout);
-  for (size_t begin = 0; begin < ids.size(); begin += kAtOnce) {
-    const auto some = std::span(ids).subspan(begin, std::min(kAtOnce, ids.size() - begin));
-    const std::string text = fmt::format("{}{}", begin == 0 ? "" : ",", fmt::join(some, ","));
-    std::fwrite(text.data(), 1, text.size(), stdout);
+/// Prints ids as one JSON array. The first million waits for the end or for more, so that a text
+/// which is refused early prints nothing.
+class IdPrinter {
+ public:
+  void add(std::span<const int32_t> ids) {
+    held_.insert(held_.end(), ids.begin(), ids.end());
+    if (held_.size() >= kHeld)
+      print_held();
   }
-  std::fputs("]\n", stdout);
+  void finish() {
+    print_held();
+    std::fputs("]\n", stdout);
+  }
+
+ private:
+  static constexpr size_t kHeld = 1'000'000, kAtOnce = size_t{1} << 16;
+
+  void print_held() {
+    if (!has_begun_)
+      std::fputc('[', stdout);
+    for (size_t begin = 0; begin < held_.size(); begin += kAtOnce) {
+      const auto some = std::span(held_).subspan(begin, std::min(kAtOnce, held_.size() - begin));
+      const bool is_first = !has_begun_ && begin == 0;
+      const std::string text = fmt::format("{}{}", is_first ? "" : ",", fmt::join(some, ","));
+      std::fwrite(text.data(), 1, text.size(), stdout);
+    }
+    has_begun_ = true;
+    held_.clear();
+  }
+
+  std::vector<int32_t> held_;
+  bool has_begun_ = false;
+};
+
+void print_ids(const io::Tokenizer& tokenizer,
+               const std::string& file,
+               const TokenizeOptions& options) {
+  IdPrinter printer;
+  encode(tokenizer, file, options, [&](std::span<const int32_t> ids) { printer.add(ids); });
+  printer.finish();
 }
 
-void write_ids(const std::vector<std::vector<int32_t>>& documents,
-               const io::Tokenizer& tokenizer,
-               const TokenizeOptions& options) {
-  const size_t length = documents.front().size();
-  for (size_t i = 0; i < documents.size(); ++i)
-    check(documents[i].size() == length, Error::Kind::Usage,
+void write_ids(const io::Tokenizer& tokenizer, const TokenizeOptions& options) {
+  io::TokenFileWriter writer(
+      options.output, {{"tokenizer", std::string(tokenizer.kind())},
+                       {"tokenizer_sha256", tokenizer.hash()},
+                       {"bos", tokenizer.bos() ? std::to_string(*tokenizer.bos()) : "none"}});
+  std::optional<int64_t> first;
+  for (const std::string& file : options.files) {
+    encode(tokenizer, file, options, [&](std::span<const int32_t> ids) { writer.add(ids); });
+    const int64_t length = writer.end_document();
+    check(length == first.value_or(length), Error::Kind::Usage,
           "-o: the documents of one token file have equal lengths, but {} has {} tokens and {} has "
           "{}; write a file for each",
-          options.files.front(), length, options.files[i], documents[i].size());
-  Tensor tokens =
-      at::empty({static_cast<int64_t>(documents.size()), static_cast<int64_t>(length)}, at::kLong);
-  auto* out = tokens.mutable_data_ptr<int64_t>();
-  for (const auto& document : documents)
-    out = std::copy(document.begin(), document.end(), out);
-  io::write_safetensors(options.output, {{"tokens", tokens}},
-                        {{"tokenizer", std::string(tokenizer.kind())},
-                         {"tokenizer_sha256", tokenizer.hash()},
-                         {"bos", tokenizer.bos() ? std::to_string(*tokenizer.bos()) : "none"}});
+          options.files.front(), first.value_or(0), file, length);
+    first = length;
+  }
+  writer.commit();
 }
 
 void print_text(const io::Tokenizer& tokenizer, const std::string& path, bool wait) {
@@ -131,20 +174,14 @@ void run_tokenize(TokenizeOptions options) {
         "tokenize: standard input (-) can be read only once");
   if (!options.shards.folder.empty())
     return tokenize_to_shards(options.files, tokenizer, options.shards, options.wait);
-  std::vector<std::vector<int32_t>> documents;
+  if (!options.output.empty())
+    return write_ids(*tokenizer, options);
   for (const std::string& file : options.files) {
-    if (options.decode) {
+    if (options.decode)
       print_text(*tokenizer, file, options.wait);
-      continue;
-    }
-    std::vector<int32_t> ids = encode(*tokenizer, file, options);
-    if (options.output.empty())
-      print_ids(ids);
     else
-      documents.push_back(std::move(ids));
+      print_ids(*tokenizer, file, options);
   }
-  if (!documents.empty())
-    write_ids(documents, *tokenizer, options);
 }
 
 }  // namespace

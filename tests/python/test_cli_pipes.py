@@ -8,8 +8,11 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from cli_support import DATA, ROOT, STUFFED, needs_binary, refused, stuffed
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 pytestmark = needs_binary
 MODEL = ROOT / "tests" / "models" / "mamba2-short"
@@ -206,6 +209,32 @@ def test_the_memory_of_reading_does_not_grow_with_the_line(tmp_path):
             sizes[name, flag] = most_memory_mb(*common, flag, file, "-o", out)
     assert sizes["long", "--jsonl"] < sizes["short", "--jsonl"] + 32
     assert sizes["long", "--text"] < sizes["short", "--text"] + 32
+
+
+def test_the_memory_of_tokenizing_does_not_grow_with_the_text(tmp_path):
+    sizes = []
+    for name, times in (("short", 100), ("long", 500_000)):
+        text, tokens = tmp_path / f"{name}.txt", tmp_path / f"{name}.safetensors"
+        text.write_bytes(b"0123456789abcde " * times)
+        sizes.append(most_memory_mb("tokenize", "--tokenizer", "bytes", text, "-o", tokens))
+        ids = load_file(tokens)["tokens"]
+        assert ids.dtype == np.int64 and ids.shape == (1, 16 * times)
+        assert np.array_equal(ids[0], np.frombuffer(text.read_bytes(), np.uint8))
+    assert sizes[1] < sizes[0] + 32
+
+
+def test_texts_of_other_lengths_make_no_token_file(tmp_path):
+    texts = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    for text, content in zip(texts, ("one two", "two one", "three"), strict=True):
+        text.write_text(content)
+    command = ("tokenize", "--tokenizer", "bytes", "-o", tmp_path / "t.safetensors")
+    stuffed(*command, *texts[:2])
+    with safe_open(tmp_path / "t.safetensors", "np") as file:
+        assert file.get_tensor("tokens").tolist() == [list(b"one two"), list(b"two one")]
+        assert file.metadata()["tokenizer"] == "bytes"
+    before = (tmp_path / "t.safetensors").read_bytes()
+    refused(stuffed(*command, *texts), 2, "equal lengths", "c.txt has 5")
+    assert (tmp_path / "t.safetensors").read_bytes() == before
 
 
 def test_a_tokenizer_encodes_a_long_text_in_pieces(tmp_path):

@@ -19,6 +19,8 @@ class AtomicFile {
 
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Writes over the first bytes, such as a header that holds sizes.
+  void rewrite_beginning(std::string_view text);
   /// Syncs to the disk and gives the file its name. Call once, last.
   void commit();
 

@@ -118,6 +118,14 @@ void AtomicFile::write(const void* data, size_t bytes) {
   }
 }
 
+void AtomicFile::rewrite_beginning(std::string_view text) {
+  if (::lseek(file_, 0, SEEK_SET) != 0)
+    fail_writing(path_, errno);
+  write(text);
+  if (::lseek(file_, 0, SEEK_END) < 0)
+    fail_writing(path_, errno);
+}
+
 void AtomicFile::commit() {
   if (::fsync(file_) != 0)
     fail_writing(path_, errno);
