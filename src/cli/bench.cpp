@@ -9,6 +9,7 @@
 #include "src/cli/print.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/journal.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/provenance.h"
@@ -172,9 +173,10 @@ void run_model(const ModelBenchOptions& options, Context& context) {
   const auto model = options.shape.empty() ? load_model(options.model, load)
                                            : random_model(options.shape, options.seed, load);
   say_warnings(model->config());
-  const std::string name = options.shape.empty()
-                               ? std::filesystem::path(options.model).filename().string()
-                               : options.shape;
+  const auto snapshot = io::snapshot_of(options.model);
+  const std::string name = !options.shape.empty() ? options.shape
+                           : snapshot             ? snapshot->name
+                                      : std::filesystem::path(options.model).filename().string();
   Report report(options, shared,
                 {{"kind", "model"},
                  {"model", name},
@@ -255,8 +257,8 @@ void add_model(CLI::App& bench, Commands& commands) {
       "  stuffed bench model --shape mamba2-130m --device cpu --tokens 512 --repeats 10\n");
   auto options = std::make_shared<ModelBenchOptions>();
   options->phases = {"prefill", "evaluate", "decode"};
-  app->add_option("--model", options->model, "Folder or weight file")
-      ->type_name("PATH")
+  add_checkpoint(*app, "--model", options->model,
+                 "Folder or weight file, or a repository in Hugging Face's cache")
       ->group("Cases");
   add_gated_norm(*app, options->gated_norm, "Cases");
   app->add_option("--shape", options->shape, "Random weights of a published size instead")

@@ -133,8 +133,7 @@ io::Journal open_journal(const EvaluationOptions& options,
                          const Evaluation& evaluation,
                          const JournalKind& kind) {
   io::check_sidecar(kind.sidecar, options.output);
-  io::json provenance = provenance_of(context.command_line, *evaluation.model);
-  provenance["model"] = options.model.model;
+  io::json provenance = provenance_of(context.command_line, options.model, *evaluation.model);
   provenance.update(evaluation.provenance);
   return io::Journal::open(options.output,
                            {.schema = std::string(kind.schema),

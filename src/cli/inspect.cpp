@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "src/cli/app.h"
+#include "src/cli/options.h"
 #include "src/cli/print.h"
 
 namespace stuffed::cli {
@@ -93,13 +94,13 @@ void add_inspect(CLI::App& root, Commands& commands) {
       "size, and what the paper's fits predict for that size. Weights are not read into memory.",
       "  stuffed inspect mamba2-130m\n"
       "  stuffed inspect RWKV-x060-World-1B6.pth --json > model.json");
-  app->add_option("model,--model", options->model, "Folder or weight file of the model")
-      ->required()
-      ->type_name("PATH");
-  app->add_option("--tokenizer", options->tokenizer,
-                  "tokenizer.json, tokenizer.model, a World vocabulary, or 'bytes' (default: the "
-                  "one in the model's folder)")
-      ->type_name("PATH|bytes");
+  add_checkpoint(*app, "model,--model", options->model,
+                 "Folder or weight file of the model, or a repository in Hugging Face's cache")
+      ->required();
+  add_checkpoint(*app, "--tokenizer", options->tokenizer,
+                 "tokenizer.json, tokenizer.model, a World vocabulary, a folder or repository with "
+                 "one of them, or 'bytes' (default: the one in the model's folder)")
+      ->type_name("PATH|NAME|bytes");
   add_gated_norm(*app, options->gated_norm, "Options");
   app->add_flag("--json", options->json,
                 "Print one JSON object, with every tensor's shape and dtype");

@@ -9,6 +9,7 @@
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/models/one_token.h"
@@ -91,8 +92,14 @@ void say_warnings(const ModelConfig& config) {
     std::fputs(fmt::format("warning: {}\n", warning).c_str(), stderr);
 }
 
-io::json provenance_of(const std::vector<std::string>& command_line, const RecurrentLM& model) {
+io::json provenance_of(const std::vector<std::string>& command_line,
+                       const ModelOptions& options,
+                       const RecurrentLM& model) {
   io::json provenance = io::provenance(command_line, model.device());
+  const auto snapshot = io::snapshot_of(options.model);
+  provenance["model"] = snapshot ? snapshot->name : options.model;
+  if (snapshot)
+    provenance["model_commit"] = snapshot->commit;
   const ModelConfig& config = model.config();
   if (!config.warnings.empty())
     provenance["model_warnings"] = config.warnings;

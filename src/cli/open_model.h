@@ -34,7 +34,9 @@ Reading reading_of(const ModelOptions& options, const io::Tokenizer* tokenizer =
 void say_warnings(const ModelConfig& config);
 
 /// io::provenance(), and what is to be known of how the model's files were taken.
-io::json provenance_of(const std::vector<std::string>& command_line, const RecurrentLM& model);
+io::json provenance_of(const std::vector<std::string>& command_line,
+                       const ModelOptions& options,
+                       const RecurrentLM& model);
 
 /// Errors  Unsupported if the device asked for is not there
 at::Device parse_device(const std::string& name);

@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/recurrence/mitigations.h"
 
@@ -98,6 +99,20 @@ std::vector<int64_t> parse_sizes(std::string_view text, std::string_view what) {
   }
 }
 
+namespace {
+
+/// As somebody would write it: 8K, 32M.
+std::string short_size(int64_t tokens) {
+  constexpr int64_t kKilo = 1024, kMega = kKilo * kKilo;
+  if (tokens > 0 && tokens % kMega == 0)
+    return fmt::format("{}M", tokens / kMega);
+  if (tokens > 0 && tokens % kKilo == 0)
+    return fmt::format("{}K", tokens / kKilo);
+  return fmt::format("{}", tokens);
+}
+
+}  // namespace
+
 CLI::Option* add_size(CLI::App& app,
                       const std::string& flag,
                       int64_t& home,
@@ -109,8 +124,7 @@ CLI::Option* add_size(CLI::App& app,
   CLI::Option* option =
       app.add_option_function<std::string>(flag, set, description)->type_name("SIZE");
   if (home >= minimum)
-    option->default_str(home > 0 && home % 1024 == 0 ? fmt::format("{}K", home / 1024)
-                                                     : fmt::format("{}", home));
+    option->default_str(short_size(home));
   return option;
 }
 
@@ -230,18 +244,28 @@ std::string mitigations_paragraph() {
 
 }  // namespace
 
+CLI::Option* add_checkpoint(CLI::App& app,
+                            const std::string& flags,
+                            std::string& home,
+                            const std::string& description) {
+  const auto set = [&home, name = flag_name(flags)](const std::string& text) {
+    home = text == "bytes" ? text : io::find_checkpoint(text, name).string();
+  };
+  return app.add_option_function<std::string>(flags, set, description)->type_name("PATH|NAME");
+}
+
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
   const char* const group = "Model";
-  app.add_option(
-         "--model", options.model,
-         "Folder or weight file of the model, as published; family and layout are recognised")
+  add_checkpoint(
+      app, "--model", options.model,
+      "Folder or weight file of the model, as published, or the name of a repository in Hugging "
+      "Face's cache; family and layout are recognised")
       ->required(model_required)
-      ->type_name("PATH")
       ->group(group);
-  app.add_option("--tokenizer", options.tokenizer,
-                 "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
-                 "or 'bytes' (default: the one in the model's folder)")
-      ->type_name("PATH|bytes")
+  add_checkpoint(app, "--tokenizer", options.tokenizer,
+                 "tokenizer.json, tokenizer.model, a World vocabulary, a folder or repository with "
+                 "one of them, or 'bytes' (default: the one in the model's folder)")
+      ->type_name("PATH|NAME|bytes")
       ->group(group);
   app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
       ->check(CLI::Validator(

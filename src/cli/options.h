@@ -29,6 +29,13 @@ struct ModelOptions {
   uint64_t seed = 0;
 };
 
+/// An option that names a model or a tokenizer: a path, or OWNER/NAME[@REVISION] of a repository in
+/// Hugging Face's cache, which becomes the path of its snapshot (io::find_checkpoint).
+CLI::Option* add_checkpoint(CLI::App& app,
+                            const std::string& flags,
+                            std::string& home,
+                            const std::string& description);
+
 /// `model_required`: false for a command that can do part of its work without one.
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required = true);
 

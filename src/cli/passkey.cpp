@@ -171,7 +171,7 @@ void run(const Options& options, Context& context) {
                         {.schema = "stuffed.passkey",
                          .version = 1,
                          .config = config,
-                         .provenance = provenance_of(context.command_line, *model),
+                         .provenance = provenance_of(context.command_line, options.model, *model),
                          .check_record =
                              [&](const io::json& record) {
                                eval::check_passkey_record(record, task_options.depths);

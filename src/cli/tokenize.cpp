@@ -192,17 +192,19 @@ void add_tokenize(CLI::App& root, Commands& commands) {
                                  "Turn text into token ids: one line with a JSON array per FILE, "
                                  "or a token file that other commands take as --tokens",
                                  kExamples);
-  app->add_option("--tokenizer", options->tokenizer,
-                  "tokenizer.json, tokenizer.model, a World vocabulary, a folder with one of them, "
-                  "or 'bytes'")
+  add_checkpoint(*app, "--tokenizer", options->tokenizer,
+                 "tokenizer.json, tokenizer.model, a World vocabulary, a folder or repository with "
+                 "one of them, or 'bytes'")
       ->required()
-      ->type_name("PATH|bytes");
+      ->type_name("PATH|NAME|bytes");
   app->add_option("FILE", options->files,
                   "Text files (UTF-8; any bytes for World and bytes tokenizers); each is one "
-                  "document. - is standard input (default: -); pipes, gzip and zstd are read too");
+                  "document. - is standard input (default: -); pipes, gzip and zstd are read too")
+      ->type_name("");
   CLI::Option* output = app->add_option(
       "-o,--output", options->output,
       "Write a safetensors file with `tokens` [documents, N] i64 instead of printing");
+  output->type_name("OUT.safetensors");
   app->add_flag("--no-bos", options->no_bos,
                 "Do not put the tokenizer's beginning-of-text token in front");
   app->add_flag(

@@ -170,9 +170,10 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
                  "Shards for validation of the training shards of the same name")
       ->type_name("[NAME=]DIR")
       ->group(group);
-  app.add_option("--tokenizer", data.tokenizer,
-                 "Of texts and tasks: a file, a folder or 'bytes'; default: the shards', or bytes")
-      ->type_name("PATH|bytes")
+  add_checkpoint(app, "--tokenizer", data.tokenizer,
+                 "Tokenizer of texts and tasks: a file, a folder, a repository in Hugging Face's "
+                 "cache, or 'bytes' (default: the shards', or bytes)")
+      ->type_name("PATH|NAME|bytes")
       ->group(group);
   app.add_option("--mix", options.mix,
                  "Shares of the windows by source: text; shards by their names ('shards' if they "
@@ -315,10 +316,9 @@ void add_train(CLI::App& root, Commands& commands) {
       ->check(CLI::IsMember(family_names(/*new_only=*/true)).description(""))
       ->type_name(fmt::format("{}", fmt::join(family_names(/*new_only=*/true), "|")))
       ->capture_default_str();
-  app->add_option(
-         "--init-from", options->init_from,
-         "Begin with the weights of this checkpoint, of any family and layout that is read")
-      ->type_name("DIR|FILE");
+  add_checkpoint(*app, "--init-from", options->init_from,
+                 "Begin with the weights of this checkpoint, of any family and layout that is "
+                 "read; a folder, a file or a repository in Hugging Face's cache");
   app->add_option("--model-config", options->model_config,
                   "config.json of the new model: a file, or the JSON itself, in the keys below; "
                   "one that is unknown or cannot be honoured is refused")

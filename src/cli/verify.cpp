@@ -212,8 +212,8 @@ void run(const Options& options, Context& context) {
 }
 
 void add_options(CLI::App& app, Options& options) {
-  app.add_option("model,--model", options.model.model, "Folder or weight file of the model")
-      ->type_name("PATH");
+  add_checkpoint(app, "model,--model", options.model.model,
+                 "Folder or weight file of the model, or a repository in Hugging Face's cache");
   add_gated_norm(app, options.model.gated_norm, "Options");
   app.add_flag("--kernels", options.kernels,
                "Check the recurrence alone against f64: all families' shapes, adversarial decays, "
@@ -232,8 +232,9 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--text", options.text, "Tokens of this text; default: random ids from --seed")
       ->type_name("FILE")
       ->group(stream);
-  app.add_option("--tokenizer", options.model.tokenizer, "Default: the one in the model's folder")
-      ->type_name("PATH|bytes")
+  add_checkpoint(app, "--tokenizer", options.model.tokenizer,
+                 "Default: the one in the model's folder")
+      ->type_name("PATH|NAME|bytes")
       ->group(stream);
   add_seed(app, options.model.seed, "Seed of the random ids")->group(stream);
   add_size(

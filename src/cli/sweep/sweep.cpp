@@ -19,6 +19,7 @@
 #include "stuffed/core/cores.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/in_use.h"
 #include "stuffed/recurrence/recurrence.h"
 #include "stuffed/sweep/folder.h"
@@ -57,12 +58,16 @@ std::vector<std::string> files_of_mitigations(const std::vector<std::string>& mi
 /// The files that a cell reads, by option.
 std::vector<std::pair<std::string, std::string>> files_of(const sweep::Cell& cell) {
   std::vector<std::pair<std::string, std::string>> files;
-  for (const char* key :
-       {"model", "tokenizer", "text", "jsonl", "tokens", "held-out", "model-config"})
+  for (const char* key : {"text", "jsonl", "tokens", "held-out", "model-config"})
     if (const sweep::Setting* setting = cell.find(key))
       for (const std::string& value : setting->values)
-        if (!(std::string_view(key) == "tokenizer" && value == "bytes") && !value.starts_with('{'))
+        if (!value.starts_with('{'))
           files.emplace_back(key, value);
+  for (const char* key : {"model", "tokenizer", "init-from"})
+    if (const sweep::Setting* setting = cell.find(key))
+      for (const std::string& value : setting->values)
+        if (value != "bytes")
+          files.emplace_back(key, io::find_checkpoint(value, key).string());
   if (const sweep::Setting* setting = cell.find("mitigation"))
     for (const std::string& file : files_of_mitigations(setting->values))
       files.emplace_back("mitigation", file);

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "stuffed/core/error.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/tensor_file.h"
 
 namespace stuffed::io {
@@ -26,8 +27,8 @@ fs::path find_weights(const fs::path& path) {
         error.message());
   check(!found.empty(), Error::Kind::Input,
         "{}: no weights in this folder; looked for model.safetensors[.index.json], "
-        "pytorch_model.bin[.index.json], consolidated.safetensors, a .pth or a .st file",
-        path.string());
+        "pytorch_model.bin[.index.json], consolidated.safetensors, a .pth or a .st file{}",
+        path.string(), why_absent(path, "model.safetensors"));
   std::sort(found.begin(), found.end());
   check(found.size() == 1, Error::Kind::Input,
         "{}: {} files could hold the weights ({}, {}, ...); name the one meant", path.string(),

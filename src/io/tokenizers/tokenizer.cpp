@@ -6,6 +6,7 @@
 #include "bpe_json.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/hub_cache.h"
 #include "stuffed/io/json.h"
 #include "stuffed/io/regular_file.h"
 #include "tokenizers.h"
@@ -130,8 +131,8 @@ std::shared_ptr<const Tokenizer> find_tokenizer(const fs::path& model,
   check(!file.empty(), Error::Kind::Input,
         "{}: no tokenizer in this folder (looked for tokenizer.json, tokenizer.model, "
         "tokenizer.model.v*, rwkv_vocab*.txt, "
-        "stuffed_tokenizer.json). {}",
-        folder.string(), kWhereToGet);
+        "stuffed_tokenizer.json){}. {}",
+        folder.string(), why_absent(folder, "tokenizer.json"), kWhereToGet);
   return from_file(file.string(), options);
 }
 
