@@ -175,6 +175,7 @@ WORKLOADS = {
     "compare": Workload(
         lambda folder: ["compare", folder / "in" / "big.jsonl", folder / "in" / "big.jsonl", "--atol", 0], big_journal
     ),
+    "report": Workload(lambda folder: ["report", folder / "in" / "big.jsonl", "-o", folder / "page.html"], big_journal),
     "export-csv": export("csv"),
     "export-lm-eval": export("lm-eval"),
     "export-paper": export("paper"),

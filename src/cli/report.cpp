@@ -1,0 +1,65 @@
+// `stuffed report`: results as one page.
+#include "stuffed/report/report.h"
+
+#include <memory>
+
+#include "src/cli/app.h"
+#include "src/cli/options.h"
+#include "src/cli/print.h"
+
+namespace stuffed::cli {
+
+namespace {
+
+struct ReportArguments {
+  std::vector<std::string> results;
+  std::string output;
+  report::ReportOptions how;
+};
+
+void run_report(const ReportArguments& options) {
+  const std::vector<std::filesystem::path> results(options.results.begin(), options.results.end());
+  const report::Report made = report::write_report(results, options.output, options.how);
+  for (const std::string& warning : made.warnings)
+    cli::print(stderr, "report: {}\n", warning);
+  cli::print(stdout, "{}: {} results{}, {:.1f} MB\n", options.output, made.results,
+             made.unfinished > 0 ? fmt::format(" ({} unfinished)", made.unfinished) : "",
+             static_cast<double>(made.bytes) / 1e6);
+}
+
+}  // namespace
+
+void add_report(CLI::App& root, Commands& commands) {
+  CLI::App* app = add_subcommand(
+      root, "report", "Make one page of any results: figures, their numbers, and how each was made",
+      "  stuffed report war.jsonl passkey.jsonl -o report.html\n"
+      "  stuffed report out/demo -o report.html --title 'Two models, one collapse'\n"
+      "  stuffed report short.jsonl long.jsonl --label 'trained at 1K' --label 'trained at 8K' -o "
+      "report.html\n"
+      "\nThe page needs no network and no other file. It shows losses by position (of the bucket, "
+      "over the prefix, over the last\n"
+      "tokens), mitigations beside the plain model, passkeys, states by layer and head, retention, "
+      "training, verdicts and times;\n"
+      "beneath each figure its numbers. Runs of one command are drawn over one another; a sweep "
+      "that was merged is shown by its\n"
+      "cells. Unfinished journals are drawn as far as they are, and marked.\n");
+  auto options = std::make_shared<ReportArguments>();
+  app->add_option("results", options->results,
+                  "Journals of any commands, or folders that hold some")
+      ->required()
+      ->type_name("RESULTS");
+  app->add_option("-o,--output", options->output, "The page")->required()->type_name("PAGE.html");
+  app->add_option("--title", options->how.title, "Heading of the page")->capture_default_str();
+  app->add_option("--label", options->how.labels,
+                  "Name of a result, in their order; repeatable (default: the name of its file)")
+      ->take_all()
+      ->expected(1)
+      ->type_name("NAME");
+  add_size(
+      *app, "--last-tokens", options->how.last_tokens,
+      "How many tokens the loss over the last tokens before a position takes in, in whole buckets");
+  app->add_flag("--overwrite", options->how.overwrite, "Replace a file that is no report");
+  commands.push_back({.app = app, .run = [options](Context&) { run_report(*options); }});
+}
+
+}  // namespace stuffed::cli
