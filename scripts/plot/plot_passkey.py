@@ -2,11 +2,12 @@
 """Draws a passkey run: the heat map over length and depth, and accuracy for answers within the last tokens.
 
     scripts/plot/plot_passkey.py passkey.jsonl -o figures
-    scripts/plot/plot_passkey.py passkey.jsonl -o passkey.png
+    scripts/plot/plot_passkey.py passkey.jsonl -o passkey.png --colours paper
 
-Writes heat_map.pdf and acc_curve.pdf into a folder, or both side by side into one picture. A cell is drawn where its
-needles are, which is not quite the depth asked for: a needle replaces a whole block of filler. Cells without a trial
-are grey, so that they are not taken for zero. A run that has not finished is drawn as far as it is, and marked.
+Writes heat_map and acc_curve, each .png and .pdf, into a folder, or both side by side into one picture. A cell is
+drawn where its needles are, which is not quite the depth asked for: a needle replaces a whole block of filler. Cells
+without a trial are grey, so that they are not taken for zero. --colours paper is the red and green of arXiv:2410.07145,
+which not everyone can tell apart. A run that has not finished is drawn as far as it is, and marked.
 """
 
 from __future__ import annotations
@@ -15,21 +16,17 @@ import argparse
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import look  # noqa: E402
+import matplotlib  # noqa: E402
 import stuffed_results  # noqa: E402
 import unfinished  # noqa: E402
+from look import plt  # noqa: E402
 
-NO_DATA = "0.8"  # grey
-
-
-def label(tokens: int) -> str:
-    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+# Colour map, and the values at its ends: the paper's pales at 0 and 1.
+COLOURS = {"safe": ("viridis", 0.0, 1.0), "paper": ("RdYlGn", -0.2, 1.2)}
 
 
 def accuracy_grid(run: stuffed_results.Run) -> tuple[list[int], np.ndarray]:
@@ -67,66 +64,71 @@ def column(depths: np.ndarray, accuracies: np.ma.MaskedArray) -> tuple[np.ndarra
     return edges, np.ma.masked_invalid(values)
 
 
-def heat_map(axes, run: stuffed_results.Run) -> None:
+def heat_map(axes, run: stuffed_results.Run, colours: str) -> None:
     lengths, grid = accuracy_grid(run)
     depths = real_depths(run)
-    colours = matplotlib.colormaps["RdYlGn"].with_extremes(bad=NO_DATA)
+    name, low, high = COLOURS[colours]
+    scale = matplotlib.cm.ScalarMappable(
+        matplotlib.colors.Normalize(low, high), matplotlib.colormaps[name].with_extremes(bad=look.NO_DATA)
+    )
     for i in range(len(lengths)):
         edges, values = column(depths[:, i], grid[:, i])
-        axes.pcolormesh([i - 0.5, i + 0.5], edges, values[:, None], cmap=colours, vmin=-0.2, vmax=1.2)
+        axes.pcolormesh([i - 0.5, i + 0.5], edges, values[:, None], cmap=scale.cmap, norm=scale.norm)
     axes.set_ylim(1, 0)
     longest = max(lengths)
     ticks = [i for i, n in enumerate(lengths) if n == longest or (n & (n - 1)) == 0]
     ticks = ticks[-8:] if len(ticks) > 8 else ticks
-    axes.set_xticks(ticks, [label(lengths[i]) for i in ticks], rotation=45, fontsize=6)
-    axes.set_yticks([0, 0.5, 1], ["0", "50", "100"], fontsize=6)
-    axes.set_xlabel("Context Len.", fontsize=7)
-    axes.set_ylabel("Ans. Depth (%)", fontsize=7)
+    axes.set_xticks(ticks, [look.size_text(lengths[i]) for i in ticks], rotation=45)
+    axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
+    axes.set_xlabel("length (tokens)")
+    axes.set_ylabel("depth of the needle (%)")
+    axes.set_title(look.model_name(run))
+    bar = axes.figure.colorbar(scale, ax=axes, label="accuracy", pad=0.02)
+    bar.ax.set_ylim(0, 1)
 
 
-def curves(axes, run: stuffed_results.Run) -> None:
+def curves(axes, run: stuffed_results.Run, _colours: str) -> None:
     summary = run.records["summary"]
-    lengths = np.array(summary["lengths_tokens"]) / 1024
-    for curve in summary["last_tokens"]:
-        points = [(x, p) for x, p in zip(lengths, curve["points"], strict=True) if p is not None]
+    for i, curve in enumerate(summary["last_tokens"]):
+        points = [(x, p) for x, p in zip(summary["lengths_tokens"], curve["points"], strict=True) if p is not None]
         x = [x for x, _ in points]
-        axes.plot(x, [p["accuracy"] for _, p in points], marker=".", label=label(curve["last_tokens"]))
-        axes.fill_between(x, [p["low"] for _, p in points], [p["high"] for _, p in points], alpha=0.15)
-    if run.config.get("train_len_tokens"):
-        axes.axvline(run.config["train_len_tokens"] / 1024, color="red", linestyle="--")
-    axes.set_xscale("log", base=2)
+        name = f"within the last {look.size_text(curve['last_tokens'])}"
+        axes.plot(x, [p["accuracy"] for _, p in points], marker=".", label=name, **look.line(i))
+        low, high = [p["low"] for _, p in points], [p["high"] for _, p in points]
+        axes.fill_between(x, low, high, color=look.line(i)["color"], alpha=0.12, linewidth=0)
+    look.train_lengths(axes, [run.config.get("train_len_tokens")])
+    look.tokens_axis(axes, "length (tokens)")
     axes.set_ylim(-0.05, 1.05)
-    axes.set_xlabel("Input Length (K)", fontsize=7)
-    axes.set_ylabel("Accuracy", fontsize=7)
-    if summary["last_tokens"]:
-        axes.legend(title="within the last", fontsize=5, title_fontsize=5)
+    axes.set_ylabel("accuracy")
+    axes.set_title(look.model_name(run))
+    look.plain(axes)
 
 
-def save(path: pathlib.Path, run: stuffed_results.Run, panels: list, width: float) -> None:
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 2.2), dpi=300, squeeze=False)
+def save(path: pathlib.Path, run: stuffed_results.Run, panels: list, width: float, colours: str = "safe") -> None:
+    rows, columns = look.grid_shape(len(panels), 2)
+    size = look.size(width, 3.2 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=True):
-        panel(axis, run)
-    if len(panels) > 1:
-        figure.tight_layout()
+        panel(axis, run, colours)
+    look.legend(figure, axes.flat, most_columns=2)
     unfinished.mark(figure, [run])
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    look.save(figure, path)
 
 
-def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path) -> None:
-    save(path, run, [heat_map], 2.2)
+def draw_heat_map(run: stuffed_results.Run, path: pathlib.Path, colours: str = "safe") -> None:
+    save(path, run, [heat_map], 4.2, colours)
 
 
 def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
-    save(path, run, [curves], 3)
+    save(path, run, [curves], 4.2)
 
 
-def draw_both(run: stuffed_results.Run, path: pathlib.Path) -> None:
-    save(path, run, [heat_map, curves], 5.4)
+def draw_both(run: stuffed_results.Run, path: pathlib.Path, colours: str = "safe") -> None:
+    save(path, run, [heat_map, curves], 8.4, colours)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path, help="journal of a passkey run")
     parser.add_argument(
         "-o",
@@ -135,15 +137,18 @@ def main() -> int:
         default=pathlib.Path("."),
         help="folder of the two figures, or one picture of both, such as FIG.png",
     )
+    parser.add_argument("--colours", choices=COLOURS, default="safe", help="of the heat map; paper: red and green")
+    look.add_style(parser)
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_passkey", arguments.results, arguments.output):
+        look.use(arguments.style)
         run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.passkey"))
         if arguments.output.suffix and not arguments.output.is_dir():
-            draw_both(run, arguments.output)
+            draw_both(run, arguments.output, arguments.colours)
             return 0
         arguments.output.mkdir(parents=True, exist_ok=True)
-        draw_heat_map(run, arguments.output / "heat_map.pdf")
-        draw_curves(run, arguments.output / "acc_curve.pdf")
+        draw_heat_map(run, arguments.output / "heat_map", arguments.colours)
+        draw_curves(run, arguments.output / "acc_curve")
     return 0
 
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Draws loss or perplexity by position from the results of `stuffed ppl-by-length`.
 
-    scripts/plot/plot_ppl_by_length.py short.jsonl long.jsonl -o figure.png --log-x
+    scripts/plot/plot_ppl_by_length.py short.jsonl long.jsonl -o figure.png
+    scripts/plot/plot_ppl_by_length.py war.jsonl -o figure --perplexity --log-y --style paper
 
-One line per run; the band is the 95 % interval over documents (absent for a single one); the training length is a
-dashed red line. Computes no metric: every number comes from the runs' summaries. A run that has not finished is drawn
-as far as it is, and marked.
+One line per run, by colour and dashes; the band is the 95 % interval over documents (absent for a single one); training
+lengths are red. Positions are in the logarithm unless --linear-x is given. Computes no metric: every number comes from
+the runs' summaries. A run that has not finished is drawn as far as it is, and marked.
 """
 
 import argparse
@@ -13,16 +14,11 @@ import math
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import look  # noqa: E402
 import stuffed_results  # noqa: E402
 import unfinished  # noqa: E402
-
-COLOURS = ["#1f5fa8", "#d97706", "#15803d", "#7c3aed", "#0e7490", "#be185d"]  # none near the red of the training length
+from look import plt  # noqa: E402
 
 
 def value(nats, perplexity: bool) -> float:
@@ -31,12 +27,12 @@ def value(nats, perplexity: bool) -> float:
     return math.exp(nats) if perplexity else nats
 
 
-def draw(axes, run, label: str, colour: str, perplexity: bool) -> None:
+def draw(axes, run, label: str, style: dict, perplexity: bool) -> None:
     summary = run.summary
     width = summary["bucket_tokens"]
     means, errors = summary["mean_nll_nats"], summary["standard_error_nats"]
     positions = [(b + 0.5) * width for b in range(len(means))]
-    axes.plot(positions, [value(m, perplexity) for m in means], color=colour, linewidth=1.4, label=label)
+    axes.plot(positions, [value(m, perplexity) for m in means], label=label, **style)
     interval = [
         (m - 1.96 * e, m + 1.96 * e) if m is not None and e is not None else (None, None)
         for m, e in zip(means, errors, strict=True)
@@ -45,64 +41,48 @@ def draw(axes, run, label: str, colour: str, perplexity: bool) -> None:
         positions,
         [value(low, perplexity) for low, _ in interval],
         [value(high, perplexity) for _, high in interval],
-        color=colour,
+        color=style["color"],
         alpha=0.2,
         linewidth=0,
     )
 
 
-def size_text(tokens: float, _=None) -> str:
-    for unit, scale in (("M", 1 << 20), ("K", 1 << 10)):
-        if tokens >= scale:
-            return f"{tokens / scale:.3g}{unit}"
-    return f"{tokens:.3g}"
-
-
 def finish_axes(axes, runs, arguments) -> None:
-    for train_len in sorted({run.config["train_len_tokens"] for run in runs} - {None}):
-        axes.axvline(
-            train_len, color="red", linestyle="--", linewidth=1.1, label=f"training length {size_text(train_len)}"
-        )
+    look.train_lengths(axes, [run.config["train_len_tokens"] for run in runs])
     longest = max(len(run.summary["mean_nll_nats"]) * run.summary["bucket_tokens"] for run in runs)
-    if arguments.log_x:
-        axes.set_xscale("log", base=2)
-    else:
-        axes.set_xlim(0, longest)
-        step = 2 ** max(0, math.ceil(math.log2(longest / 6)))
-        axes.set_xticks([i * step for i in range(int(longest / step) + 1)])
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(size_text))
-    axes.set_ylim(bottom=0)
-    if arguments.y_max:
-        axes.set_ylim(top=arguments.y_max)
-    axes.set_xlabel("position (tokens)")
+    look.tokens_axis(axes, "position (tokens)", arguments.log_x, longest)
+    look.y_axis(axes, arguments.log_y, arguments.y_max)
     axes.set_ylabel("perplexity" if arguments.perplexity else "loss (nats per token)")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(look.title(runs))
+    look.plain(axes)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+")
-    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
+    look.add_arguments(parser)
     parser.add_argument(
         "--label", action="append", default=[], help="name of a run, in order; default: its file's name"
     )
     parser.add_argument("--perplexity", action="store_true", help="instead of the loss in nats")
-    parser.add_argument("--log-x", action="store_true")
+    parser.add_argument("--log-x", action="store_true", default=True, help="the default")
+    parser.add_argument("--linear-x", dest="log_x", action="store_false", help="no logarithm of the positions")
+    parser.add_argument("--log-y", action="store_true", help="the logarithm of the loss or perplexity")
     parser.add_argument("--y-max", type=float)
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_ppl_by_length", arguments.results, arguments.output):
         runs = [
             unfinished.so_far(stuffed_results.read(path, "stuffed.ppl_by_length")) for path in arguments.results
         ]
-        figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+        look.use(arguments.style)
+        figure, axes = plt.subplots(figsize=look.size(6, 3.8), layout="constrained")
         for i, run in enumerate(runs):
             label = arguments.label[i] if i < len(arguments.label) else run.path.stem
-            draw(axes, run, unfinished.label(run, label), COLOURS[i % len(COLOURS)], arguments.perplexity)
+            draw(axes, run, unfinished.label(run, label), look.line(i), arguments.perplexity)
         finish_axes(axes, runs, arguments)
+        look.legend(figure, [axes], most_columns=2)
         unfinished.mark(figure, runs)
-        figure.savefig(arguments.output, dpi=160)
+        look.save(figure, arguments.output)
     return 0
 
 

@@ -6,7 +6,7 @@
 
 Left: surviving weight by distance, a curve per layer (mean over heads), dashed as a mitigation has it. Middle: the
 half-life of every head (the mitigated one, if there is a mitigation), layers by heads; red ones outlived the
-measurement. Right: effective remembrance (EffRem) of the last n tokens; the training length is a dashed red line.
+measurement. Right: effective remembrance (EffRem) of the last n tokens; the training length is red.
 Shows the mean over documents (of half-lives the median), or one document. Computes no metric: every number comes from
 the run's records and arrays. A run that has not finished is drawn as far as it is, and marked.
 """
@@ -16,36 +16,18 @@ import math
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import look  # noqa: E402
+import matplotlib  # noqa: E402
 import stuffed_results  # noqa: E402
 import unfinished  # noqa: E402
-
-
-def size_text(tokens: float, _=None) -> str:
-    for unit, scale in (("M", 1 << 20), ("K", 1 << 10)):
-        if tokens >= scale:
-            return f"{tokens / scale:.3g}{unit}"
-    return f"{tokens:g}"
+from look import plt, size_text  # noqa: E402
 
 
 def numbers(values) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], dtype=float)
-
-
-def tokens_axis(axes, label: str) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(base=2, numticks=8))
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(size_text))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def draw_weights(figure, axes, point: dict, transition: str) -> None:
@@ -55,18 +37,19 @@ def draw_weights(figure, axes, point: dict, transition: str) -> None:
     shown = [i for i, n in enumerate(distance) if n > 0]
     for layer, colour in zip(layers, colours, strict=True):
         weights = numbers(layer)
-        axes.plot([distance[i] for i in shown], weights[shown], color=colour, linewidth=1.2)
+        axes.plot([distance[i] for i in shown], weights[shown], color=colour)
     mitigated = point.get("mitigated_surviving_weight_by_layer", [])
     for layer, colour in zip(mitigated, colours, strict=False):
         weights = numbers(layer)
-        axes.plot([distance[i] for i in shown], weights[shown], color=colour, linewidth=1.2, linestyle="--")
-    tokens_axis(axes, "distance (tokens)")
+        axes.plot([distance[i] for i in shown], weights[shown], color=colour, linestyle="--")
+    look.tokens_axis(axes, "distance (tokens)")
+    look.plain(axes)
     axes.set_yscale("log")
     axes.set_ylim(bottom=max(1e-6, axes.get_ylim()[0]), top=1.3)
     axes.set_ylabel("surviving weight, mean over heads")
     title = f"after {size_text(point['read_tokens'])} tokens"
     title += " (diagonal part)" if transition != "diagonal" else ""
-    axes.set_title(title + ("; dashed: mitigated" if mitigated else ""), fontsize=9)
+    axes.set_title(title + ("; dashed: mitigated" if mitigated else ""))
     scale = matplotlib.cm.ScalarMappable(
         matplotlib.colors.BoundaryNorm(np.arange(len(layers) + 1) - 0.5, len(layers)),
         matplotlib.colors.ListedColormap(colours),
@@ -86,7 +69,7 @@ def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, title: s
     axes.set_ylabel("layer")
     if np.isnan(half_life).any():
         title += f"\nred: {size_text(followed)} or more"
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title)
     bar = figure.colorbar(image, ax=axes, label="tokens", pad=0.02)
     bar.ax.yaxis.set_major_locator(matplotlib.ticker.LogLocator(base=4, numticks=10))
     bar.ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(size_text))
@@ -94,28 +77,24 @@ def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, title: s
 
 
 def draw_effrem(axes, points: list, train_len) -> None:
-    colours = plt.get_cmap("plasma")(np.linspace(0.1, 0.75, len(points)))
-    for point, colour in zip(points, colours, strict=True):
+    for i, point in enumerate(points):
         values = numbers(point["effrem"])
         label = f"after {size_text(point['read_tokens'])} tokens"
-        axes.plot(point["suffix_tokens"], values, color=colour, linewidth=1.4, label=label, marker="o", markersize=2.5)
+        axes.plot(point["suffix_tokens"], values, label=label, marker="o", markersize=2.5, **look.line(i))
         errors = numbers(point.get("effrem_standard_error", [None] * len(values)))
         low, high = np.clip(values - 1.96 * errors, 0, 1), np.clip(values + 1.96 * errors, 0, 1)
-        axes.fill_between(point["suffix_tokens"], low, high, color=colour, alpha=0.2, linewidth=0)
-    if train_len:
-        axes.axvline(
-            train_len, color="red", linestyle="--", linewidth=1.1, label=f"training length {size_text(train_len)}"
-        )
-    tokens_axis(axes, "last n tokens read")
-    axes.set_ylim(0, 1.02)
+        axes.fill_between(point["suffix_tokens"], low, high, color=look.line(i)["color"], alpha=0.2, linewidth=0)
+    look.train_lengths(axes, [train_len])
+    look.tokens_axis(axes, "last n tokens read")
+    look.plain(axes)
+    axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("EffRem: total variation")
-    axes.legend(frameon=False, fontsize=8)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
-    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
+    look.add_arguments(parser)
     parser.add_argument("--at", type=int, help="of the left panel; default: the most tokens read")
     parser.add_argument("--document", type=int, help="index; default: all of them together")
     parser.add_argument("--own", action="store_true", help="half-lives of the model's own decays, not the mitigated")
@@ -133,7 +112,9 @@ def main() -> int:
                 f"{run.path}: nothing was measured after {at} tokens, only after {[*points]}"
             )
         arrays = unfinished.arrays(run)
-        figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+        look.use(arguments.style)
+        rows, columns = look.grid_shape(3, 3)
+        figure, axes = plt.subplots(rows, columns, figsize=look.size(13, 4 * rows), layout="constrained")
         draw_weights(figure, axes[0], points[at], record["transition"])
         every = arguments.document is None
         name = "half_life_tokens"
@@ -143,8 +124,10 @@ def main() -> int:
         half_life = arrays[f"{name}/median"] if every else arrays[name][arguments.document]
         draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], title)
         draw_effrem(axes[2], record["points"], run.config["train_len_tokens"])
+        figure.suptitle(look.model_name(run))
+        look.legend(figure, axes[2:])
         unfinished.mark(figure, [run])
-        figure.savefig(arguments.output, dpi=160)
+        look.save(figure, arguments.output)
     return 0
 
 

@@ -10,7 +10,7 @@
     scripts/plot/plot_state_stats.py newlines.jsonl -o taps.png --kind taps  taps of a layer's convolution, by channel
 
 Without --layer and --heads, the layer of the head that explodes most is drawn, those heads of it first. The training
-length is a dashed red line. Panels over positions share their axis with the loss. --kind alpha --with OTHER.jsonl ...
+length is red. Panels over positions share their axis with the loss. --kind alpha --with OTHER.jsonl ...
 puts runs of other models beside the first. A run that has not finished is drawn as far as it is, and marked.
 """
 
@@ -19,26 +19,17 @@ import math
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import look  # noqa: E402
+import matplotlib  # noqa: E402
 import stuffed_results  # noqa: E402
 import unfinished  # noqa: E402
+from look import NO_DATA, plt, size_text  # noqa: E402
 
 MOST_HEADS = 8
-NO_DATA = "0.8"  # grey
 PAPER_NAMES = {"q": "C", "k": "B", "v": "x"}  # what Mamba's papers call the inputs
-
-
-def size_text(tokens: float, _=None) -> str:
-    for unit, scale in (("M", 1 << 20), ("K", 1 << 10)):
-        if tokens >= scale:
-            return f"{tokens / scale:.3g}{unit}"
-    return f"{tokens:.3g}"
 
 
 class Data:
@@ -88,28 +79,21 @@ class Data:
         return PAPER_NAMES.get(name, name) if is_mamba else name
 
 
-def colour(i: int):
-    return plt.get_cmap("tab10")(i % 10)
-
-
 def position_figure(data: Data, labels: list, with_loss: bool, columns: int = 1):
     """Panels [rows, columns] over positions; the last row is the loss, if it is wanted."""
     rows = len(labels) + with_loss
-    figure, panels = plt.subplots(
-        rows, columns, sharex=True, squeeze=False, figsize=(5.5 * columns, 1.1 + 1.5 * rows), layout="constrained"
-    )
+    size = look.size(5.5 * columns, 1.4 + 1.5 * rows)
+    figure, panels = plt.subplots(rows, columns, sharex=True, squeeze=False, figsize=size, layout="constrained")
     for row, label in enumerate(labels):
         panels[row, 0].set_ylabel(label)
     step = 2 ** max(0, math.ceil(math.log2(data.positions[-1] / 6)))
     for axes in panels.flat:
-        if data.train_len:
-            axes.axvline(data.train_len, color="red", linestyle="--", linewidth=1)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        look.train_lengths(axes, [data.train_len])
+        look.plain(axes)
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(size_text))
         axes.set_xticks(range(0, int(data.positions[-1]) + 1, step))
     for axes in panels[-1] if with_loss else []:
-        axes.plot(data.positions, data.get("loss.mean_nll"), color="black", linewidth=1.2)
+        axes.plot(data.positions, data.get("loss.mean_nll"), color="black")
     if with_loss:
         panels[-1, 0].set_ylabel("loss (nats)")
     for axes in panels[-1]:
@@ -120,11 +104,14 @@ def position_figure(data: Data, labels: list, with_loss: bool, columns: int = 1)
 def draw_heads(axes, data: Data, name: str, transform=lambda x: x, **style) -> None:
     for i, (head, values) in enumerate(data.of_heads(name)):
         label = None if "linestyle" in style else f"head {head}"
-        axes.plot(data.positions, transform(values), color=colour(i), linewidth=1.1, label=label, **style)
+        axes.plot(data.positions, transform(values), label=label, **look.line(i) | style)
 
 
-def legend(figure, axes) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
+def finish(figure, data: Data, panels, title: str):
+    """The legend below the panels; the model in the title."""
+    look.legend(figure, panels, most_columns=4)
+    figure.suptitle(f"{look.model_name(data.run)}: {title}")
+    return figure
 
 
 def draw_states(data: Data, arguments):
@@ -136,9 +123,7 @@ def draw_states(data: Data, arguments):
     if not arguments.linear:
         panels[1, 0].set_yscale("log")
         panels[2, 0].set_yscale("log")
-    legend(figure, panels[0, 0])
-    figure.suptitle(f"state, layer {data.layer}", fontsize=10)
-    return figure
+    return finish(figure, data, [panels[0, 0]], f"state, layer {data.layer}")
 
 
 def draw_decay(data: Data, arguments):
@@ -146,35 +131,35 @@ def draw_decay(data: Data, arguments):
     if "alpha.mean" in data.arrays:  # not in the arrays of older runs
         draw_heads(panels[0, 0], data, "alpha.mean")
         draw_heads(panels[0, 0], data, "log_decay.mean", np.exp, linestyle=":")
-        panels[0, 0].set_title("mean of the decay; dotted: exp of the mean logarithm", fontsize=8)
+        panels[0, 0].set_title("mean of the decay; dotted: exp of the mean logarithm")
     else:
         draw_heads(panels[0, 0], data, "log_decay.mean", np.exp)
     draw_heads(panels[1, 0], data, "log_decay.cumulative", np.exp)
     slowest = [values for _, values in data.of_heads("log_decay.cumulative_slowest")]
     if not np.array_equal(slowest, [values for _, values in data.of_heads("log_decay.cumulative")]):
         draw_heads(panels[1, 0], data, "log_decay.cumulative_slowest", np.exp, linestyle=":")
-        panels[1, 0].set_title("dotted: the channel that keeps most", fontsize=8)
+        panels[1, 0].set_title("dotted: the channel that keeps most")
     panels[1, 0].set_ylim(-0.02, 1.02)
-    legend(figure, panels[0, 0])
-    figure.suptitle(f"decay, layer {data.layer}", fontsize=10)
-    return figure
+    return finish(figure, data, [panels[0, 0]], f"decay, layer {data.layer}")
 
 
 def draw_alpha(data: Data, arguments):
     """The mean decay per token, over the whole document: of every head by layer, and the layers' means."""
-    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=look.size(5.5, 3.8), layout="constrained")
     runs = [data, *(Data(stuffed_results.read(path, "stuffed.state_stats"), arguments) for path in arguments.others)]
     for i, one in enumerate(runs):
         alpha = one.get("alpha.sequence_mean")
         means = one.run.records[f"document={one.document}"]["alpha_mean_by_layer"]
-        label = one.run.path.stem if len(runs) > 1 else "layer's mean"
-        axes.plot(np.repeat(one.layers, alpha.shape[1]), alpha.ravel(), ".", color=colour(i), alpha=0.3, markersize=4)
-        axes.plot(one.layers, means, color=colour(i), marker="_", linewidth=1, label=label)
+        label = f"{one.run.path.stem} ({look.model_name(one.run)})" if len(runs) > 1 else "layer's mean"
+        axes.plot(np.repeat(one.layers, alpha.shape[1]), alpha.ravel(), ".", color=look.line(i)["color"], alpha=0.3,
+                  markersize=4)  # fmt: skip
+        axes.plot(one.layers, means, marker="_", label=label, **look.line(i))
     axes.set_xlabel("layer")
     axes.set_ylabel("mean decay per token")
-    axes.grid(alpha=0.25, linewidth=0.6)
+    look.plain(axes)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
+    look.legend(figure, [axes], most_columns=1 if len(runs) > 1 else 3)
+    axes.set_title(look.title([one.run for one in runs]))
     return figure
 
 
@@ -189,11 +174,9 @@ def draw_inputs(data: Data, arguments):
             layer = data.get(f"{name}.layer_{statistic}")[:, data.layer_row]
             axes.plot(data.positions, layer, color="black", linewidth=1.6, label="all channels of the layer")
     for axes, statistic in zip(panels[0], ("mean", "variance"), strict=True):
-        axes.set_title(f"{statistic} over channels", fontsize=9)
+        axes.set_title(f"{statistic} over channels")
     panel = max(panels.flat, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
-    legend(figure, panel)
-    figure.suptitle(f"inputs of the update, layer {data.layer}", fontsize=10)
-    return figure
+    return finish(figure, data, [panel], f"inputs of the update, layer {data.layer}")
 
 
 def draw_histogram(data: Data, _arguments):
@@ -202,12 +185,12 @@ def draw_histogram(data: Data, _arguments):
         raise stuffed_results.ResultsError(f"{data.run.path}: was made without --histogram-at")
     head, column = next(iter(data.head_columns.items()))
     counts, edges = data.get("histogram.counts"), data.get("histogram.edges")[data.layer_row, column]
-    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=look.size(5, 3.5), layout="constrained")
     for i, position in enumerate(positions):
         axes.stairs(
             counts[i, data.layer_row, column],
             edges,
-            color=colour(i),
+            color=look.COLOURS[i % len(look.COLOURS)],
             fill=True,
             alpha=0.45,
             label=f"after {size_text(position)}",
@@ -216,9 +199,7 @@ def draw_histogram(data: Data, _arguments):
     axes.set_ylim(bottom=0.5)
     axes.set_xlabel("element of the state")
     axes.set_ylabel("elements")
-    axes.set_title(f"layer {data.layer}, head {head}", fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+    return finish(figure, data, [axes], f"layer {data.layer}, head {head}")
 
 
 def draw_map(data: Data, arguments):
@@ -235,7 +216,7 @@ def draw_map(data: Data, arguments):
         if grid.ndim != 2:
             raise stuffed_results.ResultsError(f"{data.run.path}: '{quantity}' has no value per layer and head")
         label = f"{quantity} after {size_text(data.positions[where])}"
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=look.size(6, 4), layout="constrained")
     shown = np.ma.masked_invalid(grid)
     is_log = shown.count() > 0 and shown.min() > 0 and not arguments.linear
     colours = plt.get_cmap("viridis").with_extremes(bad=NO_DATA)
@@ -244,22 +225,23 @@ def draw_map(data: Data, arguments):
     figure.colorbar(image, label=label + (", grey: not finite" if shown.mask.any() else ""))
     for axis, values, name in ((axes.xaxis, data.heads, "head"), (axes.yaxis, data.layers, "layer")):
         step = -(-len(values) // 16)
-        axis.set_ticks(range(0, len(values), step), [str(v) for v in values[::step]], fontsize=7)
+        axis.set_ticks(range(0, len(values), step), [str(v) for v in values[::step]])
         axis.set_label_text(name)
+    axes.set_title(look.model_name(data.run))
     return figure
 
 
 def draw_taps(data: Data, _arguments):
     if "conv.mean" not in data.arrays:
         raise stuffed_results.ResultsError(f"{data.run.path}: the model has no convolution")
-    figure, panels = plt.subplots(2, 1, sharex=True, figsize=(6, 3.6), layout="constrained")
+    figure, panels = plt.subplots(2, 1, sharex=True, figsize=look.size(6, 3.6), layout="constrained")
     for axes, name in zip(panels, ("mean", "variance"), strict=True):
         axes.plot(data.arrays[f"conv.{name}"][data.layer_row], ".", markersize=3)
         axes.set_ylabel(f"{name} of taps")
-        axes.grid(alpha=0.25, linewidth=0.6)
+        look.plain(axes)
     panels[1].set_yscale("log")
     panels[1].set_xlabel("channel of the convolution")
-    figure.suptitle(f"layer {data.layer}", fontsize=10)
+    figure.suptitle(f"{look.model_name(data.run)}: layer {data.layer}")
     return figure
 
 
@@ -277,7 +259,7 @@ KINDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
-    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
+    look.add_arguments(parser)
     parser.add_argument("--kind", choices=KINDS, default="states")
     parser.add_argument("--with", dest="others", nargs="+", default=[], help="of --kind alpha: other runs' results")
     parser.add_argument("--layer", type=int)
@@ -290,9 +272,10 @@ def main() -> int:
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_state_stats", arguments.results, arguments.output):
         run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.state_stats"))
+        look.use(arguments.style)
         figure = KINDS[arguments.kind](Data(run, arguments), arguments)
         unfinished.mark(figure, [run])
-        figure.savefig(arguments.output, dpi=160)
+        look.save(figure, arguments.output)
     return 0
 
 

@@ -3,10 +3,10 @@
 
     scripts/plot/plot_training.py short/train.jsonl long/train.jsonl -o figure.png
 
-Above, one line per run: loss in nats, with spikes marked. Below, one panel per source of validation (and per run, if
-there are several): a line per validation, from the first (pale) to the last (dark), by position; the training length is
-a dashed red line. Journals of before validation by position have no panels. Computes no metric. A run that has not
-finished is drawn as far as it is, and marked.
+Above, one line per run, by colour and dashes: loss in nats, with spikes marked. Below, one panel per source of
+validation (and per run, if there are several): a line per validation, from the first (dark) to the last (bright), by
+position; the training length is red. Journals of before validation by position have no panels. Computes no metric. A
+run that has not finished is drawn as far as it is, and marked.
 """
 
 import argparse
@@ -14,16 +14,12 @@ import math
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import look  # noqa: E402
+import matplotlib  # noqa: E402
 import stuffed_results  # noqa: E402
 import unfinished  # noqa: E402
-
-COLOURS = ["#1f5fa8", "#d97706", "#15803d", "#7c3aed", "#0e7490", "#be185d"]  # none near the red of the training length
+from look import plt  # noqa: E402
 
 
 def number(nats) -> float:
@@ -47,45 +43,43 @@ def validations(run) -> dict[str, list[dict]]:
     return found
 
 
-def draw_losses(axes, runs, labels) -> None:
+def draw_losses(axes, runs, labels, log_y: bool) -> None:
     for i, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        colour = COLOURS[i % len(COLOURS)]
         records = steps_of(run)
-        axes.plot([r["step"] for r in records], [number(r["loss_nats"]) for r in records], color=colour, linewidth=1.3,
-                  label=label)  # fmt: skip
+        axes.plot([r["step"] for r in records], [number(r["loss_nats"]) for r in records], label=label, **look.line(i))
         spikes = spikes_of(run)
         if spikes:
-            axes.plot([s["step"] for s in spikes], [number(s["loss_nats"]) for s in spikes], "x", color=colour,
-                      markersize=5, label=f"{label}: spikes")  # fmt: skip
+            axes.plot([s["step"] for s in spikes], [number(s["loss_nats"]) for s in spikes], "x",
+                      color=look.line(i)["color"], markersize=5, label=f"{label}: spikes")  # fmt: skip
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per token)")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(look.title(runs))
+    look.y_axis(axes, log_y)
+    look.plain(axes)
 
 
-def draw_positions(axes, run, title: str, records: list[dict]) -> None:
-    for i, record in enumerate(records):
+def draw_positions(figure, axes, run, title: str, records: list[dict], log_y: bool) -> None:
+    steps = [record["step"] for record in records]
+    norm = matplotlib.colors.Normalize(min(steps), max(max(steps), min(steps) + 1))
+    scale = matplotlib.cm.ScalarMappable(norm, matplotlib.colormaps["viridis"].resampled(256))
+    for record in records:
         ends = record["position_ends"]
         middles = [math.sqrt(max(1, begin) * end) for begin, end in zip([0, *ends], ends, strict=False)]
-        shade = 0.25 + 0.75 * (i + 1) / len(records)
-        last = i + 1 == len(records)
-        label = f"step {record['step']}" if i == 0 or last else None
         losses = [number(x) for x in record["by_position_nats"]]
-        axes.plot(middles, losses, color="#1f5fa8", alpha=shade, linewidth=1.6 if last else 0.9, label=label)
-    axes.axvline(run.config["length_tokens"], color="red", linestyle="--", linewidth=1.1)
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    axes.set_title(title, fontsize=9)
-    axes.set_xlabel("position (tokens)")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=7)
+        axes.plot(middles, losses, color=scale.to_rgba(record["step"]), linewidth=1.6 if record is records[-1] else 0.9)
+    look.train_lengths(axes, [run.config["length_tokens"]])
+    look.tokens_axis(axes, "position (tokens)")
+    look.y_axis(axes, log_y)
+    axes.set_title(title)
+    look.plain(axes)
+    figure.colorbar(scale, ax=axes, label="step", pad=0.02)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help="train.jsonl of one or more runs")
-    parser.add_argument("-o", "--output", required=True, type=stuffed_results.figure_path, help="FIG.png or FIG.pdf")
+    look.add_arguments(parser)
+    parser.add_argument("--log-y", action="store_true", help="the logarithm of the losses")
     parser.add_argument(
         "--label", action="append", default=[], help="name of a run, in order; default: its folder's name"
     )
@@ -103,17 +97,22 @@ def main() -> int:
             for run, name in zip(runs, names, strict=True)
             for source, records in validations(run).items()
         ]
-        rows = 1 + -(-len(panels) // 3)
-        figure = plt.figure(figsize=(8, 3 * rows), layout="constrained")
-        grid = figure.add_gridspec(rows, 3)
-        draw_losses(figure.add_subplot(grid[0, :]), runs, labels)
+        look.use(arguments.style)
+        rows, columns = look.grid_shape(max(1, len(panels)), 3)
+        rows = rows + 1 if panels else 1
+        figure = plt.figure(figsize=look.size(3.2 * max(2, columns), 3 * rows), layout="constrained")
+        grid = figure.add_gridspec(rows, columns)
+        top = figure.add_subplot(grid[0, :])
+        draw_losses(top, runs, labels, arguments.log_y)
+        shown = [top]
         for i, (run, title, records) in enumerate(panels):
-            axes = figure.add_subplot(grid[1 + i // 3, i % 3])
-            draw_positions(axes, run, title, records)
-            if i % 3 == 0:
-                axes.set_ylabel("validation loss (nats)")
+            shown.append(figure.add_subplot(grid[1 + i // columns, i % columns]))
+            draw_positions(figure, shown[-1], run, title, records, arguments.log_y)
+            if i % columns == 0:
+                shown[-1].set_ylabel("validation loss (nats)")
+        look.legend(figure, shown)
         unfinished.mark(figure, runs)
-        figure.savefig(arguments.output, dpi=160)
+        look.save(figure, arguments.output)
     return 0
 
 

@@ -1,6 +1,9 @@
 #include "src/cli/ppl_report.h"
 
 #include <algorithm>
+#include <cmath>
+#include <set>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -11,6 +14,26 @@ namespace stuffed::cli {
 namespace {
 
 constexpr size_t kRows = 32;
+
+/// Every so manieth, as few as make at most kRows.
+std::vector<size_t> rows_by_count(size_t buckets) {
+  std::vector<size_t> rows;
+  const size_t step = (buckets + kRows - 1) / kRows;
+  for (size_t row = 0; row < buckets; row += step)
+    rows.push_back(row);
+  return rows;
+}
+
+/// Each farther from the one before by the same factor, the last included: what lies within the
+/// training length has as many rows as what lies that often past it.
+std::vector<size_t> rows_by_factor(size_t buckets) {
+  std::set<size_t> rows;
+  for (size_t i = 0; i < kRows; ++i) {
+    const double share = static_cast<double>(i) / (kRows - 1);
+    rows.insert(static_cast<size_t>(std::lround(std::pow(buckets, share))) - 1);
+  }
+  return {rows.begin(), rows.end()};
+}
 
 }  // namespace
 
@@ -26,8 +49,10 @@ std::string ppl_table(const io::json& summary) {
   const auto at = [](const io::json& values, size_t row) {
     return cell(values.is_array() ? values[row] : io::json(), "-");
   };
-  const size_t step = (means.size() + kRows - 1) / kRows;
-  for (size_t row = 0; row < means.size(); row += step) {
+  const bool in_factors = summary.contains("collapse") && means.size() > kRows;
+  const std::vector<size_t> rows =
+      in_factors ? rows_by_factor(means.size()) : rows_by_count(means.size());
+  for (const size_t row : rows) {
     const bool finite = means[row].is_number();
     const double share = finite && largest > 0 ? means[row].get<double>() / largest : 0;
     table +=
@@ -35,8 +60,9 @@ std::string ppl_table(const io::json& summary) {
                     cell(means[row], "not finite"), at(summary.at("standard_error_nats"), row),
                     at(summary.at("perplexity"), row), at(bits, row), bar(share));
   }
-  if (step > 1)
-    table += fmt::format("(every {}th of {} buckets of {} tokens)\n", step, means.size(), bucket);
+  if (rows.size() < means.size())
+    table += fmt::format("({} of {} buckets of {} tokens{})\n", rows.size(), means.size(), bucket,
+                         in_factors ? ", evenly in the logarithm" : "");
   if (summary.contains("collapse"))
     table += fmt::format("training length {}, collapse onset: {}\n",
                          summary.at("collapse").at("train_len_tokens").dump(),

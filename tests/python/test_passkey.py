@@ -203,7 +203,8 @@ def test_a_picture_is_a_picture_and_not_a_folder(run: pathlib.Path, tmp_path: pa
         done = subprocess.run(plot, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["acc_curve.pdf", "heat_map.pdf"]
+    files = [f"{name}.{end}" for name in ("acc_curve", "heat_map") for end in ("pdf", "png")]
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == files
 
 
 def test_an_export_replaces_nothing_unless_asked_to(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
