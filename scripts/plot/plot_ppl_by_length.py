@@ -4,9 +4,9 @@
     scripts/plot/plot_ppl_by_length.py short.jsonl long.jsonl -o figure.png
     scripts/plot/plot_ppl_by_length.py war.jsonl -o figure --perplexity --log-y --style paper
 
-One line per run, by colour and dashes; the band is the 95 % interval over documents (absent for a single one); training
-lengths are red. Positions are in the logarithm unless --linear-x is given. Computes no metric: every number comes from
-the runs' summaries. A run that has not finished is drawn as far as it is, and marked.
+One line per run, by colour and dashes; the band is the 95 % interval over documents (Student's t; absent for a single
+one); training lengths are red. Positions are in the logarithm unless --linear-x is given. Computes no metric: every
+number comes from the runs' summaries. A run that has not finished is drawn as far as it is, and marked.
 """
 
 import argparse
@@ -33,8 +33,9 @@ def draw(axes, run, label: str, style: dict, perplexity: bool) -> None:
     means, errors = summary["mean_nll_nats"], summary["standard_error_nats"]
     positions = [(b + 0.5) * width for b in range(len(means))]
     axes.plot(positions, [value(m, perplexity) for m in means], label=label, **style)
+    half = look.student(summary["documents"])
     interval = [
-        (m - 1.96 * e, m + 1.96 * e) if m is not None and e is not None else (None, None)
+        (m - half * e, m + half * e) if m is not None and e is not None else (None, None)
         for m, e in zip(means, errors, strict=True)
     ]
     axes.fill_between(

@@ -76,13 +76,14 @@ def draw_half_lives(figure, axes, half_life: np.ndarray, followed: int, title: s
     bar.ax.minorticks_off()
 
 
-def draw_effrem(axes, points: list, train_len) -> None:
+def draw_effrem(axes, points: list, train_len, half: float) -> None:
+    """`half`: of a 95 % interval, in standard errors."""
     for i, point in enumerate(points):
         values = numbers(point["effrem"])
         label = f"after {size_text(point['read_tokens'])} tokens"
         axes.plot(point["suffix_tokens"], values, label=label, marker="o", markersize=2.5, **look.line(i))
         errors = numbers(point.get("effrem_standard_error", [None] * len(values)))
-        low, high = np.clip(values - 1.96 * errors, 0, 1), np.clip(values + 1.96 * errors, 0, 1)
+        low, high = np.clip(values - half * errors, 0, 1), np.clip(values + half * errors, 0, 1)
         axes.fill_between(point["suffix_tokens"], low, high, color=look.line(i)["color"], alpha=0.2, linewidth=0)
     look.train_lengths(axes, [train_len])
     look.tokens_axis(axes, "last n tokens read")
@@ -123,7 +124,8 @@ def main() -> int:
             name, title = f"mitigated/{name}", "mitigated " + title
         half_life = arrays[f"{name}/median"] if every else arrays[name][arguments.document]
         draw_half_lives(figure, axes[1], half_life, record["half_life"]["followed_tokens"], title)
-        draw_effrem(axes[2], record["points"], run.config["train_len_tokens"])
+        half = look.student(record.get("documents", 1))
+        draw_effrem(axes[2], record["points"], run.config["train_len_tokens"], half)
         figure.suptitle(look.model_name(run))
         look.legend(figure, axes[2:])
         unfinished.mark(figure, [run])

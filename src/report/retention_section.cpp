@@ -6,6 +6,7 @@
 
 #include "arrays.h"
 #include "sections.h"
+#include "src/eval/compare/intervals.h"
 
 namespace stuffed::report {
 
@@ -75,6 +76,24 @@ json weights_panel(const json& record) {
   return panel;
 }
 
+struct Interval {
+  double low, high;
+};
+
+/// Of the effective remembrance of one suffix, by Student's t over documents, within 0 and 1; NaN
+/// for a single document.
+Interval effrem_interval(const json& record, const json& point, size_t suffix) {
+  const auto documents = record.value("documents", int64_t{1});
+  if (documents < 2 || !point.contains("effrem_standard_error"))
+    return {Axis::kNone, Axis::kNone};
+  const double effrem = number_of(point.at("effrem").at(suffix));
+  const double half = eval::comparing::student_quantile(static_cast<double>(documents - 1)) *
+                      number_of(point.at("effrem_standard_error").at(suffix));
+  if (std::isnan(effrem) || std::isnan(half))
+    return {Axis::kNone, Axis::kNone};
+  return {std::max(0.0, effrem - half), std::min(1.0, effrem + half)};
+}
+
 json effrem_panel(const json& record, const Run& run) {
   json panel =
       lines_panel("what forgetting the rest changes", {.label = "last n tokens read", .log = true},
@@ -86,12 +105,10 @@ json effrem_panel(const json& record, const Run& run) {
                   .x = numbers(point.at("suffix_tokens")),
                   .y = numbers(point.at("effrem")),
                   .has_points = true};
-    if (point.contains("effrem_standard_error")) {
-      const std::vector<double> errors = numbers(point.at("effrem_standard_error"));
-      for (size_t i = 0; i < errors.size(); ++i) {
-        series.low.push_back(std::max(0.0, series.y.at(i) - 1.96 * errors[i]));
-        series.high.push_back(std::min(1.0, series.y.at(i) + 1.96 * errors[i]));
-      }
+    for (size_t i = 0; i < series.y.size(); ++i) {
+      const Interval interval = effrem_interval(record, point, i);
+      series.low.push_back(interval.low);
+      series.high.push_back(interval.high);
     }
     add_series(panel, series);
   }
@@ -131,14 +148,16 @@ json half_life_panel(const Array& half_life, const json& record, const std::stri
           {"values", packed(shown, true)}};
 }
 
-Table effrem_table(const json& point, const Run& run) {
-  Table table{.caption = fmt::format("{}: EffRem (total variation, 0 to 1) after {} tokens",
-                                     run.label(), size_text(point.at("read_tokens"))),
-              .columns = {"last n tokens", "EffRem", "standard error over documents"}};
-  const json errors = point.value("effrem_standard_error", json::array());
-  for (size_t i = 0; i < point.at("effrem").size(); ++i)
-    table.rows.push_back({value(point.at("suffix_tokens").at(i)), value(point.at("effrem").at(i)),
-                          i < errors.size() ? value(errors[i]) : number(Axis::kNone)});
+Table effrem_table(const json& record, const json& point, const Run& run) {
+  Table table{.caption = fmt::format(
+                  "{}: EffRem (total variation, 0 to 1) after {} tokens, with 95 % intervals",
+                  run.label(), size_text(point.at("read_tokens"))),
+              .columns = {"last n tokens", "EffRem"}};
+  for (size_t i = 0; i < point.at("effrem").size(); ++i) {
+    const Interval of = effrem_interval(record, point, i);
+    table.rows.push_back({value(point.at("suffix_tokens").at(i)),
+                          interval(number_of(point.at("effrem").at(i)), of.low, of.high)});
+  }
   return table;
 }
 
@@ -164,7 +183,7 @@ std::string tables_of(const json& record, const Run& run) {
     tables += html_of(
         half_life_table(record.at("mitigated_half_life"), run.label() + ": mitigated half-life"));
   for (const json& point : record.at("points"))
-    tables += html_of(effrem_table(point, run));
+    tables += html_of(effrem_table(record, point, run));
   return details("Numbers", tables, false);
 }
 

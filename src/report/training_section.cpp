@@ -172,7 +172,7 @@ void add_positions(Page& page, const Runs& runs) {
     });
   if (!figure["panels"].empty())
     page.figure(std::move(figure),
-                "Validation loss by position, from the first validation (pale) to the last (dark).",
+                "Validation loss by position; shades go from the first validation to the last.",
                 details("Numbers by position", tables, false));
 }
 
@@ -215,7 +215,7 @@ void add_training(Page& page, const Runs& runs) {
   page.figure(std::move(figure),
               "Losses over the steps; triangles are spikes. Validation within the training length, "
               "and past it "
-              "(thinner).",
+              "(dotted).",
               numbers_of(begun));
   add_positions(page, begun);
 }

@@ -1,6 +1,7 @@
 """What the plot scripts draw: lines that are seen and told apart, legends beside them, names, files."""
 
 import json
+import math
 import pathlib
 import sys
 
@@ -55,6 +56,12 @@ def test_no_two_of_many_runs_look_alike():
     assert len({(one["color"], str(one["linestyle"])) for one in looks}) == 28
     red = np.array(matplotlib.colors.to_rgb(look.RULE))
     assert all(np.abs(np.array(matplotlib.colors.to_rgb(c)) - red).max() > 0.2 for c in look.COLOURS)
+
+
+def test_intervals_are_students():
+    for documents, quantile in ((2, 12.7062047), (3, 4.3026527), (4, 3.1824463), (10, 2.2621572), (101, 1.9839715)):
+        assert look.student(documents) == pytest.approx(quantile, rel=1e-7)
+    assert math.isnan(look.student(1))
 
 
 @pytest.mark.parametrize("more", [[], ["--log-y"], ["--perplexity"], ["--linear-x"], ["--style", "paper"]])

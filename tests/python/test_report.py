@@ -87,6 +87,11 @@ def rows_of(tables: dict, *parts: str) -> list:
     return found[0][1:]
 
 
+def student(documents: int) -> float:
+    """The 97.5 % quantile of Student's t over so many documents."""
+    return {2: 12.706204736432095, 3: 4.302652729911275}[documents]
+
+
 def numbers(row: list) -> list:
     return [value for _, values in row for value in values]
 
@@ -105,7 +110,7 @@ def test_losses_are_those_of_the_journal_by_all_three_definitions(tables):
         assert last[1][0] == pytest.approx(sums[:, first : b + 1].sum() / (3 * width * (b + 1 - first)), rel=1e-12)
         assert perplexity[1] == [pytest.approx(summary["perplexity"][b], rel=1e-12)]
         assert bucket[0].startswith(f"{bucket[1][0]:.4g}")
-        half = 4.302652729911275 * summary["standard_error_nats"][b]  # Student's t of two degrees of freedom
+        half = student(3) * summary["standard_error_nats"][b]
         assert bucket[1][1:] == [pytest.approx(bucket[1][0] + sign * half, rel=1e-9) for sign in (-1, 1)]
 
 
@@ -142,10 +147,14 @@ def test_states_retention_and_training_are_those_of_the_journals(tables):
     names = ("layer", "head", "variance_within", "variance_past", "ratio", "largest_at_tokens")
     assert heads == [[head[name] for name in names] for head in states["exploding"]]
     retention = stuffed_results.read(RESULTS / "retention.v1.jsonl").summary
+    documents = retention["documents"]
     for point in retention["points"]:
         rows = rows_of(tables, f"retention.v1: EffRem (total variation, 0 to 1) after {point['read_tokens']} tokens")
         assert [row[0][1][0] for row in rows] == point["suffix_tokens"]
         assert [row[1][1][0] for row in rows] == point["effrem"]
+        for (_, found), error in zip((row[1] for row in rows), point["effrem_standard_error"], strict=True):
+            half = student(documents) * error
+            assert found[1:] == pytest.approx([max(0, found[0] - half), min(1, found[0] + half)], rel=1e-9, abs=1e-12)
     train = stuffed_results.read(RESULTS / "train.v1.jsonl").records
     for row in rows_of(tables, "train.v1: training loss"):
         record = train[f"step={int(row[0][1][0])}"]
