@@ -205,19 +205,48 @@ const frames = widths.map((width) => {
   document.body.append(frame);
   return frame;
 });
-const wait = setInterval(() => {
-  const pages = frames.map((frame) => frame.contentDocument);
-  if (!pages.every((page) => page?.documentElement?.dataset.drawn === "yes")) return;
-  clearInterval(wait);
-  for (const page of pages) {
-    const root = page.documentElement, plots = [...page.querySelectorAll(".canvas")];
-    found.push({width: root.clientWidth, needs: root.scrollWidth, title: page.title, scripts: page.scripts.length,
-                plots: plots.length, blank: plots.filter((plot) => !drawn(plot)).map((plot) => plot.ariaLabel),
-                named: plots.every((plot) => plot.role === "img" && plot.ariaLabel),
-                buttons: [...page.querySelectorAll(".legend button")].map((button) => button.textContent)});
-  }
+const plotsOf = (page) => [...page.querySelectorAll(".canvas")];
+const blank = (page) => plotsOf(page).filter((plot) => !drawn(plot)).map((plot) => plot.ariaLabel);
+const until = (holds) => new Promise((done) => {
+  const wait = setInterval(() => holds() && (clearInterval(wait), done()), 50);
+});
+const isDrawn = (frame) => frame.contentDocument?.documentElement?.dataset.drawn === "yes";
+
+function look(page) {
+  const root = page.documentElement, plots = plotsOf(page);
+  found.push({width: root.clientWidth, needs: root.scrollWidth, title: page.title, scripts: page.scripts.length,
+              plots: plots.length, blank: blank(page),
+              named: plots.every((plot) => plot.role === "img" && plot.ariaLabel),
+              buttons: [...page.querySelectorAll(".legend button")].map((button) => button.textContent)});
+}
+
+/// Uses every kind of control, as a hand or a keyboard does.
+async function use(page) {
+  const choose = (name, i) => {
+    const list = page.querySelector(`select[aria-label="${name}"]`);
+    list.selectedIndex = i;
+    list.dispatchEvent(new Event("change"));
+  };
+  const labels = () => plotsOf(page).map((plot) => plot.ariaLabel);
+  choose("shown as", 1);
+  await until(() => labels().filter((label) => label.includes("perplexity")).length === 3);
+  page.querySelector(".legend button").click();
+  choose("layer", 0);
+  await until(() => [...page.querySelectorAll("h4")].some((title) => title.textContent.startsWith("layer 0, head")));
+  choose("shown", 1);
+  page.documentElement.dataset.drawn = "no";
+  page.getElementById("scheme").click();
+  await until(() => page.documentElement.dataset.drawn === "yes");
+  return {scheme: page.documentElement.dataset.scheme, blank: blank(page),
+          pressed: page.querySelector(".legend button").ariaPressed, perplexity: labels()[0].includes("perplexity")};
+}
+
+(async () => {
+  await until(() => frames.every(isDrawn));
+  for (const frame of frames) look(frame.contentDocument);
+  found.push(await use(frames[1].contentDocument));
   document.body.replaceChildren(JSON.stringify(found));
-}, 50);
+})();
 </script>"""
 
 
@@ -236,12 +265,14 @@ def browse(page: pathlib.Path, driver: pathlib.Path) -> tuple[list, list[str]]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium-headless-shell and no chromium")
-def test_a_browser_draws_it_at_every_width_without_a_word(page):
+def test_a_browser_draws_it_at_every_width_and_its_controls_work_without_a_word(page):
     driver = page.parent / "driver.html"
     driver.write_text(DRIVER % WIDTHS)
     found, said = browse(page, driver)
     assert said == []
-    for at, width in zip(found, WIDTHS, strict=True):
+    *pages, used = found
+    assert used == {"scheme": "dark", "blank": [], "pressed": "false", "perplexity": True}
+    for at, width in zip(pages, WIDTHS, strict=True):
         assert at["width"] == width and at["needs"] <= width, at
         assert at["plots"] > 10 and at["blank"] == [] and at["named"], at
         assert at["title"] == "Results" and at["scripts"] == 4 and EVIL in at["buttons"], at

@@ -194,29 +194,31 @@ function linesPlot(panel, {exp = "", hidden = new Set()} = {}) {
   const ys = range(yRange(y, values));
   const made = plot(panel.x, y, xs, ys);
   if (panel.zero) made.add_layout(new Bokeh.Span({location: 0, dimension: "width", line_color: ink("soft"), line_width: 1}));
-  const lines = [];
+  const lines = [], at = /tokens/.test(panel.x.label) ? sizeText : digits;
   for (const one of series) {
     const visible = !hidden.has(one.style);
-    const source = new Bokeh.ColumnDataSource({data: {x: one.x, y: one.y, name: one.x.map(() => one.name),
-                                                      low: one.low ?? [], high: one.high ?? []}});
-    if (!one.low) delete source.data.low, delete source.data.high;
+    const data = {x: one.x, y: one.y, name: one.x.map(() => one.name), at: one.x.map(at), says: one.y.map(digits)};
+    const source = new Bokeh.ColumnDataSource({data});
     const line_color = one.shade === undefined ? colour(one.style) : shade(one.shade);
     const line_dash = one.shade === undefined ? (one.dashed ? [1, 3] : dash(one.style)) : one.dashed ? [7, 3] : [];
-    if (one.low && one.low.some(Number.isFinite))
-      made.varea({field: "x"}, {field: "low"}, {field: "high"}, {source, fill_color: line_color, fill_alpha: 0.16, visible});
+    if (one.low && one.low.some(Number.isFinite)) {  // of a source of its own: what is pointed at in the line's would hide it
+      const band = new Bokeh.ColumnDataSource({data: {x: one.x, low: one.low, high: one.high}});
+      made.varea({field: "x"}, {field: "low"}, {field: "high"},
+                 {source: band, fill_color: line_color, fill_alpha: 0.16, visible});
+    }
     lines.push(made.line({field: "x"}, {field: "y"}, {source, line_color, line_dash, line_width: 2, visible}));
     if (one.dots || one.x.length < 2)
       made.scatter({field: "x"}, {field: "y"}, {source, size: 5, line_color, fill_color: line_color, visible});
   }
   for (const point of panel.points ?? []) {
     if (hidden.has(point.style)) continue;
-    const source = new Bokeh.ColumnDataSource({data: {x: [point.x], y: [of(point.y)], name: [point.label]}});
+    const source = new Bokeh.ColumnDataSource({data: {x: [point.x], y: [of(point.y)], name: [point.label],
+                                                      at: [at(point.x)], says: [digits(of(point.y))]}});
     lines.push(made.scatter({field: "x"}, {field: "y"}, {source, marker: "triangle", size: 13, fill_color: colour(point.style),
                                                          line_color: ink("page"), line_width: 1.5}));
   }
   addRules(made, panel.rules, panel.x.log);
-  const format = /tokens/.test(panel.x.label) ? "@x{0,0}" : "@x{0,0.[00]}";
-  hover(made, lines, [["", "@name"], [panel.x.label, format], [y.label, "@y{0.[0000]}"]]);
+  hover(made, lines, [["", "@name"], [panel.x.label, "@at"], [y.label, "@says"]]);
   return made;
 }
 
@@ -259,7 +261,7 @@ function passkeyPlot(panel) {
 
 /// Layers by columns of heads.
 function gridCells(values, rows, columns, layers, names) {
-  const cells = {left: [], right: [], bottom: [], top: [], value: [], layer: [], head: []};
+  const cells = {left: [], right: [], bottom: [], top: [], value: [], says: [], layer: [], head: []};
   for (let i = 0; i < rows * columns; i++) {
     const row = Math.floor(i / columns), column = i % columns;
     cells.left.push(column - 0.5);
@@ -267,6 +269,7 @@ function gridCells(values, rows, columns, layers, names) {
     cells.bottom.push(row - 0.5);
     cells.top.push(row + 0.5);
     cells.value.push(values[i]);
+    cells.says.push(digits(values[i]));
     cells.layer.push(layers ? layers[row] : row);
     cells.head.push(names ? names[i] : column);
   }
@@ -286,7 +289,7 @@ function gridPlot(panel, values, layers, names) {
   const spec = {x: panel.x, y: panel.y, value: panel.value, edges: rows * columns > 2000 ? 0 : 0.5,
                 xs: {start: -0.5, end: columns - 0.5}, ys: {start: -0.5, end: rows - 0.5}};
   const [made, source] = cellsPlot(spec, gridCells(values, rows, columns, layers, names), mapper,
-                                   [["layer", "@layer"], ["head", "@head"], [panel.value.label, "@value{0.[000]a}"]]);
+                                   [["layer", "@layer"], ["head", "@head"], [panel.value.label, "@says"]]);
   if (layers) nameTicks(made.yaxis, layers, 12);
   else made.yaxis.ticker = new Bokeh.BasicTicker({min_interval: 1, num_minor_ticks: 0});
   made.xaxis.ticker = new Bokeh.BasicTicker({min_interval: 1, num_minor_ticks: 0, desired_num_ticks: 6});
