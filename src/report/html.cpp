@@ -125,6 +125,8 @@ bool has_numbers(const Table& table, size_t column) {
 }  // namespace
 
 std::string html_of(const Table& table) {
+  if (table.rows.empty())
+    return "";
   std::string head, body;
   for (size_t i = 0; i < table.columns.size(); ++i)
     head +=

@@ -44,6 +44,7 @@ struct Table {
   std::vector<std::vector<Cell>> rows = {};  // the first cell of each names it
 };
 
+/// Nothing for a table without rows.
 std::string html_of(const Table& table);
 
 /// Something that can be folded away.

@@ -14,6 +14,7 @@ import pytest
 import stuffed_results
 from cli_support import GOLDEN, needs_binary, refused, stuffed
 from safetensors.numpy import save_file
+from test_unfinished import without_summary, write
 
 pytestmark = needs_binary
 RESULTS = GOLDEN / "results"
@@ -182,6 +183,21 @@ def test_what_is_unfinished_is_drawn_as_far_as_it_is_and_marked(page, tables):
     rows = rows_of(tables, "stopped (unfinished): loss")
     assert rows[0][1][1][0] == pytest.approx(expected, rel=1e-12)
     assert "Unfinished, drawn as far as they are: stopped." in page.read_text()
+
+
+def test_arrays_of_runs_that_go_on_are_drawn_from_their_parts(tmp_path):
+    paths = [write(tmp_path, task, without_summary(task)) for task in ("state_stats", "retention")]
+    (tmp_path / "begun.jsonl").write_bytes((RESULTS / "train.v1.jsonl").read_bytes().splitlines(keepends=True)[0])
+    done = stuffed("report", *paths, tmp_path / "begun.jsonl", "-o", tmp_path / "page.html")
+    assert done.returncode == 0 and "no map" not in done.stderr, done.stderr
+    assert "begun (unfinished): no step is recorded yet" in done.stderr
+    block = re.search(r'id="figures">(.*?)</script>', (tmp_path / "page.html").read_text(), re.DOTALL).group(1)
+    states, retention = json.loads(block)
+    assert states["kind"] == "states" and states["map_label"] == "variance of the state at the end"
+    assert [panel["kind"] for panel in retention["panels"]] == ["lines", "map", "lines"]
+    last = stuffed_results.read(paths[1]).records["document=1"]["points"][0]
+    rows = rows_of(Tables((tmp_path / "page.html").read_text()).tables, "retention.v1 (unfinished): EffRem", "after 24")
+    assert [row[1][1] for row in rows] == [[value] for value in last["effrem"]]
 
 
 def test_strings_of_journals_are_text(page, tables):

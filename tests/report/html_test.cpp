@@ -46,6 +46,7 @@ TEST(Html, SizesAreInK) {
 TEST(Html, TablesNameRowsAndColumns) {
   const Table table{.caption = "a < b", .columns = {"x", "y"}, .rows = {{text("one"), count(1)}}};
   const std::string html = html_of(table);
+  EXPECT_EQ(html_of({.caption = "empty", .columns = {"x"}}), "");
   EXPECT_NE(html.find("<caption>a &lt; b</caption>"), std::string::npos);
   EXPECT_NE(html.find("<th scope=\"col\">x</th><th scope=\"col\" class=\"number\">y</th>"),
             std::string::npos);

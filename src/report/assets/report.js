@@ -105,7 +105,7 @@ function xRange(axis, values) {
   let [low, high] = extent(values);
   if (!(low <= high)) [low, high] = [1, 10];
   if (axis.log) return low === high ? [low / 2, high * 2] : [low / (high / low) ** 0.03, high * (high / low) ** 0.03];
-  const room = 0.02 * (high - low || 1);
+  const room = 0.02 * (high - low || Math.abs(high) || 1);
   return [low - room, high + room];
 }
 
