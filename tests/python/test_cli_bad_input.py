@@ -516,6 +516,14 @@ def outputs(place, tokens):
             "-o",
             place,
         ],
+        "state-stats": ["--model", HF, "--tokens", tokens, "--stride", "8", "-o", place],
+        "retention": ["--model", HF, "--tokens", tokens, "--points", "2", "-o", place],
+        "bench scan": [
+            *("--family", "mamba2", "--device", "cpu", "--tokens", "8", "--repeats", "1", "--no-ceilings", "-o", place),
+        ],
+        "merge": [GOLDEN / "results" / "ppl_by_length.v1.jsonl", "-o", place],
+        "export": ["--format", "csv", GOLDEN / "results" / "retention.v1.jsonl", "-o", place],
+        "tokenize --shards": [place, "--tokenizer", "bytes", ROOT / "LICENSE"],
     }
 
 
@@ -533,7 +541,7 @@ def tokens(tmp_path):
 @pytest.mark.parametrize("command", WRITERS)
 def test_a_place_that_takes_no_files_is_exit_code_7(tokens, command):
     place = "/proc/stuffed/x.jsonl"
-    done = stuffed(command, *outputs(place, tokens)[command])
+    done = stuffed(*command.split(), *outputs(place, tokens)[command])
     refused(done, 7, "/proc/stuffed")
 
 
@@ -569,4 +577,4 @@ def test_a_read_only_folder_is_exit_code_7(command):
         who = {"user": 65534} if os.geteuid() == 0 else {}  # the superuser may write anywhere
         if who and stuffed("--version", **who).returncode != 0:
             pytest.skip("the binary is not executable for others")
-        refused(stuffed(command, *outputs(folder / "x.jsonl", file)[command], **who), 7, folder)
+        refused(stuffed(*command.split(), *outputs(folder / "x.jsonl", file)[command], **who), 7, folder)

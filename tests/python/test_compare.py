@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import re
 
 import pytest
 from cli_support import GOLDEN, ROOT, needs_binary, refused, stuffed
@@ -237,6 +238,10 @@ def test_every_metric_is_listed_and_mistakes_are_named(tmp_path):
     # The samples are older than some fields, and have no text.
     assert {"nll_mean", "nll_bucket_max", "passkey_accuracy_drop"} <= seen <= names
     assert names - seen <= {"bits_per_byte", "nll_mean_low", "alpha_max"}
+    raised = set()
+    for source in (ROOT / "src" / "eval" / "compare").glob("*.cpp"):
+        raised |= set(re.findall(r'raise_metric\([^,]+, "(\w+)"', source.read_text()))
+    assert len(raised) > 10 and raised <= names, raised - names
     a = SAMPLES / "ppl_by_length.v1.jsonl"
     refused(stuffed("compare", a, a, "--fail-above", "nll_maen=1"), 2, "nll_maen", "nll_mean")
     refused(stuffed("compare", a, a, "--fail-above", "nll_mean"), 2, "NAME=VALUE")

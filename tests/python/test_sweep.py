@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -187,6 +189,20 @@ def test_a_sweep_that_is_stopped_goes_on(long_whole, tmp_path, how):
     same(tmp_path / "out", long_whole)
 
 
+def test_a_worker_keeps_its_model_for_the_cells_that_follow(tmp_path):
+    """Whoever loads this one says so in the cell's log: its config has a key that nobody knows."""
+    for name in ("one", "two"):
+        shutil.copytree(MODELS / "mamba2-short", tmp_path / name)
+        known = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps({**known, "colour": name}))
+    text = HEAD + '[[runs]]\ncommand = "ppl-by-length"\n[runs.grid]\nlength = [32, 64, 96]\nmodel = ["one", "two"]\n'
+    done = stuffed("sweep", config(tmp_path, text), "-o", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # The file has them in turns; of each model the first that is run loads it.
+    logs = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.log")}
+    assert {name for name, log in logs.items() if "colour" in log} == {"ppl-by-length-32-one", "ppl-by-length-32-two"}
+
+
 def test_failing_cells_are_recorded_and_the_others_go_on(tmp_path):
     text = HEAD + GRID.replace("length = [96, 256]", 'length = [96, "1M"]')
     done = stuffed("sweep", config(tmp_path, text), "-o", tmp_path / "out", "--jobs", 2)
@@ -242,6 +258,38 @@ def test_a_dry_run_says_what_it_would_take_and_touches_nothing(tmp_path):
     )
     assert int(rows["passkey"][2]) == json.loads(planned.stdout)["tokens_to_feed"]
     assert "10 of 10 cells, 0 done" in done.stdout and "hours" in done.stdout
+
+
+def on_a_terminal(*words, **more):
+    """What a program writes to a terminal as its standard error, and its exit code."""
+    owner, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.DEVNULL, stderr=terminal, env=environment(**more)
+    )
+    os.close(terminal)
+    text = b""
+    while True:
+        try:
+            block = os.read(owner, 4096)
+        except OSError:  # the other end is closed
+            block = b""
+        if not block:
+            break
+        text += block
+    os.close(owner)
+    return text.decode(), process.wait(timeout=60)
+
+
+def test_failures_are_red_on_a_terminal_unless_no_color_is_set(tmp_path):
+    text = f'[[runs]]\ncommand = "ppl-by-length"\nname = "long"\nlength = "1M"\nmodel = "{MODELS / "mamba2-short"}"\n'
+    command = [STUFFED, "sweep", config(tmp_path, HEAD + text), "-o"]
+    for name, variables, is_red in (("a", {}, True), ("b", {"NO_COLOR": ""}, True), ("c", {"NO_COLOR": "1"}, False)):
+        shown, code = on_a_terminal(*command, tmp_path / name, **variables)
+        assert code == 3 and "long: FAILED (exit code 3)" in shown
+        assert ("\033[31m" in shown) == is_red, f"{variables}: {shown!r}"
+    # It is the only command that colours anything.
+    sources = [path for path in (ROOT / "src").rglob("*.cpp") if "\\033[3" in path.read_text()]
+    assert [path.name for path in sources] == ["progress.cpp"] and "NO_COLOR" in sources[0].read_text()
 
 
 def test_threads_are_recorded_and_never_block_a_resume(tmp_path):
