@@ -16,6 +16,7 @@
 #include <optional>
 #include <string_view>
 
+#include "kernels/decay_scan/decay_scan_terms.h"
 #include "stuffed/core/tensor.h"
 
 namespace stuffed {
@@ -29,6 +30,15 @@ struct FactoredDecay {
   double offset = 0;  // nats per token, <= 0; not zero only under a mitigation
 };
 
+/// A decay as its projection leaves it, with what GateKind says is made of it in f32. Stored, a
+/// layer's log decays are twice as large as all else that a bf16 scan reads of them, and keys made
+/// of a gate would be stored beside it.
+struct RawGate {
+  GateKind kind = GateKind::NegativeExp;  // not None
+  Tensor raw;                             // [B,T,H,K]
+  std::optional<Tensor> base = {};        // [H,K] f32; absent: 0
+};
+
 /// Rank-one erasure of the delta rule (RWKV-7): S loses write_t (read_t^T S_{t-1}) before k_t v_t^T
 /// is added. `read` sees the state before it is decayed.
 struct Erase {
@@ -39,9 +49,11 @@ struct Erase {
 /// One segment of inputs. Any tensor may be an expanded or sliced view; only the last axis of q, k,
 /// v and their kin must be dense or have stride 0.
 struct ScanInputs {
-  Tensor q, k;            // [B,T,H,K]
-  Tensor v;               // [B,T,H,V]
-  Tensor log_decay = {};  // [B,T,H,K] or [B,T,H,1] f32; undefined if factored_decay is given
+  Tensor q, k;  // [B,T,H,K]; k undefined if the gate gives it (GateKind::Forget)
+  Tensor v;     // [B,T,H,V]
+  Tensor log_decay =
+      {};  // [B,T,H,K] or [B,T,H,1] f32; undefined if gate or factored_decay is given
+  std::optional<RawGate> gate = {};
   std::optional<Tensor> v_scale = {};  // [B,T,H] f32; multiplies v where it enters the state
   std::optional<Tensor> bonus = {};    // [H,K] f32; present: y reads the state before its update
   std::optional<FactoredDecay> factored_decay = {};
@@ -61,9 +73,10 @@ struct ScanField {
 template <class Inputs, class F>
 void visit_tensors(Inputs& in, const F& f) {
   f(ScanField{"q", "bthk", true}, in.q);
-  f(ScanField{"k", "bthk", true}, in.k);
+  if (!in.gate || in.gate->kind != GateKind::Forget)
+    f(ScanField{"k", "bthk", true}, in.k);
   f(ScanField{"v", "bthv", true}, in.v);
-  if (!in.factored_decay)
+  if (!in.factored_decay && !in.gate)
     f(ScanField{"log_decay", "bthc", false}, in.log_decay);
   if (in.v_scale)
     f(ScanField{"v_scale", "bth", false}, *in.v_scale);
@@ -71,6 +84,11 @@ void visit_tensors(Inputs& in, const F& f) {
     f(ScanField{"bonus", "hk", false}, *in.bonus);
   if (in.bonus_k)
     f(ScanField{"bonus_k", "bthk", true}, *in.bonus_k);
+  if (in.gate) {
+    f(ScanField{"gate.raw", "bthk", true}, in.gate->raw);
+    if (in.gate->base)
+      f(ScanField{"gate.base", "hk", false}, *in.gate->base);
+  }
   if (in.factored_decay) {
     f(ScanField{"factored_decay.step", "bth", false}, in.factored_decay->step);
     f(ScanField{"factored_decay.rate", "hk", false}, in.factored_decay->rate);
@@ -87,7 +105,8 @@ struct ScanResult {
 };
 
 // The programs. None checks its arguments or chooses another: ops/decay_scan.h does. Each `takes`
-// reads shapes, types and strides, but no data.
+// reads shapes, types and strides, but no data. A gate is for the specification and for Cuda where
+// it takes it; the others get the log decay that is made of it.
 namespace kernels {
 
 /// The specification: plain loops over tokens, f64 accumulation, any input the contract allows, on
@@ -109,8 +128,9 @@ ScanResult decay_scan_tiled(const ScanInputs& in, const Tensor& state);
 /// any input, on any device, differentiable.
 ScanResult decay_scan_aten(const ScanInputs& in, const Tensor& state, int64_t chunk = 64);
 
-/// Our CUDA kernels, for the types, widths and options this build has them for. Throws Unsupported
-/// in a build without them, and for inputs they do not take.
+/// Our CUDA kernels, for the types, widths and options this build has them for: a raw gate on
+/// Hopper, of more than a few bf16 tokens. Throws Unsupported in a build without them, and for
+/// inputs they do not take.
 bool decay_scan_cuda_takes(const ScanInputs& in);
 ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state);
 

@@ -16,6 +16,7 @@ namespace stuffed::scan_cases {
 struct Variant {
   std::string name = "one decay per head";  // the family's
   ScanTerms terms = {.decay = DecayForm::PerHead, .shares_keys = true, .has_v_scale = true};
+  bool raw = false;  // its gate, not what is made of it
 };
 
 inline const char* name_of(const Variant& variant) {
@@ -44,9 +45,9 @@ struct Case {
   uint64_t seed = 0;
 
   std::string name() const {
-    return std::string(name_of(variant)) + "/" + name_of(decay) + "/B" + std::to_string(B) + "_T" +
-           std::to_string(T) + "_H" + std::to_string(H) + "_K" + std::to_string(K) + "_V" +
-           std::to_string(V) + "_" + toString(type);
+    return std::string(name_of(variant)) + (variant.raw ? " raw/" : "/") + name_of(decay) + "/B" +
+           std::to_string(B) + "_T" + std::to_string(T) + "_H" + std::to_string(H) + "_K" +
+           std::to_string(K) + "_V" + std::to_string(V) + "_" + toString(type);
   }
 };
 
@@ -87,6 +88,33 @@ inline Tensor make_log_decay(Decay decay, at::IntArrayRef shape, const at::Tenso
   return g;
 }
 
+/// The gate from which these log decays [B,T,H,K] are made, as near as `type` has them and bounds
+/// let them be. A forget gate's bounds are 0 in the first of several heads.
+inline RawGate make_gate(GateKind kind, const Tensor& log_decay, at::ScalarType type) {
+  const Tensor g = log_decay.to(at::kDouble);
+  const std::vector<int64_t> per_channel = {g.size(2), g.size(3)};
+  Tensor base, raw;
+  if (kind == GateKind::NegativeExp) {
+    base = at::randn(per_channel, log_decay.options());
+    raw = (-g).log() - base;
+  } else {
+    base = at::rand(per_channel, log_decay.options()) * 0.9;
+    if (base.size(0) > 1)
+      base[0].zero_();
+    raw = ((g.exp() - base) / (1 - base)).clamp_min(0).log() -
+          (-g.expm1() / (1 - base)).clamp_max(1).log();
+  }
+  return {kind, raw.to(type), base};
+}
+
+/// Puts a gate in place of the log decay, and of k if it gives it.
+inline void use_gate(ScanInputs& in, GateKind kind) {
+  in.gate = make_gate(kind, in.log_decay, in.q.scalar_type());
+  in.log_decay = Tensor();
+  if (kind == GateKind::Forget)
+    in.k = Tensor();
+}
+
 /// The decays of a case, in the form its terms have.
 inline void make_decays(const Case& c, const at::TensorOptions& options, ScanInputs& in) {
   const std::vector<int64_t> per_head = {c.B, c.T, c.H, 1}, per_channel = {c.B, c.T, c.H, c.K};
@@ -96,6 +124,8 @@ inline void make_decays(const Case& c, const at::TensorOptions& options, ScanInp
       break;
     case DecayForm::PerChannel:
       in.log_decay = make_log_decay(c.decay, per_channel, options);
+      if (c.variant.raw)
+        use_gate(in, c.variant.terms.gate);
       break;
     case DecayForm::Constant:  // a pattern over tokens becomes one over channels
       in.log_decay = make_log_decay(c.decay, {1, c.K, c.H, 1}, options)

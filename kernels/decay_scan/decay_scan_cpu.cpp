@@ -37,24 +37,43 @@ class Reader {
   std::array<int64_t, 4> stride_{};
 };
 
-/// log_decay[b,t,h,c], stored or from its factors.
+/// exp(log_decay[b,t,h,c]), stored or from its factors or of a gate.
 class DecayReader {
  public:
   explicit DecayReader(const ScanInputs& in)
-      : log_decay_(in.factored_decay ? in.factored_decay->step.unsqueeze(-1) : in.log_decay),
-        rate_(in.factored_decay ? in.factored_decay->rate : in.log_decay),
+      : number_(in.factored_decay ? in.factored_decay->step.unsqueeze(-1)
+                : in.gate         ? in.gate->raw
+                                  : in.log_decay),
         factored_(in.factored_decay.has_value()),
-        offset_(factored_ ? in.factored_decay->offset : 0) {}
+        offset_(factored_ ? in.factored_decay->offset : 0),
+        gate_(in.gate ? in.gate->kind : GateKind::None) {
+    if (factored_)
+      parameter_.emplace(in.factored_decay->rate);
+    else if (in.gate && in.gate->base)
+      parameter_.emplace(*in.gate->base);
+  }
 
   double operator()(int64_t b, int64_t t, int64_t h, int64_t c) const {
-    const double x = log_decay_(b, t, h, c);
-    return std::exp(factored_ ? x * rate_(0, 0, h, c) + offset_ : x);
+    const double x = number_(b, t, h, c), p = parameter_ ? (*parameter_)(0, 0, h, c) : 0;
+    if (gate_ == GateKind::NegativeExp)
+      return std::exp(-std::exp(x + p));
+    if (gate_ == GateKind::Forget)
+      return p + (1 - p) / (1 + std::exp(-x));
+    return std::exp(factored_ ? x * p + offset_ : x);
+  }
+
+  /// The key that a forget gate makes.
+  double key(int64_t b, int64_t t, int64_t h, int64_t c) const {
+    const double p = parameter_ ? (*parameter_)(0, 0, h, c) : 0;
+    return (1 - p) / (1 + std::exp(number_(b, t, h, c)));
   }
 
  private:
-  Reader log_decay_, rate_;
+  Reader number_;
+  std::optional<Reader> parameter_;  // of a channel
   bool factored_;
   double offset_;
+  GateKind gate_;
 };
 
 }  // namespace
@@ -66,10 +85,16 @@ ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state) {
   Tensor s = at::empty({B, H, K, V}, at::kDouble).copy_(state);
   auto Y = y.accessor<double, 4>();
   auto S = s.accessor<double, 4>();
-  const Reader q(in.q), k(in.k), v(in.v), bonus_k(in.bonus_k.value_or(in.k));
-  const Reader scale(in.v_scale ? in.v_scale->unsqueeze(-1) : in.v), bonus(in.bonus.value_or(in.k));
-  const Reader read(in.erase ? in.erase->read : in.k), write(in.erase ? in.erase->write : in.k);
+  // What is absent is not read: q stands in.
+  const bool forgets = in.gate && in.gate->kind == GateKind::Forget;
+  const Reader q(in.q), stored_k(forgets ? in.q : in.k), v(in.v);
+  const Reader bonus_k(in.bonus_k.value_or(in.q)), bonus(in.bonus.value_or(in.q));
+  const Reader scale(in.v_scale ? in.v_scale->unsqueeze(-1) : in.v);
+  const Reader read(in.erase ? in.erase->read : in.q), write(in.erase ? in.erase->write : in.q);
   const DecayReader decay(in);
+  const auto k = [&](int64_t b, int64_t t, int64_t h, int64_t c) {
+    return forgets ? decay.key(b, t, h, c) : stored_k(b, t, h, c);
+  };
   std::vector<double> erased(V);
 
   for (int64_t b = 0; b < B; ++b)
@@ -80,7 +105,9 @@ ScanResult decay_scan_cpu(const ScanInputs& in, const Tensor& state) {
             for (int64_t i = 0; i < V; ++i)
               Y[b][t][h][i] +=
                   q(b, t, h, c) *
-                  (S[b][h][c][i] + bonus(0, 0, h, c) * bonus_k(b, t, h, c) * v(b, t, h, i));
+                  (S[b][h][c][i] + bonus(0, 0, h, c) *
+                                       (in.bonus_k ? bonus_k(b, t, h, c) : k(b, t, h, c)) *
+                                       v(b, t, h, i));
 
         for (int64_t i = 0; i < V; ++i) {
           erased[i] = 0;

@@ -56,12 +56,19 @@ DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
   p.columns = static_cast<int32_t>(in.v.size(3));
   p.is_bf16 = in.v.scalar_type() == at::kBFloat16;
   p.q = view_of(in.q, "bthc");
-  p.k = view_of(in.k, "bthc");
+  if (in.k.defined())
+    p.k = view_of(in.k, "bthc");
   p.v = view_of(in.v, "bthc");
   if (in.factored_decay) {
     p.step = view_of(in.factored_decay->step, "bth");
     p.rate = view_of(in.factored_decay->rate, "hc");
     p.offset = static_cast<float>(in.factored_decay->offset);
+  } else if (in.gate) {
+    p.gate = view_of(in.gate->raw, "bthc");
+    p.gate_kind = in.gate->kind;
+    if (in.gate->base)
+      p.base = view_of(*in.gate->base, "hc");
+    p.has_vector_decay = true;
   } else {
     p.log_decay = view_of(in.log_decay, "bthc");
     p.has_vector_decay = in.log_decay.size(3) > 1;
@@ -95,6 +102,8 @@ bool decay_scan_cuda_takes(const ScanInputs& in) {
   const auto known = [](const Tensor& x) {
     return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat;
   };
+  if (in.gate)
+    return false;
   if (!runs_kernels(in.q) || !known(in.q) || !known(in.k) || !known(in.v))
     return false;
   if (in.factored_decay)

@@ -28,11 +28,24 @@ struct Head {
   __device__ double value(const View& x, int64_t t, int c) const { return get(x, t, c, p.is_bf16); }
   __device__ double number(const View& x, int64_t t, int c) const { return get(x, t, c, false); }
 
+  __device__ double base(int c) const { return p.base.data ? number(p.base, 0, c) : 0; }
+  __device__ double decay(int64_t t, int c) const {
+    if (p.gate_kind == GateKind::NegativeExp)
+      return exp(-exp(value(p.gate, t, c) + base(c)));
+    if (p.gate_kind == GateKind::Forget)
+      return base(c) + (1 - base(c)) / (1 + exp(-value(p.gate, t, c)));
+    return exp(p.step.data ? number(p.step, t, 0) * number(p.rate, 0, c) + p.offset
+                           : number(p.log_decay, t, c));
+  }
+  __device__ double key(int64_t t, int c) const {
+    return p.gate_kind == GateKind::Forget ? (1 - base(c)) / (1 + exp(value(p.gate, t, c)))
+                                           : value(p.k, t, c);
+  }
+
   __device__ void prepare(Inputs& to, int64_t t, int c) const {
     to.q[c] = value(p.q, t, c);
-    to.k[c] = value(p.k, t, c);
-    to.decay[c] = exp(p.step.data ? number(p.step, t, 0) * number(p.rate, 0, c) + p.offset
-                                  : number(p.log_decay, t, c));
+    to.k[c] = key(t, c);
+    to.decay[c] = decay(t, c);
     to.self[c] = p.bonus.data
                      ? number(p.bonus, 0, c) * (p.bonus_k.data ? value(p.bonus_k, t, c) : to.k[c])
                      : 0;

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/decay_scan/decay_scan_terms.h"
+
 namespace stuffed::kernels {
 
 /// A view whose element [b,t,h,c] lies at data + b*B + t*T + h*H + c*C elements. A broadcast axis
@@ -12,7 +14,7 @@ struct View {
 };
 
 /// One call. Every view counts in elements of its own type; `values` is the type of q, k, v,
-/// bonus_k, read, write and y; all else is f32. Outputs and state_in are dense.
+/// bonus_k, read, write, gate and y; all else is f32. Outputs and state_in are dense.
 struct DecayScanParams {
   int64_t batch = 0, tokens = 0, heads = 0;  // B, T, H
   int32_t keys = 0, columns = 0;             // K, V
@@ -30,6 +32,9 @@ struct DecayScanParams {
   float* state_out = nullptr;       // [B,H,K,V]
   void* y = nullptr;                // [B,T,H,V]
   float* workspace = nullptr;       // workspace_floats() of the plan
+  View gate;                        // raw, [B,T,H,K], in place of log_decay and, if Forget, of k
+  View base;                        // of the gate: [H,K]; 0 if null
+  GateKind gate_kind = GateKind::None;
 };
 
 /// How T is cut into segments that run side by side. Segment 0 holds `first` blocks of 64 tokens
@@ -37,7 +42,8 @@ struct DecayScanParams {
 struct DecayScanPlan {
   // 0 chunked scalar decay, 1 chunked vector decay, 2 token by token, 3 factored decay,
   // 4 chunked scalar decay on Hopper, 5 chunked vector decay on Hopper, 6 factored decay in tiles,
-  // 7 chunked vector decay on Hopper without a bonus, K = V = 128, 8 chunked erase on Hopper
+  // 7 chunked vector decay on Hopper without a bonus, K = V = 128, 8 chunked erase on Hopper;
+  // -1 none: no kernel takes this gate raw
   int32_t path = 0;
   int32_t segments = 1;  // 1, or at least 3
   int64_t first = 0, each = 0;

@@ -143,12 +143,11 @@ Tensor Hgrn2::attention(Where where,
     const auto parts = conv.y.chunk(3, -1);
     q = parts[0], f = parts[1], i = parts[2];
   }
-  const ops::ForgetGate gate = ops::forget_gate(f, lower_bound(where.layer));
   const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, {m_.heads, -1}); };
-  const ScanInputs in = {.q = to_heads(ops::silu(q)),
-                         .k = to_heads(gate.insert),
-                         .v = to_heads(i),
-                         .log_decay = to_heads(gate.log_forget)};
+  RawGate gate{.kind = GateKind::Forget, .raw = to_heads(f)};
+  if (const Tensor bound = lower_bound(where.layer); bound.defined())
+    gate.base = to_heads(bound);
+  const ScanInputs in = {.q = to_heads(ops::silu(q)), .k = {}, .v = to_heads(i), .gate = gate};
   // Upstream divides the outputs by sqrt(K). That matters only through the norm's eps, but early in
   // a stream they are that small: eps takes the factor.
   const Tensor y = rule.advance(where, in, state).flatten(-2);
@@ -406,7 +405,7 @@ const Family hgrn2_family = {.name = "hgrn2",
                              .weight_map = weight_map,
                              .make_new = make_new,
                              .new_keys = kNewKeys,
-                             .terms = {.decay = DecayForm::PerChannel, .key_from_decay = true},
+                             .terms = {.decay = DecayForm::PerChannel, .gate = GateKind::Forget},
                              .widths = {.heads = 16, .key_width = 128, .value_width = 128},
                              .sizes = kSizes,
                              .outline = outline_of};

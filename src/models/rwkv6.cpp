@@ -8,7 +8,6 @@
 #include "rwkv_beginning.h"
 #include "rwkv_blocks.h"
 #include "stuffed/core/error.h"
-#include "stuffed/ops/activations.h"
 
 namespace stuffed {
 
@@ -83,12 +82,15 @@ class Rwkv6 : public RwkvModel {
         at::tanh(product(x.mix(layer.share_x), layer.mix_in)).unflatten(-1, {5, rank_.mix});
     const Tensor factors = layer.mix_out.to(low.scalar_type());
     const ops::LowRankMixes mixed(x, layer.share, low, factors);
-    // The sum in f32: in bf16 it would carry a relative error of 2^-8 into exp(-exp(.)).
+    // The sum with the base in f32: in bf16 it would carry a relative error of 2^-8 into
+    // exp(-exp(.)).
     const Tensor omega = product(at::tanh(product(mixed(0), layer.decay_in)), layer.decay_out);
     const ScanInputs in = {.q = to_heads(ops::linear(mixed(3), layer.receptance)),
                            .k = to_heads(ops::linear(mixed(1), layer.key)),
                            .v = to_heads(ops::linear(mixed(2), layer.value)),
-                           .log_decay = to_heads(ops::negative_exp(omega, layer.decay)),
+                           .gate = RawGate{.kind = GateKind::NegativeExp,
+                                           .raw = to_heads(omega),
+                                           .base = to_heads(layer.decay)},
                            .bonus = layer.bonus};
     const Tensor gate = ops::linear(mixed(4), layer.gate);
     return ops::linear(normalise_heads(rule.advance(where, in, state), layer.ln_x, gate),
@@ -317,16 +319,17 @@ Outline outline_of(const ModelSize& size) {
 
 }  // namespace
 
-const Family rwkv6_family = {.name = "rwkv6",
-                             .recognise = recognise,
-                             .config_table = config_table,
-                             .make = make,
-                             .weight_map = weight_map,
-                             .make_new = make_new,
-                             .new_keys = kNewKeys,
-                             .terms = {.decay = DecayForm::PerChannel, .has_bonus = true},
-                             .widths = {.heads = 32, .key_width = 64, .value_width = 64},
-                             .sizes = kSizes,
-                             .outline = outline_of};
+const Family rwkv6_family = {
+    .name = "rwkv6",
+    .recognise = recognise,
+    .config_table = config_table,
+    .make = make,
+    .weight_map = weight_map,
+    .make_new = make_new,
+    .new_keys = kNewKeys,
+    .terms = {.decay = DecayForm::PerChannel, .has_bonus = true, .gate = GateKind::NegativeExp},
+    .widths = {.heads = 32, .key_width = 64, .value_width = 64},
+    .sizes = kSizes,
+    .outline = outline_of};
 
 }  // namespace stuffed

@@ -91,21 +91,34 @@ void check_decay(const ScanInputs& in) {
   check(!in.erase, kBug, "decay_scan: erase needs a stored log_decay");
 }
 
+void check_gate(const ScanInputs& in) {
+  check(in.gate->kind != GateKind::None, kBug, "decay_scan: the gate says not what it stands for");
+  check(in.k.defined() != (in.gate->kind == GateKind::Forget), kBug,
+        "decay_scan: k is {} beside a gate that {} it", show(in.k),
+        in.k.defined() ? "gives" : "does not give");
+}
+
 void check_scan(const ScanInputs& in, const Tensor& state) {
   check(state.defined() && state.dim() == 4 &&
             (state.scalar_type() == at::kFloat || state.scalar_type() == at::kDouble),
         kBug, "decay_scan: state is {}, expected [B,H,K,V] in f32", show(state));
   check(in.q.defined() && in.q.dim() == 4, kBug, "decay_scan: q is {}, expected [B,T,H,K]",
         show(in.q));
-  check(in.log_decay.defined() != in.factored_decay.has_value(), kBug,
-        "decay_scan: needs either log_decay or factored_decay, got log_decay {} and {} "
-        "factored_decay",
-        show(in.log_decay), in.factored_decay ? "a" : "no");
+  check(
+      int{in.log_decay.defined()} + int{in.factored_decay.has_value()} + int{in.gate.has_value()} ==
+          1,
+      kBug,
+      "decay_scan: needs one of log_decay, gate and factored_decay, got log_decay {}, {} gate and "
+      "{} factored_decay",
+      show(in.log_decay), in.gate ? "a" : "no", in.factored_decay ? "a" : "no");
+  if (in.gate)
+    check_gate(in);
   check(in.bonus || !in.bonus_k, kBug, "decay_scan: bonus_k without bonus");
   visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
     check_tensor(field, x, state, in.q.size(1));
   });
-  check_decay(in);
+  if (!in.gate)
+    check_decay(in);
 }
 
 bool needs_gradient(const ScanInputs& in, const Tensor& state) {
@@ -116,11 +129,30 @@ bool needs_gradient(const ScanInputs& in, const Tensor& state) {
 
 constexpr std::array kPrograms = {Impl::Cuda, Impl::Step, Impl::Tiled, Impl::Aten, Impl::Reference};
 
+/// With a log decay in the gate's place as far as `takes` is concerned: of its shape, not made.
+ScanInputs as_if_stored(const ScanInputs& in) {
+  ScanInputs out = in;
+  out.gate.reset();
+  out.log_decay = in.gate->raw;
+  if (!in.k.defined())
+    out.k = in.gate->raw;
+  return out;
+}
+
+/// Whether the program makes the decays of the gate itself.
+bool takes_gate(Impl program, const ScanInputs& in, const Tensor& state) {
+  return program == Impl::Reference ||
+         (program == Impl::Cuda && state.scalar_type() == at::kFloat &&
+          kernels::decay_scan_cuda_takes(in));
+}
+
 bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
   if (program == Impl::Aten)
     return true;
   if (needs_gradient(in, state))
     return false;
+  if (in.gate && !takes_gate(program, in, state))
+    return takes(program, as_if_stored(in), state);
   switch (program) {
     case Impl::Reference:
       return state.is_cpu();
@@ -178,11 +210,10 @@ Tensor no_outputs(const ScanInputs& in) {
 
 }  // namespace
 
-ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl) {
-  check_scan(in, state);
-  if (is_empty(in, state))
-    return {no_outputs(in), state.clone()};
-  switch (choose(in, state, impl)) {
+namespace {
+
+ScanResult run(Impl program, const ScanInputs& in, const Tensor& state) {
+  switch (program) {
     case Impl::Cuda:
       return kernels::decay_scan_cuda(in, state);
     case Impl::Step: {
@@ -199,20 +230,47 @@ ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl) {
   }
 }
 
-Tensor decay_scan_in_place(const ScanInputs& in, const Tensor& state, Impl impl) {
-  check_scan(in, state);
-  check(!needs_gradient(in, state) && state.is_contiguous(), kBug,
-        "decay_scan: a state is written over only if it is dense and no gradient is wanted");
-  if (is_empty(in, state))
-    return no_outputs(in);
-  const Impl program = choose(in, state, impl);
+/// The same new state, written over the old one.
+Tensor run_in_place(Impl program, const ScanInputs& in, const Tensor& state) {
   if (program == Impl::Cuda)
     return kernels::decay_scan_cuda_in_place(in, state);
   if (program == Impl::Step)
     return kernels::decay_scan_step(in, state, state);
-  const ScanResult out = decay_scan(in, state, program);
+  const ScanResult out = run(program, in, state);
   state.copy_(out.state);
   return out.y;
+}
+
+/// f(the inputs as the program takes them): with a log decay in place of a gate if need be.
+template <class F>
+auto with_taken(Impl program, const ScanInputs& in, const Tensor& state, const F& f) {
+  if (!in.gate || takes_gate(program, in, state))
+    return f(in);
+  const ScanInputs stored = with_log_decay(in);
+  check_decay(stored);
+  return f(stored);
+}
+
+}  // namespace
+
+ScanResult decay_scan(const ScanInputs& given, const Tensor& state, Impl impl) {
+  check_scan(given, state);
+  if (is_empty(given, state))
+    return {no_outputs(given), state.clone()};
+  const Impl program = choose(given, state, impl);
+  return with_taken(program, given, state,
+                    [&](const ScanInputs& in) { return run(program, in, state); });
+}
+
+Tensor decay_scan_in_place(const ScanInputs& given, const Tensor& state, Impl impl) {
+  check_scan(given, state);
+  check(!needs_gradient(given, state) && state.is_contiguous(), kBug,
+        "decay_scan: a state is written over only if it is dense and no gradient is wanted");
+  if (is_empty(given, state))
+    return no_outputs(given);
+  const Impl program = choose(given, state, impl);
+  return with_taken(program, given, state,
+                    [&](const ScanInputs& in) { return run_in_place(program, in, state); });
 }
 
 }  // namespace stuffed::ops

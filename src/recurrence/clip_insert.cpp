@@ -16,9 +16,10 @@ class ClipInsert : public Recurrence {
  public:
   ClipInsert(Inner inner, double max) : inner_(std::move(inner)), max_(max) {}
 
-  Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const override {
+  Tensor advance(Where where, const ScanInputs& given, LayerState& layer) const override {
     if (std::isinf(max_))
-      return inner_->advance(where, in, layer);
+      return inner_->advance(where, given, layer);
+    const ScanInputs in = ops::with_log_decay(given);
     ScanInputs clipped = in;
     if (in.bonus && !in.bonus_k)  // a token's view of itself is no insertion
       clipped.bonus_k = in.k;

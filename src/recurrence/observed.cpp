@@ -11,7 +11,7 @@ class Observed : public Recurrence {
 
   Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const override {
     Tensor y = inner_->advance(where, in, layer);
-    observer_->on_update(where, in, layer);
+    observer_->on_update(where, ops::with_log_decay(in), layer);
     return y;
   }
 

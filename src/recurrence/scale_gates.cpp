@@ -26,7 +26,9 @@ class ScaleGates : public Recurrence {
           "mitigation scale_gates: dt={} scales the step of Mamba, and this family has none; use "
           "decay and insert",
           scales_.dt);
-    ScanInputs scaled = in;
+    if (scales_.decay == 1 && scales_.insert == 1 && scales_.dt == 1)
+      return inner_->advance(where, in, layer);
+    ScanInputs scaled = ops::with_log_decay(in);
     scale_decay(scaled);
     scale_insertion(scaled);
     return inner_->advance(where, scaled, layer);

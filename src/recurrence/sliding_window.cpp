@@ -67,7 +67,8 @@ class SlidingWindow : public Recurrence {
  public:
   SlidingWindow(Inner inner, int64_t tokens) : inner_(std::move(inner)), tokens_(tokens) {}
 
-  Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const override {
+  Tensor advance(Where where, const ScanInputs& given, LayerState& layer) const override {
+    const ScanInputs in = ops::with_log_decay(given);
     check(!in.erase, Error::Kind::Unsupported,
           "mitigation sliding_window: subtracting what has left needs a decay that is a number per "
           "channel, and the delta rule (RWKV-7) mixes channels");

@@ -99,7 +99,7 @@ TEST(Families, AskOfTheRecurrenceWhatTheirRowsSay) {
       EXPECT_EQ(in.log_decay.size(3) == 1, terms.decay == DecayForm::PerHead) << family->name;
       EXPECT_EQ(in.log_decay.stride(1) == 0, terms.decay == DecayForm::Constant) << family->name;
       const double apart = (in.k + in.log_decay.exp() - 1).abs().max().item<double>();
-      EXPECT_EQ(apart < 1e-5, terms.key_from_decay) << family->name;
+      EXPECT_EQ(apart < 1e-5, terms.gate == GateKind::Forget) << family->name;
     }
   }
 }

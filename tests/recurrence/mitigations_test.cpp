@@ -144,6 +144,31 @@ ScanResult by_hand(const Problem& p,
   return kernels::decay_scan_cpu(in, p.state);
 }
 
+/// Keeps what it is shown last.
+struct LastSeen : Observer {
+  ScanInputs in;
+  void on_update(Where, const ScanInputs& inputs, const LayerState&) override { in = inputs; }
+};
+
+TEST(Mitigations, AndObserversGetTheLogDecayOfAGate) {
+  for (const Variant& variant : scan_cases::raw_variants()) {
+    const Problem p = problem(variant, 130, at::kFloat);
+    const Problem stored = {ops::with_log_decay(p.in), p.state};
+    for (const char* text : {"scale_gates:decay=0.99,insert=0.75", "clip_insert:max=0.3",
+                             "sliding_window:tokens=37", "clamp_norm:limits=0.5,every=40"}) {
+      const Outcome raw = run({text}, p, {64}), expected = run({text}, stored, {64});
+      EXPECT_TRUE(bitwise_equal(raw.y, expected.y)) << variant.name << ' ' << text;
+      EXPECT_TRUE(bitwise_equal(raw.layer.recurrent, expected.layer.recurrent)) << text;
+    }
+    LastSeen observer;
+    LayerState layer{.recurrent = p.state, .conv = {}, .shift = {}, .extra = {}};
+    build_recurrence({.mitigations = {}, .observer = &observer})->advance({0, 0}, p.in, layer);
+    EXPECT_FALSE(observer.in.gate);
+    EXPECT_TRUE(bitwise_equal(observer.in.log_decay, stored.in.log_decay)) << variant.name;
+    EXPECT_TRUE(bitwise_equal(observer.in.k, stored.in.k)) << variant.name;
+  }
+}
+
 TEST(ScaleGates, ScalesDecayAndInsertionButNotTheBonus) {
   for (const Variant& variant : diagonal()) {
     const Problem p = problem(variant, 130, at::kDouble);

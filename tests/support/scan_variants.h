@@ -23,4 +23,15 @@ inline std::vector<Variant> variants() {
   return all;
 }
 
+/// Those whose decays are made of a gate, with the gate.
+inline std::vector<Variant> raw_variants() {
+  std::vector<Variant> raw;
+  for (Variant variant : variants())
+    if (variant.terms.gate != GateKind::None) {
+      variant.raw = true;
+      raw.push_back(variant);
+    }
+  return raw;
+}
+
 }  // namespace stuffed::scan_cases

@@ -17,6 +17,11 @@ ScanResult decay_scan(const ScanInputs& in, const Tensor& state, Impl impl = Imp
 /// same bits.
 Tensor decay_scan_in_place(const ScanInputs& in, const Tensor& state, Impl impl = Impl::Auto);
 
+/// The inputs with the log decay, and the key, that their gate stands for in its place: f32, and of
+/// the gate's type. Without a gate the inputs themselves. Differentiable. For whoever looks at a
+/// decay: decay_scan makes it by itself where the program that runs does not take the gate.
+ScanInputs with_log_decay(const ScanInputs& in);
+
 /// The program that `decay_scan` runs for these inputs: neither Auto nor Chunked.
 Impl choose(const ScanInputs& in, const Tensor& state, Impl impl = Impl::Auto);
 

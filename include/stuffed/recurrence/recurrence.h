@@ -30,8 +30,8 @@ class Recurrence {
   }
 };
 
-/// Sees the inputs of every update and the state after it. Must not change them, nor wait for the
-/// GPU.
+/// Sees the inputs of every update, with the log decay that a gate stands for, and the state after
+/// it. Must not change them, nor wait for the GPU.
 class Observer {
  public:
   virtual ~Observer() = default;

@@ -24,7 +24,7 @@ double decay_elements(const ScanTerms& terms, double H, double K) {
 
 double elements_of(const ScanTerms& terms, double H, double K, double V) {
   const double keys = terms.shares_keys ? K : H * K;
-  const double streamed = keys * (terms.key_from_decay ? 1 : 2) + 2 * H * V;
+  const double streamed = keys * (terms.gate == GateKind::Forget ? 1 : 2) + 2 * H * V;
   return streamed + decay_elements(terms, H, K) + (terms.has_v_scale ? H : 0) +
          (terms.has_erase ? 2 * H * K : 0);
 }
