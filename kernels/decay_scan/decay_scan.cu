@@ -11,6 +11,7 @@ namespace scan {
 namespace {
 
 enum PathName : int32_t {
+  kNone = -1,
   kScalar,
   kVector,
   kTokens,
@@ -21,6 +22,9 @@ enum PathName : int32_t {
   kWideHopper,
   kEraseHopper
 };
+
+// Up to so many, a block of 64 is mostly padding.
+constexpr int64_t kFewTokens = 8;
 
 bool is_hoppers(int32_t path) {
   return path == kScalarHopper || path == kVectorHopper || path == kWideHopper;
@@ -53,13 +57,25 @@ Path path_of(const DecayScanParams& p, int32_t name) {
   }
 }
 
+/// Of those that make the decay (and the key) of a raw gate themselves.
+int32_t choose_gated_path(const DecayScanParams& p) {
+  if (!p.is_bf16 || p.read.data || p.tokens <= kFewTokens)
+    return kNone;
+  const int32_t name = vector_hopper_takes(p) ? kVectorHopper
+                       : wide_hopper_takes(p) ? kWideHopper
+                                              : kNone;
+  return name != kNone && path_of(p, name).slots > 0 ? name : int32_t{kNone};
+}
+
 int32_t choose_path(const DecayScanParams& p) {
+  if (p.gate.data)
+    return choose_gated_path(p);
   if (p.step.data)
     return tiled_factored_takes(p) ? kTiledFactored : kFactored;
-  if (p.is_bf16 && p.tokens > 8 && erase_hopper_takes(p) && path_of(p, kEraseHopper).slots > 0)
+  if (p.is_bf16 && p.tokens > kFewTokens && erase_hopper_takes(p) &&
+      path_of(p, kEraseHopper).slots > 0)
     return kEraseHopper;
-  // Below a few tokens a block of 64 is mostly padding.
-  if (!p.is_bf16 || p.read.data || p.tokens <= 8)
+  if (!p.is_bf16 || p.read.data || p.tokens <= kFewTokens)
     return kTokens;
   int32_t name = p.has_vector_decay || p.bonus.data ? kVector : kScalar;
   if (name == kScalar && scalar_hopper_takes(p))
@@ -75,9 +91,9 @@ int32_t choose_path(const DecayScanParams& p) {
 /// will add, which costs this share of walking them, and meanwhile segment 0 is walked. With one
 /// decay per head only as much is summed up as is not forgotten: the smaller a share, the longer the
 /// segments.
-double prefix_cost(int32_t path, int64_t each) {
+double prefix_cost(const DecayScanParams& p, int32_t path, int64_t each) {
   if (path == kWideHopper)
-    return 0.7;
+    return p.gate.data ? 0.45 : 0.7;
   if (!has_one_decay_per_head(path))
     return 0.5;
   return path == kScalarHopper && each < 96 ? 0.35 : 0.15;
@@ -85,12 +101,13 @@ double prefix_cost(int32_t path, int64_t each) {
 
 /// Segments side by side (all but one, as segment 0 runs while the others sum up) for the least
 /// time, counted in blocks one after the other.
-int32_t choose_segments(int64_t ctas, int slots, int64_t blocks, int32_t path) {
+int32_t choose_segments(
+    const DecayScanParams& p, int64_t ctas, int slots, int64_t blocks, int32_t path) {
   int32_t best = 1;
   double best_time = static_cast<double>((ctas + slots - 1) / slots * blocks);
   for (int32_t side = 2; side <= 64 && 4 * side <= blocks; ++side) {
     const double waves = static_cast<double>((ctas * side + slots - 1) / slots);
-    const double prefix = prefix_cost(path, blocks / side);
+    const double prefix = prefix_cost(p, path, blocks / side);
     const double time = waves * (1 + prefix) * blocks / (side + prefix) + 2;
     if (time < 0.9 * best_time) {
       best = side + 1;
@@ -126,17 +143,19 @@ extern "C" DecayScanPlan stuffed_decay_scan_plan(const DecayScanParams* params, 
   const DecayScanParams& p = *params;
   DecayScanPlan plan;
   plan.path = scan::choose_path(p);
+  if (plan.path == scan::kNone)
+    return plan;
   const scan::Path path = scan::path_of(p, plan.path);
   const int64_t blocks = (p.tokens + scan::kBlock - 1) / scan::kBlock;
   const int64_t ctas = scan::ctas_of(p, path.columns_per_cta, path.heads_per_cta);
   if (segments <= 0)
-    segments = path.slots > 0 ? scan::choose_segments(ctas, path.slots, blocks, plan.path) : 1;
+    segments = path.slots > 0 ? scan::choose_segments(p, ctas, path.slots, blocks, plan.path) : 1;
   segments = static_cast<int32_t>(std::min<int64_t>(segments, blocks));
   if (segments <= 2 || p.read.data || plan.path == scan::kTiledFactored) {
     plan.first = blocks;
     return plan;
   }
-  const double prefix = scan::prefix_cost(plan.path, blocks / (segments - 1));
+  const double prefix = scan::prefix_cost(p, plan.path, blocks / (segments - 1));
   plan.each = std::max<int64_t>(1, static_cast<int64_t>(blocks / (segments - 1 + prefix)));
   plan.first = std::max<int64_t>(1, static_cast<int64_t>(plan.each * prefix));
   // What is left over goes to as many segments as it fills; the last one takes the rest.
@@ -161,6 +180,8 @@ extern "C" int32_t stuffed_decay_scan_launch(const DecayScanParams* params,
                                              const DecayScanPlan* plan,
                                              void* stream_) {
   const auto stream = static_cast<cudaStream_t>(stream_);
+  if (plan->path == scan::kNone)
+    return cudaErrorInvalidValue;
   const scan::Path path = scan::path_of(*params, plan->path);
   if (plan->segments == 1)
     return path.launch(*params, *plan, 0, 1, stream);

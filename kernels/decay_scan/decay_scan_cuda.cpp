@@ -83,8 +83,22 @@ DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
     p.read = view_of(in.erase->read, "bthc");
     p.write = view_of(in.erase->write, "bthc");
   }
-  p.state_in = state.const_data_ptr<float>();
+  if (state.defined())
+    p.state_in = state.const_data_ptr<float>();
   return p;
+}
+
+/// Whether a kernel makes the decays of this gate itself.
+bool takes_gate(const ScanInputs& in) {
+  bool is_bf16 = true;
+  visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
+    is_bf16 &= !field.is_stream || x.scalar_type() == at::kBFloat16;
+  });
+  if (!is_bf16)
+    return false;
+  const c10::cuda::CUDAGuard guard(in.q.device());
+  const DecayScanParams p = params_of(in, {});
+  return stuffed_decay_scan_plan(&p, /*segments=*/1).path >= 0;
 }
 
 void check_taken(const ScanInputs& in, const Tensor& state) {
@@ -103,7 +117,7 @@ bool decay_scan_cuda_takes(const ScanInputs& in) {
     return x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat;
   };
   if (in.gate)
-    return false;
+    return runs_kernels(in.q) && takes_gate(in);
   if (!runs_kernels(in.q) || !known(in.q) || !known(in.k) || !known(in.v))
     return false;
   if (in.factored_decay)

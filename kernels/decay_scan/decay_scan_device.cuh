@@ -283,6 +283,12 @@ __device__ inline Ends ends_of(const DecayScanParams& p,
   return ends;
 }
 
+/// Of a raw gate's channel.
+__device__ inline float base_of(const DecayScanParams& p, int64_t h, int c) {
+  const auto* const base = static_cast<const float*>(p.base.data);
+  return base ? base[h * p.base.h + c * p.base.c] : 0.f;
+}
+
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||

@@ -24,7 +24,7 @@ using Tile64 = __nv_bfloat16[kTile / 2];
 struct alignas(1024) Shared {
   struct Stage {
     Tile64 q, k, v;
-    float log_decay[2][kTile / 4];  // 32 channels each
+    float log_decay[2][kTile / 4];  // 32 channels each; the first holds a raw gate's 64 in bf16
   };
   Stage stages[kStages];
   Tile64 late_k;  // k decayed to the end of its part
@@ -37,14 +37,22 @@ struct alignas(1024) Shared {
   Ends ends;  // kept out of registers
 };
 
+/// `decay` is of the log decays or of the raw gate.
 struct Maps {
-  CUtensorMap q, k, v, log_decay, y;
+  CUtensorMap q, k, v, decay, y;
+};
+
+enum class Decay {
+  Stored,
+  Constant,  // the same for all tokens (RWKV-5)
+  Raw        // GateKind::NegativeExp (RWKV-6)
 };
 
 #ifdef STUFFED_ON_HOPPER
 
 constexpr float kMiddle = 60.f;      // log2 of what a factor to the middle may be
 constexpr float kLargest = 0x1p60f;  // of q and k
+constexpr float kLog2OfLog2E = 0.5287663729448977f;
 
 __device__ __forceinline__ float2 exp2_fast(float2 x) {
   return {scan::exp2_fast(x.x), scan::exp2_fast(x.y)};
@@ -69,8 +77,8 @@ __device__ __forceinline__ void as_operand(uint32_t (&a)[4], const float (&s)[2]
     a[i] = scan::pack(s[i >> 1][2 * (i & 1)], s[i >> 1][2 * (i & 1) + 1]);
 }
 
-/// A warp of the CTA. `kConstant`: the decay is the same for all tokens (RWKV-5).
-template <bool kConstant>
+/// A warp of the CTA.
+template <Decay kDecay>
 class Walk {
  public:
   __device__ __forceinline__ Walk(Shared& shared,
@@ -112,6 +120,7 @@ class Walk {
     return in_tile(tile, row + (lane_ & 7) + (lane_ >> 4) * 8, 2 * step + (lane_ >> 3 & 1));
   }
 
+  __device__ __forceinline__ void load_gate(uint32_t (&x)[kPart], const Stage& stage) const;
   __device__ __forceinline__ void read_decays(float2 (&forget)[kPart], const Stage& stage) const;
   __device__ __forceinline__ void score(float (&scores)[2][4], uint32_t q, uint32_t k) const;
   template <int kHalf>
@@ -154,12 +163,13 @@ class Walk {
   int left_, end_;  // blocks; the segment's end
   const bool writes_output_;
   const int warp_, lane_, row_, pair_, key_;
-  float2 constant_ = {0, 0};  // minus the log2 decay of the lane's channels, if constant
-  float state_[8][4];         // keys row_ and row_ + 8, columns 8n + pair_, +1
+  // Of the lane's channels: minus the log2 decay, if constant; what a raw gate's log2 is added to.
+  float2 given_ = {0, 0};
+  float state_[8][4];  // keys row_ and row_ + 8, columns 8n + pair_, +1
 };
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::load(int stage, int ahead) {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::load(int stage, int ahead) {
   const int token = at_.token + ahead;
   if (token >= end_)
     return;
@@ -168,51 +178,82 @@ __device__ __forceinline__ void Walk<kConstant>::load(int stage, int ahead) {
   const auto corner = [&](const View& x, int channel) {
     return Corner{channel, x.h ? at_.head : 0, token, x.b ? at_.sequence : 0};
   };
-  arrive_expecting(full, (writes_output_ ? 3 : 2) * kTile + (kConstant ? 0 : 2 * kTile));
-  if (!kConstant)
-    for (int i = 0; i < 2; ++i)
-      load_box(to.log_decay[i], maps_.log_decay, full, corner(p_.log_decay, 32 * i));
+  constexpr int kDecayTiles = kDecay == Decay::Constant ? 0 : kDecay == Decay::Raw ? 1 : 2;
+  arrive_expecting(full, ((writes_output_ ? 3 : 2) + kDecayTiles) * kTile);
+  const View& decay = kDecay == Decay::Raw ? p_.gate : p_.log_decay;
+  for (int i = 0; i < kDecayTiles; ++i)
+    load_box(to.log_decay[i], maps_.decay, full, corner(decay, 32 * i));
   load_box(to.k, maps_.k, full, corner(p_.k, 0));
   if (writes_output_)
     load_box(to.q, maps_.q, full, corner(p_.q, 0));
   load_box(to.v, maps_.v, full, corner(p_.v, 0));
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::load_first() {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::load_first() {
   if (threadIdx.x == 0)
     for (int stage = 0; stage < kStages; ++stage)
       load(stage, stage * kBlock);
-  if (kConstant) {
+  if (kDecay == Decay::Constant) {
     const auto* const decay = static_cast<const float*>(p_.log_decay.data) +
                               at_.sequence * p_.log_decay.b + at_.head * p_.log_decay.h +
                               2 * lane_ * p_.log_decay.c;
-    constant_ = {decay[0] * -kLog2E, decay[p_.log_decay.c] * -kLog2E};
+    given_ = {decay[0] * -kLog2E, decay[p_.log_decay.c] * -kLog2E};
+  }
+  if (kDecay == Decay::Raw) {
+    given_ = {fmaf(base_of(p_, at_.head, 2 * lane_), kLog2E, kLog2OfLog2E),
+              fmaf(base_of(p_, at_.head, 2 * lane_ + 1), kLog2E, kLog2OfLog2E)};
   }
 }
 
-/// Minus the log2 decays of the warp's tokens in the lane's channels; +inf forgets all, NaN passes.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::read_decays(float2 (&forget)[kPart],
-                                                             const Stage& stage) const {
-  const uint32_t tile = shared_address(stage.log_decay[lane_ >> 4]);
+/// The raw gate of the warp's tokens in the lane's channels. Beyond the segment's end, where the
+/// copy engine fills in zeros, it is one that forgets nothing.
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::load_gate(uint32_t (&x)[kPart],
+                                                        const Stage& stage) const {
+  constexpr uint32_t kNothing = 0xff80ff80;  // -inf twice
+  const int left = end_ - at_.token - kPart * warp_;
 #pragma unroll
-  for (int t = 0; t < kPart; ++t) {
-    const int row = kPart * warp_ + t;
-    if (kConstant) {
-      forget[t] = at_.token + row < end_ ? constant_ : make_float2(0, 0);
-    } else {
-      const float2 x = load_two(in_tile(tile, row, (lane_ & 15) >> 1) + (lane_ & 1) * 8);
+  for (int t = 0; t < kPart; ++t)
+    x[t] = load_word(own(shared_address(stage.log_decay[0]), t));
+  if (left < kPart)
+#pragma unroll
+    for (int t = 0; t < kPart; ++t)
+      x[t] = t < left ? x[t] : kNothing;
+}
+
+/// Minus the log2 decays of the warp's tokens in the lane's channels; +inf forgets all, NaN passes.
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::read_decays(float2 (&forget)[kPart],
+                                                          const Stage& stage) const {
+  if constexpr (kDecay == Decay::Raw) {
+    uint32_t x[kPart];
+    load_gate(x, stage);
+#pragma unroll
+    for (int t = 0; t < kPart; ++t) {
+      const float2 e = unpack(x[t]);
+      forget[t] = exp2_fast(float2{fmaf(e.x, kLog2E, given_.x), fmaf(e.y, kLog2E, given_.y)});
+    }
+  } else if constexpr (kDecay == Decay::Constant) {
+#pragma unroll
+    for (int t = 0; t < kPart; ++t)
+      forget[t] = at_.token + kPart * warp_ + t < end_ ? given_ : make_float2(0, 0);
+  } else {
+    const uint32_t tile = shared_address(stage.log_decay[lane_ >> 4]);
+#pragma unroll
+    for (int t = 0; t < kPart; ++t) {
+      const float2 x =
+          load_two(in_tile(tile, kPart * warp_ + t, (lane_ & 15) >> 1) + (lane_ & 1) * 8);
       forget[t] = {x.x * -kLog2E, x.y * -kLog2E};
     }
   }
 }
 
 /// Of the warp's tokens with each other.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::score(float (&scores)[2][4],
-                                                       uint32_t q,
-                                                       uint32_t k) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::score(float (&scores)[2][4],
+                                                    uint32_t q,
+                                                    uint32_t k) const {
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     uint32_t a[4], b[4];
@@ -225,13 +266,13 @@ __device__ __forceinline__ void Walk<kConstant>::score(float (&scores)[2][4],
 
 /// Queries of each upper half are decayed from its start, keys of each lower half to its end; one
 /// tile holds both.
-template <bool kConstant>
+template <Decay kDecay>
 template <int kHalf>
-__device__ __forceinline__ void Walk<kConstant>::tree_level(float (&scores)[2][4],
-                                                            const uint32_t (&q)[kPart],
-                                                            const uint32_t (&k)[kPart],
-                                                            const float2 (&decay)[kPart],
-                                                            uint32_t tile) const {
+__device__ __forceinline__ void Walk<kDecay>::tree_level(float (&scores)[2][4],
+                                                         const uint32_t (&q)[kPart],
+                                                         const uint32_t (&k)[kPart],
+                                                         const float2 (&decay)[kPart],
+                                                         uint32_t tile) const {
 #pragma unroll
   for (int start = 0; start < kPart; start += 2 * kHalf) {
     float2 factor = {1, 1};
@@ -256,13 +297,13 @@ __device__ __forceinline__ void Walk<kConstant>::tree_level(float (&scores)[2][4
 
 /// Writes q and k, both decayed to the part's middle, in their own place, and k decayed to the
 /// part's end. `first` and `second` are minus the log2 decays of the halves.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::meet_in_the_middle(const float2 (&forget)[kPart],
-                                                                    const uint32_t (&q)[kPart],
-                                                                    const uint32_t (&k)[kPart],
-                                                                    float2 first,
-                                                                    float2 second,
-                                                                    const Stage& stage) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::meet_in_the_middle(const float2 (&forget)[kPart],
+                                                                 const uint32_t (&q)[kPart],
+                                                                 const uint32_t (&k)[kPart],
+                                                                 float2 first,
+                                                                 float2 second,
+                                                                 const Stage& stage) const {
   const float2 to_end = exp2_fast(float2{-second.x, -second.y});
   *reinterpret_cast<float2*>(&shared_.first_half[warp_][2 * lane_]) =
       exp2_fast(float2{-first.x, -first.y});
@@ -279,12 +320,12 @@ __device__ __forceinline__ void Walk<kConstant>::meet_in_the_middle(const float2
 
 /// Makes the scores, writes q decayed from the part's start in its own place, and k decayed to the
 /// part's end.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::climb_a_tree(float (&scores)[2][4],
-                                                              float2 (&decay)[kPart],
-                                                              const uint32_t (&q)[kPart],
-                                                              const uint32_t (&k)[kPart],
-                                                              const Stage& stage) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::climb_a_tree(float (&scores)[2][4],
+                                                           float2 (&decay)[kPart],
+                                                           const uint32_t (&q)[kPart],
+                                                           const uint32_t (&k)[kPart],
+                                                           const Stage& stage) const {
   const uint32_t late = shared_address(shared_.late_k), queries = shared_address(stage.q);
   float neighbours[2][4] = {};  // nothing decays between them
   score(neighbours, queries, shared_address(stage.k));
@@ -311,8 +352,8 @@ __device__ __forceinline__ void Walk<kConstant>::climb_a_tree(float (&scores)[2]
 }
 
 /// Sums over channels, of which each lane gives two: the lane ends with token lane / 2.
-template <bool kConstant>
-__device__ __forceinline__ float Walk<kConstant>::bonus_of_row(float (&bonus)[kPart]) const {
+template <Decay kDecay>
+__device__ __forceinline__ float Walk<kDecay>::bonus_of_row(float (&bonus)[kPart]) const {
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
     const int width = 16 >> step;
@@ -330,10 +371,10 @@ __device__ __forceinline__ float Walk<kConstant>::bonus_of_row(float (&bonus)[kP
 
 /// Leaves in shared memory: late_k, decay, log2_decay, first_half. Returns the warp's queries,
 /// decayed to first_half, and the weights of its tokens with each other.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::prepare(uint32_t (&queries)[4][4],
-                                                         uint32_t (&weights)[4],
-                                                         const Stage& stage) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::prepare(uint32_t (&queries)[4][4],
+                                                      uint32_t (&weights)[4],
+                                                      const Stage& stage) const {
   float scores[2][4] = {}, own_bonus;
   bool is_tree;
   {
@@ -396,9 +437,10 @@ __device__ __forceinline__ void Walk<kConstant>::prepare(uint32_t (&queries)[4][
 }
 
 /// y = q S, and the weights of the tokens of earlier parts.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::read_earlier(
-    float (&y)[8][4], uint32_t (&weights)[kParts][4], const uint32_t (&queries)[4][4]) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::read_earlier(float (&y)[8][4],
+                                                           uint32_t (&weights)[kParts][4],
+                                                           const uint32_t (&queries)[4][4]) const {
   float2 x[4][4];  // the queries in f32, decayed from the start of their part, then of ever earlier
                    // ones
   const auto times = [&](const float* factor) {
@@ -452,9 +494,9 @@ __device__ __forceinline__ void Walk<kConstant>::read_earlier(
 
 /// What came before decays over the part, and the part's keys and values are added; use(n, b) gets
 /// the operand of columns [8n, 8n + 16) of the values.
-template <bool kConstant>
+template <Decay kDecay>
 template <class Use>
-__device__ __forceinline__ void Walk<kConstant>::insert(
+__device__ __forceinline__ void Walk<kDecay>::insert(
     float (&fresh)[8][4], uint32_t keys, uint32_t values, int part, int buffer, Use use) const {
   if (part > 0) {
     const float decay[2] = {shared_.decay[buffer][part][row_],
@@ -478,15 +520,15 @@ __device__ __forceinline__ void Walk<kConstant>::insert(
 }
 
 /// log2, of key key_.
-template <bool kConstant>
-__device__ __forceinline__ float Walk<kConstant>::block_decay(int buffer) const {
+template <Decay kDecay>
+__device__ __forceinline__ float Walk<kDecay>::block_decay(int buffer) const {
   const auto& parts = shared_.log2_decay[buffer];
   return (parts[0][key_] + parts[1][key_]) + (parts[2][key_] + parts[3][key_]);
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::advance(const float (&fresh)[8][4],
-                                                         float log2_decay) {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::advance(const float (&fresh)[8][4],
+                                                      float log2_decay) {
   const float mine = decay_change(log2_decay);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -499,8 +541,8 @@ __device__ __forceinline__ void Walk<kConstant>::advance(const float (&fresh)[8]
   }
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::read_state(const float* from) {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::read_state(const float* from) {
 #pragma unroll
   for (int n = 0; n < 8; ++n)
 #pragma unroll
@@ -512,8 +554,8 @@ __device__ __forceinline__ void Walk<kConstant>::read_state(const float* from) {
     }
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::write_state(float* to) const {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::write_state(float* to) const {
 #pragma unroll
   for (int n = 0; n < 8; ++n)
 #pragma unroll
@@ -522,8 +564,8 @@ __device__ __forceinline__ void Walk<kConstant>::write_state(float* to) const {
           state_[n][2 * half], state_[n][2 * half + 1]};
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::take_block(int stage) {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::take_block(int stage) {
   const Stage& tiles = shared_.stages[stage];
   uint32_t queries[4][4], weights[kParts][4], own_weights[4];
   prepare(queries, own_weights, tiles);
@@ -560,8 +602,8 @@ __device__ __forceinline__ void Walk<kConstant>::take_block(int stage) {
   store_tile(state_, shared_address(shared_.state), warp_, lane_);
 }
 
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::walk() {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::walk() {
   load_first();
   wait_for_earlier_kernels();
   read_state(shared_.ends.start);
@@ -579,8 +621,8 @@ __device__ __forceinline__ void Walk<kConstant>::walk() {
 
 /// What the segment adds to the state, and its decay. One barrier a block: late_k and the decays
 /// have two buffers.
-template <bool kConstant>
-__device__ __forceinline__ void Walk<kConstant>::sum_up() {
+template <Decay kDecay>
+__device__ __forceinline__ void Walk<kDecay>::sum_up() {
   load_first();
   read_state(nullptr);
   float sum = 0;
@@ -621,7 +663,7 @@ __device__ __forceinline__ void Walk<kConstant>::sum_up() {
 
 #endif  // STUFFED_ON_HOPPER
 
-template <bool kConstant>
+template <Decay kDecay>
 __global__ void __launch_bounds__(kThreads, 2)
     vector_hopper_kernel(const __grid_constant__ Maps maps,
                          const __grid_constant__ DecayScanParams p,
@@ -645,7 +687,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     shared.bonus[threadIdx.x] =
         static_cast<const float*>(p.bonus.data)[task.h * p.bonus.h + threadIdx.x * p.bonus.c];
   __syncthreads();
-  Walk<kConstant> walk(shared, p, maps, task, writes_output);
+  Walk<kDecay> walk(shared, p, maps, task, writes_output);
   if (writes_output)
     walk.walk();
   else
@@ -653,8 +695,19 @@ __global__ void __launch_bounds__(kThreads, 2)
 #endif
 }
 
-bool has_constant_decay(const DecayScanParams& p) {
-  return p.log_decay.t == 0;
+Decay decay_of(const DecayScanParams& p) {
+  return p.gate.data ? Decay::Raw : p.log_decay.t == 0 ? Decay::Constant : Decay::Stored;
+}
+
+bool takes_decay(const DecayScanParams& p) {
+  switch (decay_of(p)) {
+    case Decay::Constant:
+      return p.has_vector_decay;
+    case Decay::Raw:
+      return p.gate_kind == GateKind::NegativeExp && takes_boxes(p.gate, p.tokens);
+    default:
+      return p.has_vector_decay && takes_boxes(p.log_decay, p.tokens, kDecayBox);
+  }
 }
 
 cudaError_t make_maps(Maps& maps, const DecayScanParams& p) {
@@ -665,12 +718,15 @@ cudaError_t make_maps(Maps& maps, const DecayScanParams& p) {
     error = make_tensor_map(maps.v, p.v, p, kWidth);
   if (error == cudaSuccess)
     error = make_tensor_map(maps.y, output_view(p), p, kWidth, kOutputBox);
-  if (error == cudaSuccess && !has_constant_decay(p))
-    error = make_tensor_map(maps.log_decay, p.log_decay, p, kWidth, kDecayBox);
+  const Decay decay = decay_of(p);
+  if (error == cudaSuccess && decay == Decay::Stored)
+    error = make_tensor_map(maps.decay, p.log_decay, p, kWidth, kDecayBox);
+  if (error == cudaSuccess && decay == Decay::Raw)
+    error = make_tensor_map(maps.decay, p.gate, p, kWidth);
   return error;
 }
 
-template <bool kConstant>
+template <Decay kDecay>
 cudaError_t launch(const DecayScanParams& p,
                    const DecayScanPlan& plan,
                    int first_segment,
@@ -680,32 +736,37 @@ cudaError_t launch(const DecayScanParams& p,
   Maps maps;
   if (const cudaError_t error = make_maps(maps, p); error != cudaSuccess)
     return error;
-  if (const cudaError_t error = allow_shared_memory(vector_hopper_kernel<kConstant>, kBytes);
+  if (const cudaError_t error = allow_shared_memory(vector_hopper_kernel<kDecay>, kBytes);
       error != cudaSuccess)
     return error;
   const int64_t ctas = ctas_of(p, kWidth, 1) * count;
-  return launch_overlapping(vector_hopper_kernel<kConstant>, {ctas, kThreads, kBytes, stream},
+  return launch_overlapping(vector_hopper_kernel<kDecay>, {ctas, kThreads, kBytes, stream},
                             /*overlaps=*/first_segment > 0, maps, p, plan, first_segment);
 }
 
-template <bool kConstant>
+template <Decay kDecay>
 Path make_path() {
-  return {launch<kConstant>, kWidth,
-          resident_ctas(vector_hopper_kernel<kConstant>, kThreads, sizeof(Shared))};
+  return {launch<kDecay>, kWidth,
+          resident_ctas(vector_hopper_kernel<kDecay>, kThreads, sizeof(Shared))};
 }
 
 }  // namespace
 
 Path vector_hopper_path(const DecayScanParams& p) {
-  return has_constant_decay(p) ? make_path<true>() : make_path<false>();
+  switch (decay_of(p)) {
+    case Decay::Constant:
+      return make_path<Decay::Constant>();
+    case Decay::Raw:
+      return make_path<Decay::Raw>();
+    default:
+      return make_path<Decay::Stored>();
+  }
 }
 
 bool vector_hopper_takes(const DecayScanParams& p) {
-  return p.has_vector_decay && p.bonus.data && !p.bonus_k.data && !p.v_scale.data &&
-         p.keys == kWidth && p.columns == kWidth && takes_boxes(p.q, p.tokens) &&
-         takes_boxes(p.k, p.tokens) && takes_boxes(p.v, p.tokens) &&
-         (has_constant_decay(p) || takes_boxes(p.log_decay, p.tokens, kDecayBox)) &&
-         reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && on_hopper();
+  return takes_decay(p) && p.bonus.data && !p.bonus_k.data && !p.v_scale.data && p.keys == kWidth &&
+         p.columns == kWidth && takes_boxes(p.q, p.tokens) && takes_boxes(p.k, p.tokens) &&
+         takes_boxes(p.v, p.tokens) && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && on_hopper();
 }
 
 }  // namespace stuffed::kernels::scan

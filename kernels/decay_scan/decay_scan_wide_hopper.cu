@@ -1,4 +1,5 @@
-// The chunked form for one decay per channel, K = V = 128 and no bonus (HGRN-2), on Hopper: two
+// The chunked form for one decay per channel, K = V = 128 and no bonus (HGRN-2), on Hopper, of
+// stored log decays or of a raw gate, from which decay and key are made here without logarithms. Two
 // groups of four warps, a half of the channels each, prepare a block of 64 tokens while two others,
 // a half of the columns each, multiply the block before.
 //
@@ -7,6 +8,8 @@
 // product makes all scores. Elsewhere they are decayed to the borders of the 16 tokens, which meet
 // at their own middle, or, where that fails too or |q| or |k| exceeds 2^60, in a tree of 8, 4, 2
 // and 1 tokens, whose factors are all <= 1. Factors are running products of decays.
+#include <type_traits>
+
 #include "kernels/decay_scan/decay_scan_hopper.cuh"
 
 namespace stuffed::kernels::scan {
@@ -27,21 +30,27 @@ constexpr Box kOutputBox = {sizeof(__nv_bfloat16), kRound};
 using Tile64 = __nv_bfloat16[kTile / 2];
 using PerPart = float[kParts][kWidth];
 
+struct Decays {
+  PerPart decay;
+  PerPart lost;  // log2 of the decay, or, of a raw gate, 1 - decay
+};
+
 struct alignas(1024) Shared {
   struct Stage {
-    Tile64 q[2], k[2], v[2];  // halves; q and k are decayed in place
+    Tile64 q[2], k[2], v[2];  // halves; q and k are decayed in place; k may hold the raw gate first
   };
   Stage stages[kStages];
-  float log_decay[4][kTile / 4];  // 32 channels each
+  float log_decay[4][kTile / 4];  // 32 channels each; unused with a raw gate
   Tile64 scores[2][2];            // [block's parity][half of the channels]; k decayed to a middle
-  __nv_bfloat16 y[2][kRound * kHalf];  // a sum keeps its second decay and log2_decay here
-  PerPart decay, log2_decay;
+  __nv_bfloat16 y[2][kRound * kHalf];  // a sum keeps its second parts here
+  Decays parts;
   PerPart first_half;         // of the part; or, in part 0, of the block
   float change[2][kWidth];    // [block's parity]: decay_change() of the block
+  float base[kWidth];         // of a raw gate
   int is_extreme[2][kParts];  // q or k: see is_extreme()
   uint32_t zero;
   uint64_t full[kStages], ready[kStages], empty[kStages], decays_full, decays_empty;
-  int blocks;
+  int blocks, left;  // left: the segment's tokens
   Task task;
   Ends ends;
 };
@@ -77,9 +86,26 @@ __device__ __forceinline__ float2& two(float* x) {
   return *reinterpret_cast<float2*>(x);
 }
 
-/// Whether a factor to a middle may take the largest of these out of bf16's range.
-__device__ __forceinline__ bool is_extreme(__nv_bfloat162 largest) {
-  const float2 x = unpack(*reinterpret_cast<const uint32_t*>(&largest));
+// A token's key in two channels, stored or made of a raw gate.
+__device__ __forceinline__ float2 wide(uint32_t key) {
+  return unpack(key);
+}
+__device__ __forceinline__ float2 wide(float2 key) {
+  return key;
+}
+__device__ __forceinline__ float2 wide(__nv_bfloat162 key) {
+  return unpack(*reinterpret_cast<const uint32_t*>(&key));
+}
+__device__ __forceinline__ uint32_t narrow(uint32_t key) {
+  return key;
+}
+__device__ __forceinline__ uint32_t narrow(float2 key) {
+  return pack(key);
+}
+
+/// Whether a factor to a middle may take the largest of these out of bf16's range. Keys of a raw
+/// gate are judged by what they make a state lose in 16 tokens: 1 to 16 times the largest, if small.
+__device__ __forceinline__ bool is_extreme(float2 x) {
   const float most = fmaxf(x.x, x.y);
   const bool large = __any_sync(~0u, most > kLargest);
   const bool small = !__any_sync(~0u, most >= 1 / kLargest) && __any_sync(~0u, most > 0);
@@ -90,7 +116,42 @@ __device__ __forceinline__ __nv_bfloat162 larger(__nv_bfloat162 x, uint32_t y) {
   return __hmax2(x, __habs2(*reinterpret_cast<const __nv_bfloat162*>(&y)));
 }
 
+/// decay = base + (1 - base) sigmoid(x) and key = 1 - decay, neither by a difference of near
+/// numbers. A decay below 2^-126 counts as that; NaN passes.
+__device__ __forceinline__ void open_gate(float& decay, float& key, float x, float base) {
+  float t = x * -kLog2E;
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(t) : "f"(126.f));  // its power has an inverse
+  const float e = exp2_fast(t), sigmoid = reciprocal(1 + e), free = 1 - base;
+  key = free * (e * sigmoid);
+  decay = fmaf(free, sigmoid, base);
+}
+
+/// What is lost of a state, of which first `a` and then `b` of the rest is.
+__device__ __forceinline__ float lost_in_turn(float a, float b) {
+  return fmaf(-a, b, a + b);
+}
+
+__device__ __forceinline__ float2 lost_in_turn(float2 a, float2 b) {
+  return {lost_in_turn(a.x, b.x), lost_in_turn(a.y, b.y)};
+}
+
+/// A decay by itself, and by what of a state is lost, which is exact where that is little.
+struct Fading {
+  float decay = 1, lost = 0;
+
+  __device__ __forceinline__ void add(float decay_, float lost_) {
+    decay *= decay_;
+    lost = lost_in_turn(lost, lost_);
+  }
+  /// As decay_change() of its log2.
+  __device__ __forceinline__ float change() const { return lost < 0.5f ? -lost : decay; }
+  __device__ __forceinline__ float log2() const {
+    return lost < 0.5f ? log1pf(-lost) * kLog2E : log2f(decay);
+  }
+};
+
 /// The block's loads, by one thread.
+template <bool kRaw>
 __device__ __forceinline__ void load_block(Shared& shared,
                                            const DecayScanParams& p,
                                            const Maps& maps,
@@ -109,7 +170,7 @@ __device__ __forceinline__ void load_block(Shared& shared,
     }
   };
   arrive_expecting(full, (writes_output ? 6 : 4) * kTile);
-  load(to.k, maps.k, p.k);
+  load(to.k, maps.k, kRaw ? p.gate : p.k);
   if (writes_output)
     load(to.q, maps.q, p.q);
   load(to.v, maps.v, p.v);
@@ -129,7 +190,7 @@ __device__ __forceinline__ void load_decays(Shared& shared,
   }
 }
 
-/// A warp of a preparing group.
+/// A warp of a preparing group. `kRaw` below: of a raw gate, GateKind::Forget.
 class Prepare {
  public:
   __device__ __forceinline__
@@ -142,7 +203,7 @@ class Prepare {
         lane_(lane),
         pair_(kHalf * half + 2 * lane) {}
 
-  template <bool kWrites>
+  template <bool kWrites, bool kRaw>
   __device__ __forceinline__ void run();
 
  private:
@@ -165,6 +226,10 @@ class Prepare {
   }
 
   __device__ __forceinline__ void read_decays(float2 (&decay)[kPart], float2& log2_decay) const;
+  __device__ __forceinline__ void load_gate(uint32_t (&x)[kPart]) const;
+  __device__ __forceinline__ void open_gates(float2 (&k)[kPart],
+                                             float2 (&decay)[kPart],
+                                             float2& lost) const;
   __device__ __forceinline__ void score(float (&scores)[2][4], uint32_t q, uint32_t k) const;
   template <int kSize>
   __device__ __forceinline__ void tree_level(float (&scores)[2][4], float2 (&decay)[kPart]) const;
@@ -172,10 +237,17 @@ class Prepare {
   __device__ __forceinline__ void decay_to_the_borders(const float2 (&decay)[kPart]) const;
   template <bool kToQ>
   __device__ __forceinline__ void write_token(
-      int t, uint32_t q, uint32_t k, float2 factor, float2 late) const;
+      int t, uint32_t q, float2 k, float2 factor, float2 late) const;
+  __device__ __forceinline__ void load_queries(uint32_t (&q)[kPart], int begin, int end) const {
+#pragma unroll
+    for (int t = 0; t < kPart; ++t)
+      if (t >= begin && t < end)
+        q[t] = load_word(own(q_, t));
+  }
+  template <bool kRaw, class Key>
   __device__ __forceinline__ void meet_in_the_blocks_middle(float2 (&decay)[kPart],
-                                                            const uint32_t (&q)[kPart],
-                                                            const uint32_t (&k)[kPart],
+                                                            uint32_t (&q)[kPart],
+                                                            const Key (&k)[kPart],
                                                             float2 second) const;
   __device__ __forceinline__ void meet_in_the_parts_middle(float2 (&decay)[kPart]) const;
   __device__ __forceinline__ bool parts_middle_holds(const float2 (&decay)[kPart]) const;
@@ -184,11 +256,15 @@ class Prepare {
   __device__ __forceinline__ void score_parts(float (&scores)[kParts][2][4]) const;
   __device__ __forceinline__ void keep_the_past(float (&scores)[2][4]) const;
   __device__ __forceinline__ void write_scores(const float (&scores)[kParts][2][4]) const;
-  __device__ __forceinline__ void write_change(int buffer, const PerPart& log2_decay, bool slow);
+  template <bool kRaw>
+  __device__ __forceinline__ void write_change(int buffer, const Decays& parts, bool slow);
   __device__ __forceinline__ float2 decay_behind(PerPart& decay) const;
   __device__ __forceinline__ void move_keys(float2 later) const;
+  template <bool kRaw>
   __device__ __forceinline__ void prepare_for_walk(int buffer);
   __device__ __forceinline__ void prepare_for_sum(int buffer, int stage, int parity);
+  __device__ __forceinline__ void prepare_raw_for_sum(int buffer);
+  __device__ __forceinline__ Decays& parts_in(int buffer) const;
   __device__ __forceinline__ void load_next_decays(int block) const;
 
   Shared& shared_;
@@ -198,12 +274,14 @@ class Prepare {
   uint32_t q_ = 0, k_ = 0, scores_ = 0;  // tiles
   int block_ = 0;
   float sum_ = 0;  // log2 of the segment's decay
+  Fading total_;   // the same of raw gates
 };
 
 /// The warp's tokens in the lane's channels.
 __device__ __forceinline__ void Prepare::read_decays(float2 (&decay)[kPart],
                                                      float2& log2_decay) const {
   const uint32_t tile = shared_address(shared_.log_decay[2 * half_ + (lane_ >> 4)]);
+  wait(&shared_.decays_full, block_ & 1);
   log2_decay = {0, 0};
 #pragma unroll
   for (int t = 0; t < kPart; ++t) {
@@ -211,6 +289,37 @@ __device__ __forceinline__ void Prepare::read_decays(float2 (&decay)[kPart],
     x = {x.x * kLog2E, x.y * kLog2E};
     log2_decay.x += x.x, log2_decay.y += x.y;
     decay[t] = {exp2_fast(x.x), exp2_fast(x.y)};
+  }
+  arrive_as_warp(&shared_.decays_empty, lane_);
+}
+
+/// The same of the raw gate. Beyond the segment's end, where the copy engine fills in zeros, it is
+/// one that keeps all.
+__device__ __forceinline__ void Prepare::load_gate(uint32_t (&x)[kPart]) const {
+  constexpr uint32_t kKeepAll = 0x7f807f80;  // +inf twice
+  const int left = shared_.left - kBlock * block_ - kPart * warp_;
+#pragma unroll
+  for (int t = 0; t < kPart; ++t)
+    x[t] = load_word(own(k_, t));
+  if (left < kPart)
+#pragma unroll
+    for (int t = 0; t < kPart; ++t)
+      x[t] = t < left ? x[t] : kKeepAll;
+}
+
+__device__ __forceinline__ void Prepare::open_gates(float2 (&k)[kPart],
+                                                    float2 (&decay)[kPart],
+                                                    float2& lost) const {
+  const float2 base = two(&shared_.base[pair_]);
+  uint32_t x[kPart];
+  load_gate(x);
+  lost = {0, 0};
+#pragma unroll
+  for (int t = 0; t < kPart; ++t) {
+    const float2 raw = unpack(x[t]);
+    open_gate(decay[t].x, k[t].x, raw.x, base.x);
+    open_gate(decay[t].y, k[t].y, raw.y, base.y);
+    lost = lost_in_turn(lost, k[t]);
   }
 }
 
@@ -310,34 +419,40 @@ __device__ __forceinline__ void Prepare::decay_to_the_borders(const float2 (&dec
 /// is before; the other takes the inverse.
 template <bool kToQ>
 __device__ __forceinline__ void Prepare::write_token(
-    int t, uint32_t q, uint32_t k, float2 factor, float2 late) const {
+    int t, uint32_t q, float2 k, float2 factor, float2 late) const {
   const float2 inverse = reciprocal(factor);
-  const float2 middle = unpack(k) * (kToQ ? inverse : factor);
+  const float2 middle = k * (kToQ ? inverse : factor);
   store_word(own(q_, t), pack(unpack(q) * (kToQ ? factor : inverse)));
   store_word(own(scores_, t), pack(middle));
   store_word(own(k_, t), pack(middle * late));
 }
 
 /// Writes q and k decayed to the block's middle, and k decayed to its end. `second` is the decay of
-/// the block's second half.
+/// the block's second half; q is read anew if the gate is raw.
+template <bool kRaw, class Key>
 __device__ __forceinline__ void Prepare::meet_in_the_blocks_middle(float2 (&decay)[kPart],
-                                                                   const uint32_t (&q)[kPart],
-                                                                   const uint32_t (&k)[kPart],
+                                                                   uint32_t (&q)[kPart],
+                                                                   const Key (&k)[kPart],
                                                                    float2 second) const {
+  constexpr int kBatch = kPart / 2;  // tokens; beside a raw gate's keys there is no room for more
   float2 factor = {1, 1};
   if (warp_ == 0 || warp_ == 3)
-    factor = two(&shared_.decay[warp_ == 0 ? 1 : 2][pair_]);
+    factor = two(&shared_.parts.decay[warp_ == 0 ? 1 : 2][pair_]);
   if (warp_ < 2) {
 #pragma unroll
     for (int t = kPart - 1; t >= 0; --t) {
-      write_token<false>(t, q[t], k[t], factor, second);
+      if (kRaw && (t + 1) % kBatch == 0)
+        load_queries(q, t + 1 - kBatch, t + 1);
+      write_token<false>(t, q[t], wide(k[t]), factor, second);
       factor = factor * decay[t];
     }
   } else {
 #pragma unroll
     for (int t = 0; t < kPart; ++t) {
+      if (kRaw && t % kBatch == 0)
+        load_queries(q, t, t + kBatch);
       factor = factor * decay[t];
-      write_token<true>(t, q[t], k[t], factor, second);
+      write_token<true>(t, q[t], wide(k[t]), factor, second);
     }
   }
 }
@@ -364,7 +479,7 @@ __device__ __forceinline__ void Prepare::meet_in_the_parts_middle(float2 (&decay
   float2 factor = {1, 1};
 #pragma unroll
   for (int t = kMiddleToken - 1; t >= 0; --t) {
-    write_token<false>(t, q[t], k[t], factor, second);
+    write_token<false>(t, q[t], wide(k[t]), factor, second);
     factor = factor * decay[t];
   }
   two(&shared_.first_half[warp_][pair_]) = factor;
@@ -375,7 +490,7 @@ __device__ __forceinline__ void Prepare::meet_in_the_parts_middle(float2 (&decay
 #pragma unroll
   for (int t = 0; t < kMiddleToken; ++t) {
     factor = factor * decay[t + kMiddleToken];
-    write_token<true>(t + kMiddleToken, q[t], k[t], factor, second);
+    write_token<true>(t + kMiddleToken, q[t], wide(k[t]), factor, second);
   }
 }
 
@@ -454,7 +569,7 @@ __device__ __forceinline__ void Prepare::score_parts(float (&scores)[kParts][2][
         mma(scores[part][0], a, b[0], b[1]);
         mma(scores[part][1], a, b[2], b[3]);
       }
-      times(shared_.decay[part]);
+      times(shared_.parts.decay[part]);
     }
   __syncwarp();
 #pragma unroll
@@ -477,19 +592,27 @@ __device__ __forceinline__ void Prepare::write_scores(const float (&scores)[kPar
   store_elements([&](int n, int e) { return scores[n >> 1][n & 1][e]; }, scores_, warp_, lane_);
 }
 
-/// Of 16 channels a warp. The sum over parts is of the block's whole decay.
-__device__ __forceinline__ void Prepare::write_change(int buffer,
-                                                      const PerPart& log2_decay,
-                                                      bool slow) {
+/// Of 16 channels a warp: the block's whole decay from the parts'.
+template <bool kRaw>
+__device__ __forceinline__ void Prepare::write_change(int buffer, const Decays& parts, bool slow) {
   if (lane_ >= kPart)
     return;
   const int channel = kHalf * half_ + kPart * warp_ + lane_;
-  const float sum = (log2_decay[0][channel] + log2_decay[1][channel]) +
-                    (log2_decay[2][channel] + log2_decay[3][channel]);
-  shared_.change[buffer][channel] = decay_change(sum);
   if (!slow)
-    shared_.first_half[0][channel] = shared_.decay[0][channel] * shared_.decay[1][channel];
-  sum_ += sum;
+    shared_.first_half[0][channel] = parts.decay[0][channel] * parts.decay[1][channel];
+  if constexpr (kRaw) {
+    Fading block;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+      block.add(parts.decay[part][channel], parts.lost[part][channel]);
+    shared_.change[buffer][channel] = block.change();
+    total_.add(block.decay, block.lost);
+  } else {
+    const float sum = (parts.lost[0][channel] + parts.lost[1][channel]) +
+                      (parts.lost[2][channel] + parts.lost[3][channel]);
+    shared_.change[buffer][channel] = decay_change(sum);
+    sum_ += sum;
+  }
 }
 
 /// From the warp's part's end to the block's end.
@@ -521,50 +644,65 @@ __device__ __forceinline__ void Prepare::load_next_decays(int block) const {
   __syncwarp();
 }
 
+template <bool kRaw>
 __device__ __forceinline__ void Prepare::prepare_for_walk(int buffer) {
   float2 decay[kPart];
-  uint32_t q[kPart], k[kPart];
+  uint32_t q[kPart];
+  std::conditional_t<kRaw, float2, uint32_t> k[kPart];
+  bool is_own_extreme = false;
   {
-    float2 log2_decay;
-    wait(&shared_.decays_full, block_ & 1);
-    read_decays(decay, log2_decay);
-    arrive_as_warp(&shared_.decays_empty, lane_);
+    float2 lost;
+    if constexpr (kRaw)
+      open_gates(k, decay, lost);
+    else
+      read_decays(decay, lost);
     float2 whole = decay[0];
 #pragma unroll
     for (int t = 1; t < kPart; ++t)
       whole = whole * decay[t];
-    two(&shared_.decay[warp_][pair_]) = whole;
-    two(&shared_.log2_decay[warp_][pair_]) = log2_decay;
+    two(&shared_.parts.decay[warp_][pair_]) = whole;
+    two(&shared_.parts.lost[warp_][pair_]) = lost;
+    if (kRaw)
+      is_own_extreme = is_extreme(lost);
   }
   {
     __nv_bfloat162 most_q = __floats2bfloat162_rn(0, 0), most_k = most_q;
 #pragma unroll
     for (int t = 0; t < kPart; ++t) {
       q[t] = load_word(own(q_, t));
-      k[t] = load_word(own(k_, t));
       most_q = larger(most_q, q[t]);
-      most_k = larger(most_k, k[t]);
+      if constexpr (!kRaw) {
+        k[t] = load_word(own(k_, t));
+        most_k = larger(most_k, k[t]);
+      }
     }
-    const bool extreme = is_extreme(most_q) || is_extreme(most_k);
+    is_own_extreme |= is_extreme(wide(most_q)) || (!kRaw && is_extreme(wide(most_k)));
     if (lane_ == 0)
-      shared_.is_extreme[half_][warp_] = extreme;
+      shared_.is_extreme[half_][warp_] = is_own_extreme;
   }
   barrier();  // decays and is_extreme are there
-  const float2 first = two(&shared_.decay[0][pair_]) * two(&shared_.decay[1][pair_]);
-  const float2 second = two(&shared_.decay[2][pair_]) * two(&shared_.decay[3][pair_]);
+  const float2 first = two(&shared_.parts.decay[0][pair_]) * two(&shared_.parts.decay[1][pair_]);
+  const float2 second = two(&shared_.parts.decay[2][pair_]) * two(&shared_.parts.decay[3][pair_]);
   const int4 extreme = *reinterpret_cast<const int4*>(shared_.is_extreme[half_]);
   const bool slow = !__all_sync(~0u, at_least(first, second, kMiddle)) ||
                     (extreme.x | extreme.y | extreme.z | extreme.w) != 0;
-  write_change(buffer, shared_.log2_decay, slow);
+  write_change<kRaw>(buffer, shared_.parts, slow);
   float scores[kParts][2][4] = {};
   if (!slow) {
-    meet_in_the_blocks_middle(decay, q, k, second);
-    load_next_decays(block_);
+    (kRaw ? anew() : *this).meet_in_the_blocks_middle<kRaw>(decay, q, k, second);
+    if (!kRaw)
+      load_next_decays(block_);
     barrier();  // keys are there
     score_block(scores);
     barrier();  // and were read
     write_scores(scores);
     return;
+  }
+  if (kRaw) {
+#pragma unroll
+    for (int t = 0; t < kPart; ++t)
+      store_word(own(k_, t), narrow(k[t]));
+    __syncwarp();
   }
   float own_scores[2][4] = {};
   if (parts_middle_holds(decay)) {
@@ -576,7 +714,8 @@ __device__ __forceinline__ void Prepare::prepare_for_walk(int buffer) {
     anew().climb_a_tree(own_scores, decay);
   }
   keep_the_past(own_scores);
-  load_next_decays(block_);
+  if (!kRaw)
+    load_next_decays(block_);
   barrier();  // keys are there
   anew().score_parts(scores);
 #pragma unroll
@@ -586,49 +725,76 @@ __device__ __forceinline__ void Prepare::prepare_for_walk(int buffer) {
       if (part == warp_)
         scores[part][i >> 2][i & 3] = own_scores[i >> 2][i & 3];
   write_scores(scores);
-  const float2 later = decay_behind(shared_.decay);
+  const float2 later = decay_behind(shared_.parts.decay);
   barrier();  // keys and decays were read
   if (warp_ < kParts - 1)
     anew().move_keys(later);
 }
 
-/// One barrier a block: decays have two buffers.
+/// A sum has two buffers for them, and so needs one barrier a block.
+__device__ __forceinline__ Decays& Prepare::parts_in(int buffer) const {
+  return buffer ? *reinterpret_cast<Decays*>(shared_.y) : shared_.parts;
+}
+
 __device__ __forceinline__ void Prepare::prepare_for_sum(int buffer, int stage, int parity) {
-  auto* const spare = reinterpret_cast<PerPart*>(shared_.y);
-  PerPart& decays = buffer ? spare[0] : shared_.decay;
-  PerPart& log2_decays = buffer ? spare[1] : shared_.log2_decay;
+  Decays& parts = parts_in(buffer);
   float2 decay[kPart], log2_decay, factor = {1, 1};
-  wait(&shared_.decays_full, block_ & 1);
   read_decays(decay, log2_decay);
-  arrive_as_warp(&shared_.decays_empty, lane_);
 #pragma unroll
   for (int t = kPart - 1; t >= 0; --t) {
     const float2 x = decay[t];
     decay[t] = factor;
     factor = factor * x;
   }
-  two(&decays[warp_][pair_]) = factor;
-  two(&log2_decays[warp_][pair_]) = log2_decay;
+  two(&parts.decay[warp_][pair_]) = factor;
+  two(&parts.lost[warp_][pair_]) = log2_decay;
   wait(shared_.full + stage, parity);
   uint32_t k[kPart];
 #pragma unroll
   for (int t = 0; t < kPart; ++t)
     k[t] = load_word(own(k_, t));
   barrier();
-  const float2 later = decay_behind(decays);
+  const float2 later = decay_behind(parts.decay);
 #pragma unroll
   for (int t = 0; t < kPart; ++t)
     store_word(own(k_, t), pack(unpack(k[t]) * (decay[t] * later)));
-  write_change(buffer, log2_decays, /*slow=*/true);
+  write_change<false>(buffer, parts, /*slow=*/true);
   load_next_decays(block_);
 }
 
-template <bool kWrites>
+__device__ __forceinline__ void Prepare::prepare_raw_for_sum(int buffer) {
+  Decays& parts = parts_in(buffer);
+  const float2 base = two(&shared_.base[pair_]);
+  float2 key[kPart], factor = {1, 1}, lost = {0, 0};
+  uint32_t x[kPart];
+  load_gate(x);
+#pragma unroll
+  for (int t = kPart - 1; t >= 0; --t) {
+    const float2 raw = unpack(x[t]);
+    float2 decay;
+    open_gate(decay.x, key[t].x, raw.x, base.x);
+    open_gate(decay.y, key[t].y, raw.y, base.y);
+    lost = lost_in_turn(lost, key[t]);
+    key[t] = key[t] * factor;
+    factor = factor * decay;
+  }
+  two(&parts.decay[warp_][pair_]) = factor;
+  two(&parts.lost[warp_][pair_]) = lost;
+  barrier();
+  const float2 later = decay_behind(parts.decay);
+#pragma unroll
+  for (int t = 0; t < kPart; ++t)
+    store_word(own(k_, t), pack(key[t] * later));
+  write_change<true>(buffer, parts, /*slow=*/true);
+}
+
+template <bool kWrites, bool kRaw>
 __device__ __forceinline__ void Prepare::run() {
   if (threadIdx.x == 0) {
-    load_decays(shared_, p_, maps_, 0);
+    if (!kRaw)
+      load_decays(shared_, p_, maps_, 0);
     for (int stage = 0; stage < kStages; ++stage)
-      load_block(shared_, p_, maps_, kWrites, stage, stage);
+      load_block<kRaw>(shared_, p_, maps_, kWrites, stage, stage);
   }
   __syncwarp();
   for (; block_ < shared_.blocks; ++block_) {
@@ -638,23 +804,25 @@ __device__ __forceinline__ void Prepare::run() {
       const int next = (block_ + 1) % kStages;
       wait(shared_.empty + next, (block_ - 2) / kStages & 1);
       if (threadIdx.x == 0)
-        load_block(shared_, p_, maps_, kWrites, block_ + 1, next);
+        load_block<kRaw>(shared_, p_, maps_, kWrites, block_ + 1, next);
       __syncwarp();
     }
     const Shared::Stage& tiles = shared_.stages[stage];
     q_ = shared_address(tiles.q[half_]), k_ = shared_address(tiles.k[half_]);
     scores_ = shared_address(shared_.scores[block_ & 1][half_]);
-    if (kWrites) {
+    if (kWrites || kRaw)
       wait(shared_.full + stage, parity);
-      prepare_for_walk(block_ & 1);
-    } else {
+    if constexpr (kWrites)
+      prepare_for_walk<kRaw>(block_ & 1);
+    else if constexpr (kRaw)
+      prepare_raw_for_sum(block_ & 1);
+    else
       prepare_for_sum(block_ & 1, stage, parity);
-    }
     fence_async();
     arrive_as_warp(shared_.ready + recomputed(block_) % kStages, lane_);
   }
   if (!kWrites && lane_ < kPart)
-    shared_.ends.decay[kHalf * half_ + kPart * warp_ + lane_] = sum_;
+    shared_.ends.decay[kHalf * half_ + kPart * warp_ + lane_] = kRaw ? total_.log2() : sum_;
 }
 
 /// A thread of a multiplying group. The state is kept transposed: a row per column of v.
@@ -836,6 +1004,7 @@ __device__ __forceinline__ void Multiply::run() {
 
 #endif  // STUFFED_ON_HOPPER
 
+template <bool kRaw>
 __global__ void __launch_bounds__(kThreads, 1)
     wide_hopper_kernel(const __grid_constant__ Maps maps,
                        const __grid_constant__ DecayScanParams p,
@@ -850,6 +1019,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Task task = task_of(p, plan, first_segment, kWidth);
     shared.task = task;
     shared.blocks = blocks_of(task);
+    shared.left = static_cast<int>(task.end - task.begin);
     shared.ends = ends_of(p, plan, task, writes_output, first_segment);
     shared.zero = 0;
     for (int i = 0; i < kStages; ++i) {
@@ -861,6 +1031,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     init_barrier(&shared.decays_empty, kPreparing * kArrivals);
     publish_barriers();
   }
+  if (kRaw && threadIdx.x < kWidth)
+    shared.base[threadIdx.x] = base_of(p, task_of(p, plan, first_segment, kWidth).h, threadIdx.x);
   __syncthreads();
   const int group = static_cast<int>(threadIdx.x) / kGroup;
   const int warp = threadIdx.x / 32 % kParts, lane = threadIdx.x % 32;
@@ -868,9 +1040,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 112;");
     Prepare prepare(shared, p, maps, group, warp, lane);
     if (writes_output)
-      prepare.run<true>();
+      prepare.run<true, kRaw>();
     else
-      prepare.run<false>();
+      prepare.run<false, kRaw>();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 144;");
     Multiply multiply(shared, maps.y);
@@ -885,16 +1057,17 @@ __global__ void __launch_bounds__(kThreads, 1)
 cudaError_t make_maps(Maps& maps, const DecayScanParams& p) {
   cudaError_t error = make_tensor_map(maps.q, p.q, p, kWidth);
   if (error == cudaSuccess)
-    error = make_tensor_map(maps.k, p.k, p, kWidth);
+    error = make_tensor_map(maps.k, p.gate.data ? p.gate : p.k, p, kWidth);
   if (error == cudaSuccess)
     error = make_tensor_map(maps.v, p.v, p, kWidth);
-  if (error == cudaSuccess)
+  if (error == cudaSuccess && !p.gate.data)
     error = make_tensor_map(maps.log_decay, p.log_decay, p, kWidth, kDecayBox);
   if (error == cudaSuccess)
     error = make_tensor_map(maps.y, output_view(p), p, kWidth, kOutputBox);
   return error;
 }
 
+template <bool kRaw>
 cudaError_t launch(const DecayScanParams& p,
                    const DecayScanPlan& plan,
                    int first_segment,
@@ -904,26 +1077,36 @@ cudaError_t launch(const DecayScanParams& p,
   Maps maps;
   if (const cudaError_t error = make_maps(maps, p); error != cudaSuccess)
     return error;
-  if (const cudaError_t error = allow_shared_memory(wide_hopper_kernel, kBytes);
+  if (const cudaError_t error = allow_shared_memory(wide_hopper_kernel<kRaw>, kBytes);
       error != cudaSuccess)
     return error;
-  return launch_overlapping(wide_hopper_kernel,
+  return launch_overlapping(wide_hopper_kernel<kRaw>,
                             {ctas_of(p, kWidth, 1) * count, kThreads, kBytes, stream},
                             /*overlaps=*/first_segment > 0, maps, p, plan, first_segment);
 }
 
+template <bool kRaw>
+Path make_path() {
+  return {launch<kRaw>, kWidth, resident_ctas(wide_hopper_kernel<kRaw>, kThreads, sizeof(Shared))};
+}
+
+bool takes_decay(const DecayScanParams& p) {
+  if (p.gate.data)
+    return p.gate_kind == GateKind::Forget && takes_boxes(p.gate, p.tokens);
+  return p.has_vector_decay && takes_boxes(p.k, p.tokens) &&
+         takes_boxes(p.log_decay, p.tokens, kDecayBox);
+}
+
 }  // namespace
 
-Path wide_hopper_path(const DecayScanParams&) {
-  return {launch, kWidth, resident_ctas(wide_hopper_kernel, kThreads, sizeof(Shared))};
+Path wide_hopper_path(const DecayScanParams& p) {
+  return p.gate.data ? make_path<true>() : make_path<false>();
 }
 
 bool wide_hopper_takes(const DecayScanParams& p) {
-  return p.has_vector_decay && !p.bonus.data && !p.bonus_k.data && !p.v_scale.data &&
+  return takes_decay(p) && !p.bonus.data && !p.bonus_k.data && !p.v_scale.data &&
          p.keys == kWidth && p.columns == kWidth && takes_boxes(p.q, p.tokens) &&
-         takes_boxes(p.k, p.tokens) && takes_boxes(p.v, p.tokens) &&
-         takes_boxes(p.log_decay, p.tokens, kDecayBox) &&
-         reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && on_hopper();
+         takes_boxes(p.v, p.tokens) && reinterpret_cast<uintptr_t>(p.y) % 16 == 0 && on_hopper();
 }
 
 }  // namespace stuffed::kernels::scan

@@ -37,7 +37,12 @@ class Params(ctypes.Structure):
         + [("offset", ctypes.c_float)]
         + [(name, View) for name in ("read", "write")]
         + [(name, ctypes.c_void_p) for name in ("state_in", "state_out", "y", "workspace")]
+        + [(name, View) for name in ("gate", "base")]
+        + [("gate_kind", ctypes.c_int32)]
     )
+
+
+NEGATIVE_EXP, FORGET = 1, 2  # GateKind of kernels/decay_scan/decay_scan_terms.h
 
 
 class Plan(ctypes.Structure):
@@ -53,9 +58,9 @@ class Kernels:
     """Our kernels behind their C entry points."""
 
     AXES = {
-        **dict.fromkeys(("q", "k", "v", "log_decay", "read", "write"), "bthc"),
+        **dict.fromkeys(("q", "k", "v", "log_decay", "gate", "read", "write"), "bthc"),
         **dict.fromkeys(("v_scale", "step"), "bth"),
-        **dict.fromkeys(("bonus", "rate"), "hc"),
+        **dict.fromkeys(("bonus", "rate", "base"), "hc"),
     }
 
     def __init__(self, path):
@@ -68,7 +73,9 @@ class Kernels:
         p.batch, p.tokens, p.heads, p.keys = inputs["q"].shape
         p.columns = inputs["v"].shape[-1]
         p.is_bf16 = inputs["q"].dtype == torch.bfloat16
-        p.has_vector_decay = "step" not in inputs and inputs["log_decay"].shape[-1] > 1
+        p.has_vector_decay = "gate" in inputs or ("step" not in inputs and inputs["log_decay"].shape[-1] > 1)
+        if "gate" in inputs:
+            p.gate_kind = NEGATIVE_EXP if "k" in inputs else FORGET
         for name, axes in self.AXES.items():
             x = inputs.get(name)
             if x is not None:
@@ -98,7 +105,7 @@ class Kernels:
     def reference(self, inputs, batch, head):
         """y [T,V] and state [K,V] of one head in f64."""
         b, h = slice(batch, batch + 1), slice(head, head + 1)
-        slices = {"bonus": h, "rate": h, "state": (b, h)}
+        slices = {"bonus": h, "rate": h, "base": h, "state": (b, h)}
         one = {name: x[slices.get(name, (b, slice(None), h))] for name, x in inputs.items()}
         one["state"] = one["state"].contiguous()
         p = self.params(one)
@@ -136,6 +143,14 @@ def rwkv6_inputs(batch, tokens, heads=32, keys=64):
     return inputs | {"bonus": torch.randn(heads, keys, device="cuda"), "state": state}, {}
 
 
+def rwkv6_raw_inputs(batch, tokens, heads=32, keys=64):
+    """The same with the gate as its projection leaves it; peers take the log decay it stands for."""
+    inputs, _ = rwkv6_inputs(batch, tokens, heads, keys)
+    base = torch.randn(heads, keys, device="cuda")
+    gate = (inputs.pop("log_decay").neg_().log_() - base).to(torch.bfloat16)
+    return inputs | {"gate": gate, "base": base}, {"log_decay": lambda: (gate + base).exp_().neg_()}
+
+
 def hgrn2_inputs(batch, tokens, heads=16, keys=128):
     """HGRN-2 1.3B: k is 1 - f."""
     shape = (batch, tokens, heads, keys)
@@ -143,6 +158,20 @@ def hgrn2_inputs(batch, tokens, heads=16, keys=128):
     k = log_decay.exp().neg_().add_(1).to(torch.bfloat16)
     state = torch.randn(batch, heads, keys, keys, device="cuda")
     return {"q": normal(*shape), "k": k, "v": normal(*shape), "log_decay": log_decay, "state": state}, {}
+
+
+def hgrn2_raw_inputs(batch, tokens, heads=16, keys=128):
+    """The same with the gate as its projection leaves it, and lower bounds; peers take what it stands for."""
+    shape = (batch, tokens, heads, keys)
+    gate = torch.randn(shape, device="cuda").add_(2).to(torch.bfloat16)
+    base = torch.rand(heads, keys, device="cuda") / 2
+    state = torch.randn(batch, heads, keys, keys, device="cuda")
+    inputs = {"q": normal(*shape), "v": normal(*shape), "gate": gate, "base": base, "state": state}
+
+    def key():
+        return gate.float().neg_().sigmoid_().mul_(1 - base)
+
+    return inputs, {"k": lambda: key().to(torch.bfloat16), "log_decay": lambda: key().neg_().log1p_()}
 
 
 def rwkv7_inputs(batch, tokens, heads=32, keys=64):
@@ -182,19 +211,25 @@ def mamba2_peers(inputs, extra):
     return {f"mamba_ssm SSD chunk {chunk} (Triton)": lambda chunk=chunk: ssd(chunk) for chunk in (128, 256)}
 
 
-def rwkv6_peers(inputs, _):
+def with_stored_decay(inputs, extra):
+    return inputs | {name: make() for name, make in extra.items()}
+
+
+def rwkv6_peers(inputs, extra):
     from fla.ops.rwkv6 import chunk_rwkv6
 
     options = {"scale": 1.0, "initial_state": inputs["state"], "output_final_state": True}
-    arguments = [inputs[name] for name in ("q", "k", "v", "log_decay", "bonus")]
+    stored = with_stored_decay(inputs, extra)
+    arguments = [stored[name] for name in ("q", "k", "v", "log_decay", "bonus")]
     return {"fla chunk_rwkv6": lambda: chunk_rwkv6(*arguments, **options)}
 
 
-def hgrn2_peers(inputs, _):
+def hgrn2_peers(inputs, extra):
     from fla.ops.gla import chunk_gla
 
     options = {"scale": 1.0, "initial_state": inputs["state"], "output_final_state": True}
-    arguments = [inputs[name] for name in ("q", "k", "v", "log_decay")]
+    stored = with_stored_decay(inputs, extra)
+    arguments = [stored[name] for name in ("q", "k", "v", "log_decay")]
     return {"fla chunk_gla": lambda: chunk_gla(*arguments, **options)}
 
 
@@ -224,7 +259,9 @@ def mamba1_peers(inputs, _):
 FAMILIES = {
     "mamba2": (mamba2_inputs, mamba2_peers),
     "rwkv6": (rwkv6_inputs, rwkv6_peers),
+    "rwkv6-raw": (rwkv6_raw_inputs, rwkv6_peers),
     "hgrn2": (hgrn2_inputs, hgrn2_peers),
+    "hgrn2-raw": (hgrn2_raw_inputs, hgrn2_peers),
     "rwkv7": (rwkv7_inputs, rwkv7_peers),
     "mamba1": (mamba1_inputs, mamba1_peers),
 }
@@ -306,7 +343,7 @@ def bench_point(builds, family, batch, tokens, repeats, crashed, with_peers):
     scale = 1e6 / (batch * tokens)
     best = min((t[0] for name, t in times.items() if name not in builds), default=None)
     for name, verdict in verdicts.items():
-        line = f"{family:7} B={batch} T={tokens:6} {name:36} {verdict:32}"
+        line = f"{family:9} B={batch} T={tokens:6} {name:36} {verdict:32}"
         if name in times:
             line += " {:7.2f} ns/token/layer (p10 {:.2f}, p90 {:.2f})".format(*(scale * t for t in times[name]))
         if name == "stuffed" and best and name in times:

@@ -42,16 +42,23 @@ class KernelCheck {
   void run(const Family& family) {
     if (!takes(family.terms))
       return;
-    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-      decays(family, dtype);
-      lengths(family, dtype);
-      splits(family, dtype);
-    }
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+      run(family, dtype);
+    raw_ = impl_ == Impl::Cuda && family.terms.gate != GateKind::None;
+    if (raw_)
+      run(family, at::kBFloat16);
+    raw_ = false;
   }
 
   std::vector<Verdict> verdicts;
 
  private:
+  void run(const Family& family, at::ScalarType dtype) {
+    decays(family, dtype);
+    lengths(family, dtype);
+    splits(family, dtype);
+  }
+
   bool on_gpu() const { return device_.is_cuda(); }
 
   /// Tiled is for one decay per head; all others run all.
@@ -61,9 +68,11 @@ class KernelCheck {
   }
 
   ScanResult scan(const ScanInputs& in, const Tensor& state, int segments = 0) const {
-    ScanResult out = impl_ == Impl::Cuda && segments > 0
-                         ? kernels::decay_scan_cuda(in, state, segments)
-                         : ops::decay_scan(in, state, impl_);
+    const bool keeps_gate = !in.gate || kernels::decay_scan_cuda_takes(in);
+    ScanResult out =
+        impl_ == Impl::Cuda && segments > 0
+            ? kernels::decay_scan_cuda(keeps_gate ? in : ops::with_log_decay(in), state, segments)
+            : ops::decay_scan(in, state, impl_);
     if (is_broken_) {
       out.state = out.state * 1.01;
       out.y = out.y * 1.01;
@@ -87,7 +96,7 @@ class KernelCheck {
   /// A case of the widths its family publishes, a few heads of it.
   Case published(const Family& family, int64_t T, at::ScalarType dtype, Decay decay) const {
     const bool heads_are_channels = family.widths.value_width == 1;
-    Case c{.variant = {.name = family.name, .terms = family.terms},
+    Case c{.variant = {.name = family.name, .terms = family.terms, .raw = raw_},
            .decay = decay,
            .B = 1,
            .T = T,
@@ -105,7 +114,7 @@ class KernelCheck {
                 at::ScalarType dtype,
                 const char* path) const {
     Verdict verdict;
-    verdict.subject = fmt::format("{} {}", family.name, group);
+    verdict.subject = fmt::format("{} {}{}", family.name, raw_ ? "raw " : "", group);
     verdict.device = on_gpu() ? "cuda" : "cpu";
     verdict.dtype = dtype_name(dtype);
     verdict.impl = impl_name(impl_);
@@ -202,6 +211,7 @@ class KernelCheck {
   Impl impl_;
   bool is_broken_;
   const OnVerdict& on_verdict_;
+  bool raw_ = false;  // gates as their projections leave them
 };
 
 }  // namespace
