@@ -1,5 +1,8 @@
-// Loops in the widest vectors the processor has: a function compiled once for each level of the
-// instruction set, and the exponentials such loops share.
+// The one way to the processor's widest vectors: a function compiled once for each level of the
+// instruction set, in one object file, and picked when it is called. (Files compiled once per level
+// need a build rule each, and what they inline from headers is linked at whatever level comes first;
+// the compiler's own clones cannot be called one by one by tests.) And the exponentials such loops
+// share.
 #pragma once
 #include <bit>
 #include <cstddef>
@@ -16,6 +19,10 @@
 #define STUFFED_INLINE inline __attribute__((always_inline))
 
 namespace stuffed::kernels {
+
+/// `Lanes` numbers of 32 bits at any address.
+template <class T, int Lanes>
+using Vec [[gnu::vector_size(Lanes * sizeof(T)), gnu::aligned(sizeof(T))]] = T;
 
 /// How many of the levels x86-64-v4, -v3 and the plain one, in this order, the processor lacks.
 inline size_t levels_lacking() {

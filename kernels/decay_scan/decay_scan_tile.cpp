@@ -8,10 +8,6 @@ namespace stuffed::kernels {
 
 namespace {
 
-/// `Lanes` floats at any address.
-template <int Lanes>
-using Vec [[gnu::vector_size(Lanes * sizeof(float)), gnu::aligned(sizeof(float))]] = float;
-
 /// sum [kTileRows, 2 Lanes] += a [kTileRows, n] b [n, 2 Lanes]
 template <int Lanes>
 STUFFED_INLINE void multiply_tile(const float* a,
@@ -19,10 +15,10 @@ STUFFED_INLINE void multiply_tile(const float* a,
                                   const float* b,
                                   int64_t b_stride,
                                   int64_t n,
-                                  Vec<Lanes> (&sum)[kTileRows][2]) {
+                                  Vec<float, Lanes> (&sum)[kTileRows][2]) {
   for (int64_t i = 0; i < n; ++i) {
-    const auto* row = reinterpret_cast<const Vec<Lanes>*>(b + i * b_stride);
-    const Vec<Lanes> left = row[0], right = row[1];
+    const auto* row = reinterpret_cast<const Vec<float, Lanes>*>(b + i * b_stride);
+    const Vec<float, Lanes> left = row[0], right = row[1];
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
       const float factor = a[r * a_stride + i];
@@ -36,11 +32,11 @@ template <int Lanes>
 STUFFED_INLINE void scores_of(const float* q, const float* k_t, int64_t keys, float* scores) {
   for (int64_t row = 0; row < kTileTokens; row += kTileRows)
     for (int64_t column = 0; column < kTileTokens; column += 2 * Lanes) {
-      Vec<Lanes> sum[kTileRows][2] = {};
+      Vec<float, Lanes> sum[kTileRows][2] = {};
       if (column < row + kTileRows)
         multiply_tile<Lanes>(q + row * keys, keys, k_t + column, kTileTokens, keys, sum);
       for (int64_t r = 0; r < kTileRows; ++r) {
-        auto* to = reinterpret_cast<Vec<Lanes>*>(scores + (row + r) * kTileTokens + column);
+        auto* to = reinterpret_cast<Vec<float, Lanes>*>(scores + (row + r) * kTileTokens + column);
         to[0] = sum[r][0];
         to[1] = sum[r][1];
       }
@@ -88,7 +84,7 @@ template <int Lanes>
 STUFFED_INLINE void outputs_of(const TileChunk& c, const float* before) {
   for (int64_t column = 0; column < c.columns; column += 2 * Lanes)
     for (int64_t row = 0; row < c.tokens; row += kTileRows) {
-      Vec<Lanes> sum[kTileRows][2] = {};
+      Vec<float, Lanes> sum[kTileRows][2] = {};
       multiply_tile<Lanes>(c.q + row * c.keys, c.keys, c.state + column, c.columns, c.keys, sum);
       for (int64_t r = 0; r < kTileRows; ++r) {
         sum[r][0] *= before[row + r];
@@ -97,7 +93,7 @@ STUFFED_INLINE void outputs_of(const TileChunk& c, const float* before) {
       multiply_tile<Lanes>(c.weights + row * kTileTokens, kTileTokens, c.v + column, c.columns,
                            row + kTileRows < c.tokens ? row + kTileRows : c.tokens, sum);
       for (int64_t r = 0; r < kTileRows; ++r) {
-        auto* to = reinterpret_cast<Vec<Lanes>*>(c.y + (row + r) * c.columns + column);
+        auto* to = reinterpret_cast<Vec<float, Lanes>*>(c.y + (row + r) * c.columns + column);
         to[0] = sum[r][0];
         to[1] = sum[r][1];
       }
@@ -109,11 +105,11 @@ template <int Lanes>
 STUFFED_INLINE void next_state(const TileChunk& c, StateDecay decay) {
   for (int64_t column = 0; column < c.columns; column += 2 * Lanes)
     for (int64_t row = 0; row < c.keys; row += kTileRows) {
-      Vec<Lanes> sum[kTileRows][2] = {};
+      Vec<float, Lanes> sum[kTileRows][2] = {};
       multiply_tile<Lanes>(c.k_t + row * kTileTokens, kTileTokens, c.inserted + column, c.columns,
                            c.tokens, sum);
       for (int64_t r = 0; r < kTileRows; ++r) {
-        auto* to = reinterpret_cast<Vec<Lanes>*>(c.state + (row + r) * c.columns + column);
+        auto* to = reinterpret_cast<Vec<float, Lanes>*>(c.state + (row + r) * c.columns + column);
         to[0] = (to[0] * decay.change + to[0] * decay.keep) + sum[r][0];
         to[1] = (to[1] * decay.change + to[1] * decay.keep) + sum[r][1];
       }

@@ -5,36 +5,23 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
+#include "kernels/few_rows/few_rows_cases.h"
+#include "tests/support/op_forms.h"
 
 namespace stuffed {
 namespace {
 
+using kernels::Blocked;
 using kernels::BlockedWeights;
 using testing::bitwise_equal;
 using testing::close;
 
-/// `plain` [out,in] in blocks, put there element by element; NaN where outputs are only padding.
-struct Blocked {
-  Tensor memory;
-  BlockedWeights weights;
-
-  Blocked(const Tensor& plain, int64_t padded_in) {
-    const int64_t out = plain.size(0), in = plain.size(1);
-    const bool is_bf16 = plain.scalar_type() == at::kBFloat16;
-    const int64_t blocks = (out + 63) / 64, pair = is_bf16 ? 2 : 1;
-    Tensor padded = at::full({blocks * 64, padded_in}, NAN, plain.options());
-    padded.narrow(0, 0, out).zero_();
-    padded.narrow(0, 0, out).narrow(1, 0, in).copy_(plain);
-    memory = padded.view({blocks, 64, padded_in / pair, pair}).permute({0, 2, 1, 3}).contiguous();
-    weights = {memory.const_data_ptr(), is_bf16, out, in, padded_in};
-  }
-  bool holds(const Tensor& plain) const {
-    for (int64_t i = 0; i < weights.blocks(); ++i)
-      if (!kernels::block_holds(weights, i, plain.const_data_ptr()))
-        return false;
-    return true;
-  }
-};
+bool holds(const Blocked& blocked, const Tensor& plain) {
+  for (int64_t i = 0; i < blocked.weights.blocks(); ++i)
+    if (!kernels::block_holds(blocked.weights, i, plain.const_data_ptr()))
+      return false;
+  return true;
+}
 
 Tensor sums_of(const kernels::FewRowsOps& ops, const BlockedWeights& weights, const Tensor& x) {
   const int64_t rows = x.size(0);
@@ -53,6 +40,10 @@ Tensor sums_of(const kernels::FewRowsOps& ops, const BlockedWeights& weights, co
     y.narrow(1, i * 64, 64).copy_(sums);
   }
   return y.narrow(1, 0, weights.out);
+}
+
+TEST(FewRows, EveryFormAgreesWithTheReference) {
+  testing::expect_forms_agree("few_rows", {"fast"}, {});  // aten's needs weights that oneDNN packed
 }
 
 TEST(FewRows, EveryLevelOfTheInstructionSetAgrees) {
@@ -96,19 +87,19 @@ TEST(FewRows, BlocksAreRecognisedByEveryWeight) {
     const Tensor plain = at::randn({70, 33}).to(type);
     plain[3][5] = NAN;
     const Blocked blocked(plain, 64);
-    EXPECT_TRUE(blocked.holds(plain)) << "a NaN is what it is";
+    EXPECT_TRUE(holds(blocked, plain)) << "a NaN is what it is";
     for (const auto& [n, i] : {std::pair<int64_t, int64_t>{0, 0}, {69, 32}, {63, 16}, {64, 31}}) {
       const Tensor other = plain.clone();
       other[n][i] += 1;
-      EXPECT_FALSE(blocked.holds(other)) << n << ", " << i;
+      EXPECT_FALSE(holds(blocked, other)) << n << ", " << i;
     }
-    EXPECT_FALSE(Blocked(plain.flip(0), 64).holds(plain)) << "another order";
+    EXPECT_FALSE(holds(Blocked(plain.flip(0), 64), plain)) << "another order";
   }
   Blocked dirty(at::randn({64, 33}), 64);
   const Tensor plain = dirty.memory.view({64, 64}).t().narrow(1, 0, 33).contiguous();
-  EXPECT_TRUE(dirty.holds(plain));
+  EXPECT_TRUE(holds(dirty, plain));
   dirty.memory[0][50][7] = 1;
-  EXPECT_FALSE(dirty.holds(plain)) << "the padding is no zero";
+  EXPECT_FALSE(holds(dirty, plain)) << "the padding is no zero";
 }
 
 }  // namespace

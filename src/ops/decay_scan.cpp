@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "stuffed/core/error.h"
+#include "stuffed/ops/op.h"
 
 namespace stuffed::ops {
 
@@ -146,6 +147,13 @@ bool takes_gate(Impl program, const ScanInputs& in, const Tensor& state) {
           kernels::decay_scan_cuda_takes(in));
 }
 
+/// For lists: the programs, and what chooses among some of them.
+std::vector<Impl> forms_of_scan() {
+  std::vector<Impl> forms(kPrograms.begin(), kPrograms.end());
+  forms.insert(forms.begin() + 1, Impl::Chunked);
+  return forms;
+}
+
 bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
   if (program == Impl::Aten)
     return true;
@@ -182,6 +190,12 @@ bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
 }
 
 }  // namespace
+
+extern const Op scan_op;
+const Op scan_op = {.name = "scan",
+                    .what = "the recurrence; chunked: step, tiled or aten, as auto does on a CPU",
+                    .forms = forms_of_scan(),
+                    .cases = nullptr};
 
 Impl choose(const ScanInputs& in, const Tensor& state, Impl impl) {
   // Beyond a few tokens matrix products win.

@@ -2,59 +2,48 @@
 
 #include <ATen/ATen.h>
 
-#include "kernels/layer/layer_cuda.h"
-#include "stuffed/ops/activations.h"
-#include "stuffed/ops/norms.h"
+#include "dispatch.h"
+#include "kernels/delta_rule/delta_rule_cases.h"
+#include "stuffed/core/error.h"
 
 namespace stuffed::ops {
 
 namespace {
 
-constexpr double kDecayScale = -0.606531;  // about -exp(-1/2): bounds the log decay of a token
+using kernels::DeltaGatesInputs;
+using kernels::DeltaOutputInputs;
 
-Tensor wide(const Tensor& x) {
-  return x.to(at::kFloat);
-}
+constexpr Programs<DeltaGatesInputs, DeltaRuleGates, 3> kGates = {{
+    {Impl::Cuda, kernels::delta_gates_cuda_takes, kernels::delta_gates_cuda},
+    {Impl::Aten, kernels::delta_gates_aten_takes, kernels::delta_gates_aten},
+    {Impl::Reference, kernels::delta_gates_cpu_takes, kernels::delta_gates_cpu},
+}};
 
-bool takes_heads(int64_t width) {
-  return width % kernels::kLayerChannels == 0 && width <= kernels::kWidestHead;
-}
+constexpr Programs<DeltaOutputInputs, Tensor, 3> kOutputs = {{
+    {Impl::Cuda, kernels::delta_output_cuda_takes, kernels::delta_output_cuda},
+    {Impl::Aten, kernels::delta_output_aten_takes, kernels::delta_output_aten},
+    {Impl::Reference, kernels::delta_output_cpu_takes, kernels::delta_output_cpu},
+}};
 
-bool takes_cuda(const DeltaRuleStreams& in, const DeltaRuleParameters& parameters) {
-  const auto present = [&](const Tensor& x) { return x.defined() ? x : in.key; };
-  return in.key.dim() == 3 && takes_heads(parameters.bonus.size(1)) &&
-         kernels::layer_cuda_takes({in.query, in.key, in.value, in.decay, in.rate,
-                                    present(in.value_mix), present(in.first_value)}) &&
-         kernels::layer_cuda_takes_parameters({parameters.decay_base, parameters.rate_base,
-                                               parameters.value_base, parameters.read_scale,
-                                               parameters.rate_scale, parameters.bonus});
+std::vector<OpCase> cases_of_delta_rule() {
+  std::vector<OpCase> cases;
+  add_cases(kGates, kernels::delta_gates_cases(), cases);
+  add_cases(kOutputs, kernels::delta_output_cases(), cases);
+  return cases;
 }
 
 }  // namespace
 
+extern const Op delta_rule_op;
+const Op delta_rule_op = {.name = "delta_rule",
+                          .what = "the gates and outputs around the delta rule (RWKV-7)",
+                          .forms = forms_of(kGates),
+                          .cases = cases_of_delta_rule};
+
 DeltaRuleGates delta_rule_gates(const DeltaRuleStreams& in, const DeltaRuleParameters& parameters) {
-  if (takes_cuda(in, parameters))
-    return kernels::delta_rule_gates_cuda(in, parameters);
-  const auto type = in.key.scalar_type();
-  const auto to_heads = [&](const Tensor& x) { return x.unflatten(-1, parameters.bonus.sizes()); };
-  const auto narrow = [&](const Tensor& x) { return x.flatten(-2).to(type); };
-  const Tensor raw = wide(in.key);
-  const Tensor rate = ops::sigmoid(wide(in.rate) + parameters.rate_base);
-  const Tensor direction = to_heads(raw * parameters.read_scale);
-  const Tensor read = direction / direction.norm(2, -1, /*keepdim=*/true).clamp_min(1e-12);
-  const Tensor key = to_heads(raw * (1 + (rate - 1) * parameters.rate_scale));
-  const Tensor omega = parameters.decay_base + wide(in.decay);
-  Tensor value = in.value;
-  if (parameters.value_base.defined())
-    value = at::lerp(wide(value), wide(in.first_value),
-                     ops::sigmoid(wide(in.value_mix) + parameters.value_base))
-                .to(type);
-  return {.key = narrow(key),
-          .value = value,
-          .read = narrow(read),
-          .write = narrow(read * to_heads(rate)),
-          .log_decay = kDecayScale * ops::sigmoid(omega),
-          .strength = (to_heads(wide(in.query)) * key * parameters.bonus).sum(-1)};
+  check(parameters.bonus.numel() == in.key.size(-1), Error::Kind::Internal,
+        "delta_rule: {} channels, and a bonus of {}", in.key.size(-1), parameters.bonus.numel());
+  return dispatch(delta_rule_op, kGates, {.streams = in, .parameters = parameters});
 }
 
 Tensor delta_rule_output(const Tensor& y,
@@ -64,14 +53,17 @@ Tensor delta_rule_output(const Tensor& y,
                          const Tensor& weight,
                          const Tensor& bias,
                          double eps) {
-  const int64_t heads = strength.size(-1);
-  if (y.dim() == 3 && takes_heads(y.size(-1) / heads) &&
-      kernels::layer_cuda_takes({y, value, gate}) &&
-      kernels::layer_cuda_takes_parameters({strength, weight, bias}))
-    return kernels::delta_rule_output_cuda(y, value, strength, gate, weight, bias, eps);
-  const Tensor normal = wide(group_norm(y, heads, weight, bias, eps));
-  const Tensor now = (strength.unsqueeze(-1) * wide(value).unflatten(-1, {heads, -1})).flatten(-2);
-  return ((normal + now) * wide(gate)).to(y.scalar_type());
+  check(y.size(-1) % strength.size(-1) == 0 && value.sizes() == y.sizes(), Error::Kind::Internal,
+        "delta_rule: y [{}], value [{}], {} heads", fmt::join(y.sizes(), ","),
+        fmt::join(value.sizes(), ","), strength.size(-1));
+  return dispatch(delta_rule_op, kOutputs,
+                  {.y = y,
+                   .value = value,
+                   .strength = strength,
+                   .gate = gate,
+                   .weight = weight,
+                   .bias = bias,
+                   .eps = eps});
 }
 
 }  // namespace stuffed::ops

@@ -1,5 +1,6 @@
 #include "stuffed/ops/impl.h"
 
+#include <algorithm>
 #include <array>
 
 #include "stuffed/core/error.h"
@@ -8,8 +9,8 @@ namespace stuffed {
 
 namespace {
 
-constexpr std::array<std::string_view, 7> kImplNames = {"auto",  "chunked", "reference", "step",
-                                                        "tiled", "aten",    "cuda"};
+constexpr std::array<std::string_view, 8> kImplNames = {"auto",  "chunked", "reference", "step",
+                                                        "tiled", "aten",    "cuda",      "fast"};
 
 // In the order in which they are listed to users.
 constexpr std::array kOfScan = {Impl::Auto, Impl::Reference, Impl::Step,   Impl::Tiled,
@@ -19,6 +20,13 @@ constexpr std::array kOfScan = {Impl::Auto, Impl::Reference, Impl::Step,   Impl:
 
 std::string_view impl_name(Impl impl) {
   return kImplNames.at(static_cast<size_t>(impl));
+}
+
+std::optional<Impl> impl_called(std::string_view name) {
+  const auto found = std::ranges::find(kImplNames, name);
+  if (found == kImplNames.end())
+    return {};
+  return static_cast<Impl>(found - kImplNames.begin());
 }
 
 Impl parse_impl(std::string_view name) {

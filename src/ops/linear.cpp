@@ -1,7 +1,5 @@
 #include "stuffed/ops/linear.h"
 
-#include <algorithm>
-#include <array>
 #include <atomic>
 #include <vector>
 
@@ -9,10 +7,10 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
-#include "cpu_rows.h"
+#include "dispatch.h"
 #include "kernels/common/levels.h"
 #include "kernels/common/matrix_product.h"
-#include "kernels/common/rows.h"
+#include "kernels/few_rows/few_rows_cases.h"
 
 namespace stuffed::ops {
 
@@ -28,16 +26,6 @@ Tensor reorder(const Tensor& weight) {
                              .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
                              .typed<Signature>();
   return op.call(weight, c10::SymInt(kRowsPackedFor));
-}
-
-Tensor multiply_packed(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
-  using Signature =
-      Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::string_view,
-             c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
-                             .typed<Signature>();
-  return op.call(x, packed, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 bool dispatcher_has(const char* name) {
@@ -77,53 +65,6 @@ kernels::BlockedWeights find_blocks(const Tensor& weight, const Tensor& packed) 
   return same ? found : kernels::BlockedWeights{};
 }
 
-// From so many rows on oneDNN's own kernels are as fast in bf16; in f32 they are not yet.
-constexpr int64_t kFewRows = 8;
-// Work worth a second thread: reading so much takes about 5 us.
-constexpr int64_t kGrainBytes = 131072;
-
-/// x [rows,in] -> y [rows,out], both dense and of the weights' type; bias [out] f32 or undefined.
-template <class T>
-void multiply_few_rows(
-    const T* x, int64_t rows, const kernels::BlockedWeights& weights, const Tensor& bias, T* y) {
-  const kernels::FewRowsOps& ops = kernels::few_rows_ops().front();
-  std::vector<float> wide(static_cast<size_t>(rows * weights.padded_in));
-  for (int64_t r = 0; r < rows; ++r)
-    kernels::load_row(x + r * weights.in, wide.data() + r * weights.padded_in, weights.in);
-  const int64_t size = weights.block_elements();
-  const int64_t grain = std::max<int64_t>(1, kGrainBytes / size / int64_t{sizeof(T)});
-  at::parallel_for(0, weights.blocks(), grain, [&](int64_t begin, int64_t end) {
-    std::array<float, kFewRows * kernels::kBlockOutputs> sums;
-    for (int64_t i = begin; i < end; ++i) {
-      const T* const block = static_cast<const T*>(weights.data) + i * size;
-      if constexpr (sizeof(T) == 2)
-        ops.bf16(block, weights.padded_in, wide.data(), rows, sums.data());
-      else
-        ops.f32(block, weights.padded_in, wide.data(), rows, sums.data());
-      const int64_t first = i * kernels::kBlockOutputs;
-      const int64_t width = std::min(kernels::kBlockOutputs, weights.out - first);
-      for (int64_t r = 0; r < rows; ++r) {
-        float* const row = sums.data() + r * kernels::kBlockOutputs;
-        for (int64_t n = 0; bias.defined() && n < width; ++n)
-          row[n] += bias.const_data_ptr<float>()[first + n];
-        kernels::store_row(row, y + r * weights.out + first, width);
-      }
-    }
-  });
-}
-
-Tensor multiply_blocks(const Tensor& x, int64_t rows, const Linear& layer) {
-  std::vector<int64_t> shape = x.sizes().vec();
-  shape.back() = layer.blocks.out;
-  Tensor y = at::empty(shape, x.options());
-  const Tensor dense = x.contiguous();
-  const Tensor bias = layer.bias.defined() ? layer.bias.to(at::kFloat).contiguous() : Tensor();
-  with_type(x, [&]<class T>(T*) {
-    multiply_few_rows(dense.const_data_ptr<T>(), rows, layer.blocks, bias, y.mutable_data_ptr<T>());
-  });
-  return y;
-}
-
 /// With AVX-512 alone. Elsewhere oneDNN throws at bf16, and in f32 the bits of a row depend on
 /// where in the batch it stands and on the number of threads.
 bool packs(at::ScalarType type) {
@@ -131,7 +72,27 @@ bool packs(at::ScalarType type) {
   return has_avx512 && (type == at::kFloat || type == at::kBFloat16);
 }
 
+using kernels::FewRowsInputs;
+
+constexpr Programs<FewRowsInputs, Tensor, 3> kProducts = {{
+    {Impl::Fast, kernels::few_rows_fast_takes, kernels::few_rows_fast},
+    {Impl::Aten, kernels::few_rows_aten_takes, kernels::few_rows_aten},
+    {Impl::Reference, kernels::few_rows_cpu_takes, kernels::few_rows_cpu},
+}};
+
+std::vector<OpCase> cases_of_few_rows() {
+  std::vector<OpCase> cases;
+  add_cases(kProducts, kernels::few_rows_cases(), cases);
+  return cases;
+}
+
 }  // namespace
+
+extern const Op few_rows_op;
+const Op few_rows_op = {.name = "few_rows",
+                        .what = "decoding's products, of at most eight rows with packed weights",
+                        .forms = forms_of(kProducts),
+                        .cases = cases_of_few_rows};
 
 int64_t Linear::in_features() const {
   return weight.defined() ? weight.size(1) : in;
@@ -152,16 +113,25 @@ void Linear::pack(bool drop) {
     weight = Tensor();
 }
 
+namespace {
+
+FewRowsInputs packed_inputs(const Tensor& x, const Linear& layer, bool is_packed) {
+  FewRowsInputs in{.x = x, .bias = layer.bias};
+  if (is_packed)
+    in.blocks = layer.blocks, in.packed = layer.packed;
+  return in;
+}
+
+}  // namespace
+
 Tensor linear(const Tensor& x, const Linear& layer) {
   const auto type = x.scalar_type();
-  if (layer.packed.defined() && layer.packed.scalar_type() == type && x.numel() > 0) {
-    const int64_t rows = x.numel() / x.size(-1);
-    if (layer.blocks.data && rows <= kFewRows)
-      return multiply_blocks(x, rows, layer);
-    return multiply_packed(
-        x.contiguous(), layer.packed,
-        layer.bias.defined() ? std::optional(layer.bias.to(type)) : std::nullopt);
-  }
+  const bool is_packed = layer.packed.defined() && layer.packed.scalar_type() == type;
+  const bool is_few = x.numel() <= kernels::kFewRows * x.size(-1);
+  if (x.numel() > 0 && is_few && (is_packed || few_rows_op.forced != Impl::Auto))
+    return dispatch(few_rows_op, kProducts, packed_inputs(x, layer, is_packed));
+  if (x.numel() > 0 && is_packed)
+    return kernels::few_rows_aten(packed_inputs(x, layer, is_packed));
   const Tensor weight = layer.weight.to(type);
   if (!layer.bias.defined())
     return kernels::matrix_product(x, weight.t());

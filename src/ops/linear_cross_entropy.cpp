@@ -5,10 +5,9 @@
 
 #include <ATen/ATen.h>
 
-#include "cpu_rows.h"
+#include "dispatch.h"
 #include "kernels/common/recompute.h"
-#include "kernels/common/rows.h"
-#include "kernels/layer/layer_cuda.h"
+#include "kernels/nll/nll_cases.h"
 #include "stuffed/core/interrupt.h"
 
 namespace stuffed::ops {
@@ -24,24 +23,28 @@ int64_t cpu_rows(const Tensor& hidden, const Linear& head) {
   return std::max<int64_t>(16, kCpuLogitBytes / row_bytes / 16 * 16);
 }
 
-/// Straight from the logits, without an f32 copy or a matrix of exponentials.
-Tensor nll_of_logits(const Tensor& logits, int64_t vocab, const Tensor& targets) {
-  Tensor nll = at::empty({logits.size(0)}, at::kFloat);
-  const auto target = targets.accessor<int64_t, 1>();
-  with_type(logits, [&]<class T>(T*) {
-    at::parallel_for(0, logits.size(0), rows_per_thread(vocab), [&](int64_t begin, int64_t end) {
-      std::vector<float> row(static_cast<size_t>(vocab));
-      for (int64_t i = begin; i < end; ++i) {
-        kernels::load_row(logits.const_data_ptr<T>() + i * logits.stride(0), row.data(), vocab);
-        nll.data_ptr<float>()[i] =
-            kernels::log_sum_exp_row(row.data(), vocab) - row[static_cast<size_t>(target[i])];
-      }
-    });
-  });
-  return nll;
+using kernels::NllInputs;
+
+constexpr Programs<NllInputs, Tensor, 4> kLosses = {{
+    {Impl::Cuda, kernels::nll_cuda_takes, kernels::nll_cuda},
+    {Impl::Fast, kernels::nll_fast_takes, kernels::nll_fast},
+    {Impl::Aten, kernels::nll_aten_takes, kernels::nll_aten},
+    {Impl::Reference, kernels::nll_cpu_takes, kernels::nll_cpu},
+}};
+
+std::vector<OpCase> cases_of_nll() {
+  std::vector<OpCase> cases;
+  add_cases(kLosses, kernels::nll_cases(), cases);
+  return cases;
 }
 
 }  // namespace
+
+extern const Op nll_op;
+const Op nll_op = {.name = "nll",
+                   .what = "losses of rows of logits",
+                   .forms = forms_of(kLosses),
+                   .cases = cases_of_nll};
 
 Tensor linear_cross_entropy(
     const Tensor& hidden, const Linear& head, int64_t vocab, const Tensor& targets, int64_t rows) {
@@ -49,14 +52,8 @@ Tensor linear_cross_entropy(
     Linear layer = head;
     layer.weight = in[1];
     layer.bias = in[2];
-    const Tensor raw = linear(in[0], layer);
-    if (takes_cpu_rows({raw}))
-      return std::vector<Tensor>{nll_of_logits(raw, vocab, in[3])};
-    if (kernels::nll_cuda_takes(raw))
-      return std::vector<Tensor>{kernels::nll_cuda(raw, vocab, in[3].contiguous())};
-    const Tensor logits = raw.narrow(-1, 0, vocab).to(at::kFloat);
-    return std::vector<Tensor>{at::logsumexp(logits, -1) -
-                               logits.gather(-1, in[3].unsqueeze(-1)).squeeze(-1)};
+    return std::vector<Tensor>{dispatch(
+        nll_op, kLosses, {.logits = linear(in[0], layer), .targets = in[3], .vocab = vocab})};
   };
   const Tensor flat = hidden.flatten(0, 1), flat_targets = targets.flatten();
   if (flat.size(0) == 0)

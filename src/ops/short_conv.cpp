@@ -1,153 +1,47 @@
 #include "stuffed/ops/short_conv.h"
 
-#include <algorithm>
-#include <vector>
-
 #include <ATen/ATen.h>
 
-#include "cpu_rows.h"
-#include "kernels/common/rows.h"
-#include "kernels/layer/layer_cuda.h"
-#include "stuffed/core/gradient.h"
-#include "stuffed/ops/activations.h"
+#include "dispatch.h"
+#include "kernels/short_conv/short_conv_cases.h"
+#include "stuffed/core/error.h"
 
 namespace stuffed::ops {
 
 namespace {
 
-/// Tokens [begin, end) of one sequence, one row at a time: the last W inputs stay in f32 in a ring.
-template <class T>
-void convolve(const Tensor& x,
-              const Tensor& taps,
-              const Tensor& bias,
-              const Tensor& before,
-              bool silu,
-              int64_t begin,
-              int64_t end,
-              Tensor& y) {
-  const int64_t C = x.size(1), W = taps.size(0);
-  std::vector<float> ring(static_cast<size_t>(W * C)), sum(static_cast<size_t>(C));
-  const auto slot = [&](int64_t t) { return ring.data() + (t + W) % W * C; };
-  const auto load = [&](int64_t t) {
-    if (t < 0)
-      kernels::load_row(before.const_data_ptr<float>() + (t + W - 1) * C, slot(t), C);
-    else
-      kernels::load_row(x.const_data_ptr<T>() + t * x.stride(0), slot(t), C);
-  };
-  for (int64_t t = begin - W + 1; t < begin; ++t)
-    load(t);
-  for (int64_t t = begin; t < end; ++t) {
-    load(t);
-    kernels::load_row(bias.const_data_ptr<float>(), sum.data(), C);
-    for (int64_t tap = 0; tap < W; ++tap)
-      kernels::multiply_add_row(slot(t - W + 1 + tap), taps.const_data_ptr<float>() + tap * C,
-                                sum.data(), C);
-    if (silu)
-      kernels::silu_row(sum.data(), C);
-    kernels::store_row(sum.data(), y.data_ptr<T>() + t * C, C);
-  }
-}
+using kernels::ShortConvInputs;
 
-/// One token of one sequence: the window is `columns` [C,W-1] and x [C], and moves on by one.
-template <class T>
-void convolve_token(const T* x,
-                    const float* taps,  // [C,W]
-                    const float* bias,  // [C] or null
-                    const T* columns,
-                    bool silu,
-                    int64_t C,
-                    int64_t W,
-                    T* y,
-                    T* next) {
-  std::vector<float> sum(static_cast<size_t>(C));
-  for (int64_t c = 0; c < C; ++c) {
-    float s = bias ? bias[c] : 0;
-    for (int64_t m = 0; m < W - 1; ++m)
-      s += static_cast<float>(columns[c * (W - 1) + m]) * taps[c * W + m];
-    sum[static_cast<size_t>(c)] = s + static_cast<float>(x[c]) * taps[c * W + W - 1];
-    for (int64_t m = 0; m + 1 < W - 1; ++m)
-      next[c * (W - 1) + m] = columns[c * (W - 1) + m + 1];
-    if (W > 1)
-      next[c * (W - 1) + W - 2] = x[c];
-  }
-  if (silu)
-    kernels::silu_row(sum.data(), C);
-  kernels::store_row(sum.data(), y, C);
-}
+constexpr Programs<ShortConvInputs, ConvResult, 4> kConvolutions = {{
+    {Impl::Cuda, kernels::short_conv_cuda_takes, kernels::short_conv_cuda},
+    {Impl::Fast, kernels::short_conv_fast_takes, kernels::short_conv_fast},
+    {Impl::Aten, kernels::short_conv_aten_takes, kernels::short_conv_aten},
+    {Impl::Reference, kernels::short_conv_cpu_takes, kernels::short_conv_cpu},
+}};
 
-/// x [B,1,C]: decoding, where arranging the window would cost more than the window.
-ConvResult short_conv_token(
-    const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
-  const int64_t B = x.size(0), C = x.size(2), W = weight.size(1);
-  const ConvResult out{at::empty({B, 1, C}, x.options()), at::empty({B, C, W - 1}, x.options())};
-  with_type(x, [&]<class T>(T*) {
-    at::parallel_for(0, B, rows_per_thread(C), [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b)
-        convolve_token<T>(x.const_data_ptr<T>() + b * x.stride(0), weight.const_data_ptr<float>(),
-                          bias.defined() ? bias.const_data_ptr<float>() : nullptr,
-                          columns.const_data_ptr<T>() + b * C * (W - 1), silu, C, W,
-                          out.y.mutable_data_ptr<T>() + b * C,
-                          out.columns.mutable_data_ptr<T>() + b * C * (W - 1));
-    });
-  });
-  return out;
-}
-
-ConvResult short_conv_rows(
-    const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
-  const int64_t B = x.size(0), T = x.size(1), C = x.size(2), W = weight.size(1);
-  const Tensor taps = weight.t().contiguous();
-  const Tensor offset = bias.defined() ? bias.contiguous() : at::zeros({C}, weight.options());
-  Tensor y = at::empty({B, T, C}, x.options());
-  Tensor last = at::cat({columns.transpose(1, 2).to(x.scalar_type()),
-                         x.narrow(1, std::max<int64_t>(0, T - W + 1), std::min(T, W - 1))},
-                        1);
-  last = last.narrow(1, last.size(1) - W + 1, W - 1).transpose(1, 2);
-  for (int64_t b = 0; b < B; ++b) {
-    const Tensor row = x[b], before = columns[b].t().to(at::kFloat).contiguous();
-    Tensor out = y[b];
-    at::parallel_for(0, T, std::max<int64_t>(64, rows_per_thread(C)),
-                     [&](int64_t begin, int64_t end) {
-                       with_type(x, [&]<class E>(E*) {
-                         convolve<E>(row, taps, offset, before, silu, begin, end, out);
-                       });
-                     });
-  }
-  return {y, last.clone(at::MemoryFormat::Contiguous)};
+std::vector<OpCase> cases_of_short_conv() {
+  std::vector<OpCase> cases;
+  add_cases(kConvolutions, kernels::short_conv_cases(), cases);
+  return cases;
 }
 
 }  // namespace
 
+extern const Op short_conv_op;
+const Op short_conv_op = {.name = "short_conv",
+                          .what = "the causal convolution of two to four taps",
+                          .forms = forms_of(kConvolutions),
+                          .cases = cases_of_short_conv};
+
 ConvResult short_conv(
     const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& columns, bool silu) {
-  const bool trained = wants_gradient(weight) || wants_gradient(columns) || wants_gradient(bias);
-  const bool takes_rows = !trained && weight.scalar_type() == at::kFloat && takes_cpu_rows({x});
-  if (takes_rows && x.size(1) == 1 && columns.scalar_type() == x.scalar_type() &&
-      columns.is_contiguous() && weight.is_contiguous() &&
-      (!bias.defined() || bias.is_contiguous()))
-    return short_conv_token(x, weight, bias, columns, silu);
-  if (takes_rows)
-    return short_conv_rows(x, weight, bias, columns, silu);
-  const int64_t tokens = x.size(1), width = weight.size(1);
-  if (kernels::layer_cuda_takes({x}) && kernels::layer_cuda_takes_parameters({weight, bias}) &&
-      width >= 2 && width <= 4 && columns.scalar_type() == x.scalar_type() && !trained) {
-    const auto [y, next] = kernels::short_conv_cuda(x, weight, bias, columns.contiguous(), silu);
-    return {y, next};
-  }
-  const Tensor padded =
-      at::cat({columns.transpose(1, 2).to(x.scalar_type()), x}, 1);  // [B,W-1+T,C]
-  Tensor y;
-  for (int64_t tap = 0; tap < width; ++tap) {
-    const Tensor term = padded.narrow(1, tap, tokens).to(at::kFloat) * weight.select(1, tap);
-    y = y.defined() ? y + term : term;
-  }
-  if (bias.defined())
-    y = y + bias;
-  if (silu)
-    y = ops::silu(y);
-  // A copy of its own: a view would keep the whole segment alive.
-  return {y.to(x.scalar_type()),
-          padded.narrow(1, tokens, width - 1).transpose(1, 2).clone(at::MemoryFormat::Contiguous)};
+  check(x.dim() == 3 && weight.dim() == 2 && weight.size(0) == x.size(2) && columns.dim() == 3 &&
+            columns.size(2) == weight.size(1) - 1,
+        Error::Kind::Internal,
+        "short_conv: x [{}], weight [{}], columns [{}]; expected [B,T,C], [C,W], [B,C,W-1]",
+        fmt::join(x.sizes(), ","), fmt::join(weight.sizes(), ","), fmt::join(columns.sizes(), ","));
+  return dispatch(short_conv_op, kConvolutions,
+                  {.x = x, .weight = weight, .bias = bias, .columns = columns, .silu = silu});
 }
 
 }  // namespace stuffed::ops

@@ -1,6 +1,6 @@
 // Do all ways of computing the same numbers agree? For a model: one stream whole, in segments, one
-// token at a time, by each implementation, on the CPU and on a GPU. For the recurrence alone: every
-// family's shapes under adversarial decays and lengths, against f64.
+// token at a time, by each implementation, on the CPU and on a GPU. For operations alone: every form
+// against f64, the recurrence at every family's shapes under adversarial decays and lengths.
 #pragma once
 #include <functional>
 #include <memory>
@@ -17,7 +17,7 @@ inline constexpr int kVerifyVersion = 1;
 /// One comparison. Errors are relative RMS: of the losses (models) or of y per head (kernels), and of
 /// the final state, the worst layer's or head's.
 struct Verdict {
-  std::string subject;              // "model", or family and group of cases: "rwkv6 decays"
+  std::string subject;  // "model", family and cases: "rwkv6 decays", or operation: "norm"
   std::string device, dtype, impl;  // "cpu", "cuda"; "f32", "bf16"; "tiled", ...
   std::string path;                 // "whole", "segments of 37", "one by one"
   std::string against;              // what it is compared with
@@ -71,12 +71,15 @@ int64_t length_past_2g(RecurrentLM& model);
 
 struct VerifyKernelsOptions {
   std::vector<at::Device> devices = {at::kCPU};
-  std::string family = "all";  // or one of family_names()
+  std::string op = "all";      // or one operation's name, as its row has it (ops/op.h)
+  std::string family = "all";  // or one of family_names(), of the recurrence
   bool huge = true;  // on a GPU: a million tokens, and views that span more than 2^31 and 2^32
   std::string broken = {};  // for tests, as above
 };
 
-/// Errors  Usage for an unknown family
+/// Every form of the operations against their references in f64: the recurrence at every family's
+/// shapes, the others on the cases of their rows.
+/// Errors  Usage for an unknown family or operation
 std::vector<Verdict> verify_kernels(const VerifyKernelsOptions& options,
                                     const OnVerdict& on_verdict);
 

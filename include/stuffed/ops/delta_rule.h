@@ -2,7 +2,7 @@
 // once. One pass over memory each on a GPU, ATen operators elsewhere and under autograd.
 // Source: arXiv:2503.14456.
 #pragma once
-#include "kernels/layer/delta_rule.h"
+#include "kernels/delta_rule/delta_rule.h"
 
 namespace stuffed::ops {
 

@@ -13,7 +13,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps, at::ScalarTyp
 Tensor layer_norm(
     const Tensor& x, const Tensor& weight, const Tensor& bias, double eps, at::ScalarType out);
 
-/// Layer norm over each of `groups` equal parts of the last axis, one weight and bias a channel;
+/// Layer norm over each of `groups` equal parts of the last axis, one weight and bias per channel;
 /// x's type is kept. With a gate of x's shape and type, times silu(gate).
 Tensor group_norm(const Tensor& x,
                   int64_t groups,

@@ -1,12 +1,10 @@
 #pragma once
+#include "kernels/short_conv/short_conv.h"
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::ops {
 
-struct ConvResult {
-  Tensor y;        // [B,T,C], x's type
-  Tensor columns;  // [B,C,W-1], x's type, newest last, freshly allocated
-};
+using ConvResult = kernels::ShortConvResult;
 
 /// Depthwise causal convolution along T, carried across segments: y_t = act(bias + sum_m
 /// weight[:,m] x_{t-(W-1)+m}). The last tap multiplies the current token. Accumulates in f32 and

@@ -2,6 +2,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/shift_mixes/shift_mixes.h"
 #include "stuffed/core/tensor.h"
 
 namespace stuffed::ops {
@@ -23,14 +24,14 @@ class TokenShift {
   friend class LowRankMixes;
 
   Tensor x_, before_;
-  Tensor delta_;  // [B,T,D] f32: x_{t-1} - x_t; undefined where mix() makes it on its way
+  Tensor difference_;  // [B,T,D] f32: x_{t-1} - x_t; undefined where mix() makes it on its way
 };
 
 /// RWKV-6's mixes, whose shares depend on the token: x.mix(shares[m], low[m] factors[m]). All of
 /// them in one pass on a GPU (bf16); elsewhere each when it is asked for.
 class LowRankMixes {
  public:
-  /// low [B,T,M,R]; shares, M of [D] f32; factors [M,R,D], of x's type like low. M = 5. All must
+  /// low [B,T,M,R]; shares, M of [D] f32; factors [M,R,D], of x's type like low. M = 5. x must
   /// outlive this.
   LowRankMixes(const TokenShift& x,
                std::span<const Tensor> shares,
@@ -42,9 +43,8 @@ class LowRankMixes {
 
  private:
   const TokenShift& x_;
-  std::span<const Tensor> shares_;
-  const Tensor &low_, &factors_;
-  std::vector<Tensor> made_;
+  kernels::ShiftMixesInputs in_;
+  std::vector<Tensor> made_;  // all of them, or none
 };
 
 }  // namespace stuffed::ops
