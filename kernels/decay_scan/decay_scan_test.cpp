@@ -11,6 +11,7 @@
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
+#include "stuffed/ops/op.h"
 #include "tests/support/scan_variants.h"
 
 namespace stuffed {
@@ -473,8 +474,8 @@ TEST(DecayScan, AProgramThatIsNamedNeverFallsBack) {
 TEST(DecayScan, ProgramsHaveNames) {
   for (const Impl impl : {Impl::Auto, Impl::Chunked, Impl::Reference, Impl::Step, Impl::Tiled,
                           Impl::Aten, Impl::Cuda})
-    EXPECT_EQ(parse_impl(impl_name(impl)), impl);
-  EXPECT_EQ(kind_thrown([] { parse_impl("fast"); }), Error::Kind::Usage);
+    EXPECT_EQ(ops::parse_impls(impl_name(impl)).scan, impl);
+  EXPECT_EQ(kind_thrown([] { ops::parse_impls("quick"); }), Error::Kind::Usage);
 }
 
 TEST(ScanInputs, TheListOfTensorsNamesEachOnce) {

@@ -16,6 +16,7 @@
 #include "stuffed/core/interrupt.h"
 #include "stuffed/core/version.h"
 #include "stuffed/io/regular_file.h"
+#include "stuffed/ops/op.h"
 
 namespace stuffed::cli {
 
@@ -189,8 +190,19 @@ int64_t threads_asked(const CLI::App& command) {
   return option->count() > 0 ? parse_size(option->results().back(), "--threads") : 0;
 }
 
+namespace {
+
+ops::Impls impls_asked(const CLI::App& command) {
+  const CLI::Option* const option = command.get_option_no_throw("--impl");
+  return option != nullptr && option->count() > 0 ? ops::parse_impls(option->results().back())
+                                                  : ops::Impls{};
+}
+
+}  // namespace
+
 void Invocation::run(Context& context) const {
   set_threads(threads_asked(*command_->app));
+  const ops::Forcing forcing(impls_asked(*command_->app));
   const at::AutoGradMode gradients(command_->needs_gradients);
   command_->run(context);
 }

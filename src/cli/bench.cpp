@@ -47,7 +47,7 @@ eval::BenchOptions how(const Options& options) {
                                                     : "f32";
   return {.device = device,
           .dtype = parse_dtype(dtype),
-          .impl = parse_impl(options.impl),
+          .impl = ops::parse_impls(options.impl),
           .warmup = options.warmup,
           .repeats = options.repeats,
           .ceilings = !options.no_ceilings,
@@ -79,7 +79,7 @@ class Report {
       : table_(options.output == "-" ? stderr : stdout) {
     config["device"] = how.device.is_cuda() ? "cuda" : "cpu";
     config["dtype"] = dtype_name(how.dtype);
-    config["impl"] = impl_name(how.impl);
+    config["impl"] = how.impl.name();
     config["repeats"] = how.repeats;
     config["warmup"] = how.warmup;
     config["seed"] = how.seed;

@@ -14,6 +14,7 @@
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/models/one_token.h"
 #include "stuffed/models/vocabulary.h"
+#include "stuffed/ops/op.h"
 
 namespace stuffed::cli {
 
@@ -128,7 +129,7 @@ std::shared_ptr<const Recurrence> open_rule(const ModelOptions& options,
                                             InnerObserver* inner_observer) {
   return build_recurrence(
       {.mitigations = options.mitigations,
-       .impl = parse_impl(options.impl),
+       .impl = ops::parse_impls(options.impl).scan,
        .state_dtype = parse_dtype(options.state_dtype),
        .observer = observer,
        .read_limits = [&model](const std::string& file) { return read_limits(file, model); }},
@@ -153,13 +154,13 @@ std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
 }
 
 std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model, int64_t tokens) {
-  const Impl asked = parse_impl(options.impl);
-  Impl found = asked;
+  ops::Impls impls = ops::parse_impls(options.impl);
+  const Impl asked = impls.scan;
   Watch watch([&](Where, const ScanInputs& in, const LayerState& after) {
-    found = ops::choose(kernels::repeat_token(in, tokens), after.recurrent, asked);
+    impls.scan = ops::choose(kernels::repeat_token(in, tokens), after.recurrent, asked);
   });
   feed_one_token(model, *open_rule(options, model, &watch));
-  return std::string(impl_name(found));
+  return impls.name();
 }
 
 void check_vocabulary(const io::Tokenizer& tokenizer, const RecurrentLM& model) {

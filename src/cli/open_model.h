@@ -59,7 +59,8 @@ std::shared_ptr<const io::Tokenizer> open_tokenizer(const ModelOptions& options,
                                                     const io::TokenizerOptions& how = {});
 
 /// The program that runs this model's recurrence over a segment of so many tokens: "step", "tiled",
-/// "aten", "reference" or "cuda". Feeds it one token to find out.
+/// "aten", "reference" or "cuda"; with the forms that --impl forces on other operations, if any:
+/// "scan=tiled,norm=reference". Feeds the model one token to find out.
 std::string impl_that_runs(const ModelOptions& options, const RecurrentLM& model, int64_t tokens);
 
 /// Throws Input if the tokenizer can make ids the model does not know.

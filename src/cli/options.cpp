@@ -6,6 +6,7 @@
 #include "stuffed/core/error.h"
 #include "stuffed/io/hub_cache.h"
 #include "stuffed/io/output_guard.h"
+#include "stuffed/ops/op.h"
 #include "stuffed/recurrence/mitigations.h"
 
 namespace stuffed::cli {
@@ -254,6 +255,22 @@ CLI::Option* add_checkpoint(CLI::App& app,
   return app.add_option_function<std::string>(flags, set, description)->type_name("PATH|NAME");
 }
 
+namespace {
+
+/// The paragraph on operations that the help of a command with --impl ends with.
+std::string forms_paragraph() {
+  std::string text = "\nOperations and their forms for --impl, beside auto:\n";
+  for (const ops::Op* op : ops::all_ops()) {
+    std::vector<std::string_view> forms;
+    for (const Impl form : op->forms)
+      forms.push_back(impl_name(form));
+    text += fmt::format("  {:<12} {} ({})\n", op->name, fmt::join(forms, ", "), op->what);
+  }
+  return text;
+}
+
+}  // namespace
+
 void add_model_options(CLI::App& app, ModelOptions& options, bool model_required) {
   const char* const group = "Model";
   add_checkpoint(
@@ -306,10 +323,17 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
 }
 
 CLI::Option* add_impl(CLI::App& app, std::string& home) {
-  return add_choice(app, "--impl", home,
-                    {"auto", "reference", "step", "tiled", "aten", "cuda", "chunked"},
-                    "Implementation of the recurrence; a named one never falls back to another. "
-                    "chunked: step, tiled or aten, as auto does on a CPU");
+  const auto set = [&home](const std::string& text) { home = ops::parse_impls(text).name(); };
+  std::string footer = app.get_footer();
+  app.footer(
+      footer.insert(std::min(footer.find("\nExamples:\n"), footer.size()), forms_paragraph()));
+  return app
+      .add_option_function<std::string>(
+          "--impl", set,
+          "Form of the recurrence, or of any operations; one that is named never falls back to "
+          "another. They are listed below")
+      ->type_name("FORM|OP=FORM,...")
+      ->default_str(home);
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {

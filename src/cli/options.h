@@ -21,7 +21,7 @@ struct ModelOptions {
   std::string device = "auto";      // auto, cpu, cuda, cuda:i
   std::string dtype = "f32";        // of weights and activations: f32, bf16
   std::string state_dtype = "f32";  // of the state kept between segments: f32, bf16
-  std::string impl = "auto";        // of the recurrence, as parse_impl() knows them
+  std::string impl = "auto";        // of operations, as Impls::name() writes them
   int64_t segment = 8192;           // tokens fed at a time
   std::vector<std::string> mitigations;  // in the order given
   bool force = false;                    // run what is refused as too slow

@@ -18,6 +18,7 @@
 #include "stuffed/io/token_source.h"
 #include "stuffed/models/family.h"
 #include "stuffed/models/registry.h"
+#include "stuffed/ops/op.h"
 
 namespace stuffed::cli {
 
@@ -26,7 +27,7 @@ namespace {
 struct Options {
   ModelOptions model;  // of these: model, tokenizer, device, seed
   bool kernels = false;
-  std::string text, dtype = "both", family = "all", output, broken = "none";
+  std::string text, dtype = "both", op, family = "all", output, broken = "none";
   int64_t length = 256, piece = 8192;
   std::vector<int64_t> segments = {1, 37, 512}, long_lengths;
   bool no_long = false, overwrite = false;
@@ -146,6 +147,11 @@ void run_model(const Options& options, const RecurrentLM& skeleton, Report& repo
   report_absent_gpu(options, "model", report);
 }
 
+/// --op; a family is the recurrence's alone.
+std::string op_of(const Options& options) {
+  return !options.op.empty() ? options.op : options.family == "all" ? "all" : "scan";
+}
+
 io::json config_of(const Options& options, const RecurrentLM* skeleton) {
   io::json config = {{"devices", names_of(devices_of(options.model.device))},
                      {"broken", options.broken},
@@ -153,6 +159,7 @@ io::json config_of(const Options& options, const RecurrentLM* skeleton) {
                      {"seed", options.model.seed}};
   if (skeleton == nullptr) {
     config["subject"] = "kernels";
+    config["op"] = op_of(options);
     config["family"] = options.family;
     return config;
   }
@@ -171,6 +178,9 @@ io::json config_of(const Options& options, const RecurrentLM* skeleton) {
 void run(const Options& options, Context& context) {
   check(options.kernels != !options.model.model.empty(), Error::Kind::Usage,
         "give either a MODEL or --kernels");
+  check(options.kernels || options.op.empty(), Error::Kind::Usage, "--op goes with --kernels");
+  check(options.family == "all" || op_of(options) == "scan", Error::Kind::Usage,
+        "--family is the recurrence's: it goes with --op scan, not {}", options.op);
   io::OutputGuard guard = guard_inputs(options.model);
   guard.reads("--text", options.text);
   guard.writes("-o", options.output);
@@ -193,6 +203,7 @@ void run(const Options& options, Context& context) {
   print_head(report.table);
   if (options.kernels) {
     eval::verify_kernels({.devices = devices_of(options.model.device),
+                          .op = op_of(options),
                           .family = options.family,
                           .huge = !options.no_long,
                           .broken = options.broken},
@@ -211,20 +222,40 @@ void run(const Options& options, Context& context) {
         report.disagree, report.agree + report.disagree);
 }
 
+std::vector<std::string> op_names() {
+  std::vector<std::string> names = {"all"};
+  for (const ops::Op* op : ops::all_ops())
+    names.emplace_back(op->name);
+  return names;
+}
+
+/// What --break names: every form there is.
+std::vector<std::string> form_names() {
+  std::vector<std::string> names = {"none"};
+  for (const ops::Op* op : ops::all_ops())
+    for (const Impl form : op->forms)
+      if (std::ranges::find(names, impl_name(form)) == names.end())
+        names.emplace_back(impl_name(form));
+  return names;
+}
+
 void add_options(CLI::App& app, Options& options) {
   add_checkpoint(app, "model,--model", options.model.model,
                  "Folder or weight file of the model, or a repository in Hugging Face's cache");
   add_gated_norm(app, options.model.gated_norm, "Options");
   app.add_flag("--kernels", options.kernels,
-               "Check the recurrence alone against f64: all families' shapes, adversarial decays, "
-               "lengths and cuts; needs no model");
+               "Check every form of the operations against f64, the recurrence at all families' "
+               "shapes, with adversarial decays, lengths and cuts; needs no model");
   app.add_option("--device", options.model.device,
                  "auto: the CPU, and the first GPU if there is one; otherwise this device alone")
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str();
   std::vector<std::string> families = family_names();
   families.emplace(families.begin(), "all");
-  add_choice(app, "--family", options.family, families, "With --kernels");
+  add_choice(app, "--op", options.op, op_names(),
+             "With --kernels: this operation alone (default: all; with --family, scan)");
+  add_choice(app, "--family", options.family, families,
+             "With --kernels: the recurrence at this family's shapes");
   const char* const stream = "Stream (of a model)";
   add_choice(app, "--dtype", options.dtype, {"both", "f32", "bf16"},
              "Types of weights and activations")
@@ -256,8 +287,7 @@ void add_options(CLI::App& app, Options& options) {
   add_journal(app, "-o,--output,--json", options.output,
               "Verdicts, JSON Lines, written anew each time; - is standard output");
   app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
-  add_choice(app, "--break", options.broken,
-             {"none", "reference", "step", "tiled", "aten", "cuda", "chunked"},
+  add_choice(app, "--break", options.broken, form_names(),
              "For tests: makes every insertion of this implementation 1 % too large, which must "
              "end in exit code 1")
       ->group("");
@@ -273,7 +303,7 @@ void add_verify(CLI::App& root, Commands& commands) {
       "any disagree.",
       "  stuffed verify mamba2-130m\n"
       "  stuffed verify mamba2-1.3b --device cuda --text war.txt --length 2K -o verdicts.jsonl\n"
-      "  stuffed verify --kernels\n"
+      "  stuffed verify --kernels --op norm\n"
       "\nErrors are RMS of the difference over RMS of what it is compared with: of the losses "
       "(with --kernels of y, the worst\n"
       "head's), and of the final state, the worst layer's or head's. Bounds: f32 1e-4 between "

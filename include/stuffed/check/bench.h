@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "stuffed/models/recurrent_lm.h"
+#include "stuffed/ops/op.h"
 
 namespace stuffed::eval {
 
@@ -16,7 +17,7 @@ inline constexpr int kBenchVersion = 1;
 struct BenchOptions {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;  // of streams, weights and activations
-  Impl impl = Impl::Auto;
+  ops::Impls impl = {};
   int64_t warmup = 3, repeats = 20;
   bool ceilings = true;  // measure copy and matrix product first; without them there are no floors
   uint64_t seed = 0;

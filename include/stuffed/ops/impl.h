@@ -13,6 +13,5 @@ enum class Impl { Auto, Chunked, Reference, Step, Tiled, Aten, Cuda, Fast };
 
 std::string_view impl_name(Impl impl);                   // "auto", "chunked", "reference", ...
 std::optional<Impl> impl_called(std::string_view name);  // none if there is none of this name
-Impl parse_impl(std::string_view name);                  // of the recurrence; throws Usage
 
 }  // namespace stuffed

@@ -55,7 +55,7 @@ class ModelBench {
         name_(name),
         decode_steps_(decode_steps),
         options_(options),
-        rule_(build_recurrence({.mitigations = mitigations(options), .impl = options.impl})),
+        rule_(build_recurrence({.mitigations = mitigations(options), .impl = options.impl.scan})),
         ceilings_(ceilings_if_wanted(options)) {
     MatrixElements matrices;
     model.visit(matrices);
@@ -87,7 +87,7 @@ class ModelBench {
   BenchRecord start(const ModelCase& c, const char* what) const {
     const std::string device = options_.device.is_cuda() ? "cuda" : "cpu";
     return {.key = fmt::format("model/{}/{}/B{}_T{}/{}/{}/{}", name_, what, c.batch, c.tokens,
-                               dtype_name(model_.dtype()), device, impl_name(options_.impl)),
+                               dtype_name(model_.dtype()), device, options_.impl.name()),
             .fields = {{"kind", "model"},
                        {"model", name_},
                        {"family", config().family},
@@ -98,7 +98,7 @@ class ModelBench {
                        {"parameters", config().parameters},
                        {"dtype", dtype_name(model_.dtype())},
                        {"device", device},
-                       {"impl", impl_name(options_.impl)}}};
+                       {"impl", options_.impl.name()}}};
   }
 
   Tensor draw(int64_t batch, int64_t tokens) const {

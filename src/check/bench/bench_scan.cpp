@@ -91,7 +91,8 @@ void bench_scan(const std::vector<ScanCase>& cases,
     Case small = c;
     small.B = small.T = 1;
     const scan_cases::Problem token = scan_cases::make_problem(small, options.device);
-    const Impl impl = ops::choose(kernels::repeat_token(token.in, c.T), token.state, options.impl);
+    const Impl impl =
+        ops::choose(kernels::repeat_token(token.in, c.T), token.state, options.impl.scan);
     BenchRecord record = start_record(c, options, impl);
     record_or_no_memory(record, [&] { run(c, options, ceilings, impl, record); });
     on_record(record);
