@@ -230,6 +230,8 @@ def test_two_processes_on_one_output(tmp_path):
     command = [*ppl_run(), "--length", 64]
     assert stuffed(*command, "-o", out).returncode == 0
     assert stuffed(*TRAIN, "-o", tmp_path / "model").returncode == 0
+    shards = ["tokenize", "--tokenizer", "bytes", TEXTS[0], "--overwrite", "--shards", tmp_path / "shards"]
+    assert stuffed(*shards).returncode == 0
     passkey = ["passkey", "--model", MODELS / "mamba2-passkey", "--lengths", 512, "--depths", 1, "--trials", 1]
     bench = ["bench", "scan", "--family", "mamba2", "--device", "cpu", "--tokens", 8, "--repeats", 1, "--no-ceilings"]
     second = [
@@ -241,6 +243,7 @@ def test_two_processes_on_one_output(tmp_path):
         (out, ["merge", out, "--overwrite", "-o", tmp_path / "b.jsonl"]),
         (out, [*bench, "-o", out]),
         (tmp_path / "model" / "train.jsonl", [*TRAIN, "-o", tmp_path / "model"]),
+        (tmp_path / "shards", shards),
     ]
     shutil.copy(out, tmp_path / "b.jsonl")
     before = snapshot(tmp_path)

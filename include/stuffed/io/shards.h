@@ -11,6 +11,7 @@
 #include "stuffed/io/json.h"
 #include "stuffed/io/tensor_file.h"
 #include "stuffed/io/tokenizer.h"
+#include "stuffed/io/writer_lock.h"
 
 namespace stuffed::io {
 
@@ -58,7 +59,7 @@ struct ShardOptions {
 class ShardWriter {
  public:
   /// Errors  Usage if the folder holds a set already, unless `overwrite`; Input if it holds anything
-  ///         else; Output if it cannot be made
+  ///         else; Output if it cannot be made, or another process is writing into it
   ShardWriter(const std::filesystem::path& folder,
               std::shared_ptr<const Tokenizer> tokenizer,
               const ShardOptions& options,
@@ -77,6 +78,7 @@ class ShardWriter {
   void close_shard();
 
   std::filesystem::path folder_;
+  std::unique_ptr<WriterLock> lock_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   ShardOptions options_;
   std::vector<int32_t> ids_;

@@ -166,6 +166,8 @@ ShardWriter::ShardWriter(const fs::path& folder,
                          bool overwrite)
     : folder_(folder), tokenizer_(std::move(tokenizer)), options_(options) {
   std::error_code error;
+  if (fs::is_directory(folder, error))
+    lock_ = std::make_unique<WriterLock>(folder);  // before anything in it is judged
   const bool is_set = fs::exists(folder / kShardsFile, error);
   check(is_set || !fs::exists(folder, error) || fs::is_empty(folder, error) ||
             has_leavings_alone(folder, saved_tokenizer_name(*tokenizer_)),
@@ -181,6 +183,8 @@ ShardWriter::ShardWriter(const fs::path& folder,
   fs::create_directories(folder, error);
   check(fs::is_directory(folder), Error::Kind::Output, "{}: cannot be made: {}", folder.string(),
         error.message());
+  if (!lock_)
+    lock_ = std::make_unique<WriterLock>(folder);
 }
 
 void ShardWriter::add(std::span<const int32_t> document) {
