@@ -243,13 +243,14 @@ def content_of(path, exact):
 
 
 def leftovers(folder, exact):
-    """Files by name, but for inputs and for logs, which say how often a cell was begun."""
+    """Files by name, but for inputs, for logs, which say how often a cell was begun, and for what an undisturbed cell
+    took."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     names = {path: str(path.relative_to(folder)) for path in files}
     return {
         name: content_of(path, exact)
         for path, name in names.items()
-        if not name.startswith("in/") and path.suffix != ".log"
+        if not name.startswith("in/") and not name.endswith((".log", ".time.json"))
     }
 
 

@@ -14,6 +14,13 @@ namespace {
 
 constexpr const char* kPlan = "sweep.json";
 
+constexpr std::string_view kAsksForFinite = "--fail-nonfinite";
+
+bool asks_for_finite(const std::vector<std::string>& words) {
+  return std::ranges::any_of(
+      words, [](const std::string& word) { return word.starts_with(kAsksForFinite); });
+}
+
 /// Of a command line: what decides the records, as far as words can tell.
 std::vector<std::string> deciding(const std::vector<std::string>& words) {
   std::vector<std::string> kept;
@@ -22,7 +29,7 @@ std::vector<std::string> deciding(const std::vector<std::string>& words) {
     const bool has_value = word == "-o" || word == "--output";
     const bool changes_nothing = word.starts_with("--threads=") ||
                                  word.starts_with("--save-every=") ||
-                                 word.starts_with("--fail-nonfinite");
+                                 word.starts_with(kAsksForFinite);
     if (has_value)
       ++i;
     else if (!changes_nothing)
@@ -56,14 +63,15 @@ Job Folder::job(const Cell& cell) const {
 bool Folder::is_done(const Cell& cell) const {
   const fs::path results = path_ / cell.results();
   std::error_code error;
-  if (!fs::is_regular_file(results, error))
-    return false;
+  if (!fs::is_regular_file(results, error) || fs::exists(error_file(cell), error))
+    return false;  // a run that failed can have finished its journal: --fail-nonfinite
   try {
     const io::JournalEnd end = io::look_into_journal(results);
     const auto was = end.header.provenance.at("command_line").get<std::vector<std::string>>();
     std::vector<std::string> is = cell.arguments(path_);
     is.insert(is.begin(), was.empty() ? "" : was.front());
-    return end.finished && deciding(was) == deciding(is);
+    const bool is_asked_anew = asks_for_finite(is) && !asks_for_finite(was);
+    return end.finished && deciding(was) == deciding(is) && !is_asked_anew;
   } catch (const std::exception&) {  // its command will say what is wrong with it
     return false;
   }
@@ -73,8 +81,28 @@ fs::path Folder::error_file(const Cell& cell) const {
   return path_ / (cell.name + ".error.json");
 }
 
+fs::path Folder::time_file(const Cell& cell) const {
+  return path_ / (cell.name + ".time.json");
+}
+
+std::optional<double> Folder::seconds(const Cell& cell) const {
+  std::error_code ignored;
+  if (!fs::is_regular_file(time_file(cell), ignored))
+    return {};
+  try {
+    const io::json found = io::read_json(time_file(cell));
+    const double seconds = found.at("seconds");
+    return seconds > 0 ? std::optional(seconds) : std::nullopt;
+  } catch (const std::exception&) {  // of an estimate only
+    return {};
+  }
+}
+
 void Folder::record(const Cell& cell, const Outcome& outcome) const {
   std::error_code ignored;
+  if (outcome.exit_code == 0 && outcome.is_whole)
+    io::write_text(time_file(cell),
+                   io::json({{"name", cell.name}, {"seconds", outcome.seconds}}).dump() + "\n");
   if (outcome.exit_code == 0)
     fs::remove(error_file(cell), ignored);
   else

@@ -49,6 +49,7 @@ struct Attempt {
   Clock::time_point not_before = {};  // it is not tried again before that
   bool waits = false;                 // for another process
   double seconds = 0;                 // of earlier attempts
+  bool is_begun = false, is_whole = false;
 };
 
 struct Slot {
@@ -138,7 +139,10 @@ class PoolRun {
     slot.job = job;
     slot.model_key = jobs_[job].model_key;
     slot.since = Clock::now();
-    attempts_[job].bytes = size_of_results(jobs_[job]);
+    Attempt& attempt = attempts_[job];
+    attempt.bytes = size_of_results(jobs_[job]);
+    attempt.is_whole = attempt.is_begun ? attempt.is_whole : attempt.bytes == 0;
+    attempt.is_begun = true;
     watch_.on_start(job);
     slot.worker->send({{"arguments", jobs_[job].arguments}, {"log", jobs_[job].log.string()}});
   }
@@ -199,6 +203,7 @@ class PoolRun {
 
   void end(size_t job, Outcome outcome) {
     outcome.seconds = attempts_[job].seconds;
+    outcome.is_whole = attempts_[job].is_whole;
     watch_.on_end(job, outcome);
     last_end_ = Clock::now();
   }

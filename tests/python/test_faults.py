@@ -315,6 +315,7 @@ def test_a_clock_that_goes_backwards(clock, tmp_path):
         header = json.loads((tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()[0])
         began = datetime.datetime.fromisoformat(header["provenance"]["started_utc"].replace("Z", "+00:00"))
         assert began < datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=5), "the clock was turned back"
+        assert 0 < json.loads((tmp_path / "out" / f"{name}.time.json").read_text())["seconds"] < 600
     # Stopped and gone on with, by a process whose clock is behind the one that began.
     out = tmp_path / "a.jsonl"
     command = [*ppl_run(), "--length", "2K", "--segment", 64, "--save-every", 0.02, "-o", out]

@@ -260,6 +260,31 @@ def test_a_dry_run_says_what_it_would_take_and_touches_nothing(tmp_path):
     assert "10 of 10 cells, 0 done" in done.stdout and "hours" in done.stdout
 
 
+def test_a_dry_run_counts_hours_by_the_cells_that_are_done(whole, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(whole[0], folder)
+    arguments = ["sweep", config(tmp_path, HEAD + GRID), "-o", folder]
+    took = {name: json.loads((folder / f"{name}.time.json").read_text())["seconds"] for name in NAMES}
+    assert all(0 < seconds < 300 for seconds in took.values())
+    # Cells of 96 tokens are done and took an hour each; those of 256 are not.
+    for name in NAMES:
+        (folder / f"{name}.time.json").write_text(json.dumps({"seconds": 3600}))
+        if "-256-" in name:
+            (folder / f"{name}.jsonl").unlink()
+    done = stuffed(*arguments, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    hours = {line.split()[0]: float(line.split()[5]) for line in done.stdout.splitlines()[1:9]}
+    for name in NAMES:
+        assert hours[name] == pytest.approx(256 / 96 if "-256-" in name else 1, rel=1e-3)
+    assert "4 done" in done.stdout and "about 10.67 hours" in done.stdout
+    assert "Hours of 4 cells are by the time" in done.stdout and "guess" not in done.stdout
+    # A file that says nothing leaves the guess, which says that it is one.
+    for name in NAMES:
+        (folder / f"{name}.time.json").write_text("{")
+    done = stuffed(*arguments, "--dry-run")
+    assert done.returncode == 0 and "Hours of 4 cells are a guess" in done.stdout
+
+
 def on_a_terminal(*words, **more):
     """What a program writes to a terminal as its standard error, and its exit code."""
     owner, terminal = pty.openpty()

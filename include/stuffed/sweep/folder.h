@@ -1,6 +1,7 @@
 // A sweep's folder: the plan, what became of each cell, and what went wrong.
 #pragma once
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,10 +22,13 @@ class Folder {
 
   const std::filesystem::path& path() const { return path_; }
   Job job(const Cell& cell) const;
-  /// Its results are finished, and its command line was the same (but for output, device, threads
-  /// and --save-every): running it again would change nothing.
+  /// Its results are finished, it did not fail, and its command line was the same (but for output,
+  /// threads, --save-every, and a --fail-nonfinite that is no longer given): running it again would
+  /// change nothing.
   bool is_done(const Cell& cell) const;
-  /// NAME.error.json, which is there as long as the cell fails.
+  /// How long the whole cell took, if it is known: NAME.time.json.
+  std::optional<double> seconds(const Cell& cell) const;
+  /// NAME.error.json, which is there as long as the cell fails; NAME.time.json of one that is done.
   void record(const Cell& cell, const Outcome& outcome) const;
   /// Makes the folder, and in it sweep.json: every cell with its options, and its status as the folder shows it.
   /// Errors  Output
@@ -32,6 +36,7 @@ class Folder {
 
  private:
   std::filesystem::path error_file(const Cell& cell) const;
+  std::filesystem::path time_file(const Cell& cell) const;
   io::json status_of(const Cell& cell) const;
 
   std::filesystem::path path_;

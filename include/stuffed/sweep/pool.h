@@ -24,7 +24,8 @@ struct Outcome {
   int exit_code = 0;
   std::string error;          // one line; empty if all is well
   bool is_elsewhere = false;  // another process runs it, and it was left to that
-  double seconds = 0;
+  double seconds = 0;         // all its attempts together
+  bool is_whole = false;  // nothing of it was there before: `seconds` are those of the whole cell
 };
 
 /// How the pool's owner is told. Indices are those of the jobs.

@@ -164,63 +164,110 @@ std::vector<size_t> left_to_do(const Sweep& sweep) {
   return left;
 }
 
-/// Hours at half the speed of a large matrix product, measured once a device and dtype.
+/// Seconds at half the speed of a large matrix product, measured once per device and dtype.
 class Clockwork {
  public:
-  double hours(const sweep::Cell& cell, double flops) {
+  double seconds(const sweep::Cell& cell, double flops) {
     const std::string device = cell.value("device").empty() ? "auto" : cell.value("device");
     const std::string dtype = cell.value("dtype").empty() ? "f32" : cell.value("dtype");
     const auto [at, is_new] = speeds_.emplace(device + dtype, 0.0);
     if (is_new)
       at->second = eval::matmul_speed(parse_device(device), parse_dtype(dtype));
-    return flops / (0.5 * at->second) / 3600;
+    return flops / (0.5 * at->second);
   }
 
  private:
   std::map<std::string, double> speeds_;
 };
 
+constexpr const char* kPlanRow = "{:<48} {:<14} {:>16} {:>12} {:>12}  {}\n";
+
 std::string gibibytes(int64_t bytes) {
   return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (int64_t{1} << 30));
 }
 
-void print_plan(const Sweep& sweep) {
-  constexpr const char* kRow = "{:<48} {:<14} {:>16} {:>12} {:>12}  {}\n";
-  cli::print(stdout, kRow, "cell", "command", "tokens", "memory", "hours", "status");
+/// A cell with what is known of it before it runs.
+struct Foreseen {
+  const sweep::Cell* cell;
+  bool is_done = false;
+  std::optional<Estimate> estimate = {};
+  double guess_seconds = 0;             // by its FLOPs
+  std::optional<double> took = {};      // if it is done
+  std::optional<double> measured = {};  // by what finished cells took
+  double seconds() const { return took.value_or(measured.value_or(guess_seconds)); }
+};
+
+std::vector<Foreseen> foresee(const Sweep& sweep) {
   Clockwork clockwork;
   Estimates estimates;
+  Rates rates;
+  std::vector<Foreseen> rows;
+  for (size_t i = 0; i < sweep.own.size(); ++i) {
+    Foreseen row{.cell = &sweep.own[i]};
+    row.is_done = sweep.folder.is_done(*row.cell);
+    row.estimate = estimates.of(row.cell->command, sweep.jobs[i].arguments);
+    if (row.estimate)
+      row.guess_seconds = clockwork.seconds(*row.cell, row.estimate->flops);
+    if (row.is_done)
+      row.took = sweep.folder.seconds(*row.cell);
+    if (row.took)
+      rates.add(*row.cell, row.guess_seconds, *row.took);
+    rows.push_back(row);
+  }
+  for (Foreseen& row : rows)
+    if (row.estimate && rates.knows(*row.cell))
+      row.measured = rates.seconds(*row.cell, row.guess_seconds);
+  return rows;
+}
+
+void print_row(const Foreseen& row) {
+  std::string tokens = "-", memory = "-", hours = "-";
+  if (row.estimate) {
+    tokens = fmt::format("{}", row.estimate->tokens);
+    memory = gibibytes(row.estimate->memory_bytes);
+  }
+  if (row.estimate || row.took)
+    hours = fmt::format("{:.4g}", row.seconds() / 3600);
+  cli::print(stdout, kPlanRow, row.cell->name, row.cell->command, tokens, memory, hours,
+             row.is_done ? "done" : "planned");
+}
+
+void print_plan(const Sweep& sweep) {
+  const std::vector<Foreseen> rows = foresee(sweep);
+  cli::print(stdout, kPlanRow, "cell", "command", "tokens", "memory", "hours", "status");
   int64_t tokens = 0, memory = 0;
   double hours = 0;
-  size_t unknown = 0, done = 0;
-  for (size_t i = 0; i < sweep.own.size(); ++i) {
-    const sweep::Cell& cell = sweep.own[i];
-    const bool is_done = sweep.folder.is_done(cell);
-    done += is_done;
-    std::string cells_tokens = "-", cells_memory = "-", cells_hours = "-";
-    if (const std::optional<Estimate> estimate =
-            estimates.of(cell.command, sweep.jobs[i].arguments)) {
-      const double takes = clockwork.hours(cell, estimate->flops);
-      cells_tokens = fmt::format("{}", estimate->tokens);
-      cells_memory = gibibytes(estimate->memory_bytes);
-      cells_hours = fmt::format("{:.4g}", takes);
-      memory = std::max(memory, estimate->memory_bytes);
-      tokens += is_done ? 0 : estimate->tokens;
-      hours += is_done ? 0 : takes;
-    } else {
+  size_t unknown = 0, done = 0, guessed = 0, measured = 0;
+  for (const Foreseen& row : rows) {
+    print_row(row);
+    done += row.is_done;
+    if (!row.estimate)
       ++unknown;
-    }
-    cli::print(stdout, kRow, cell.name, cell.command, cells_tokens, cells_memory, cells_hours,
-               is_done ? "done" : "planned");
+    else
+      memory = std::max(memory, row.estimate->memory_bytes);
+    if (row.is_done || !row.estimate)
+      continue;
+    tokens += row.estimate->tokens;
+    hours += row.seconds() / 3600;
+    ++(row.measured ? measured : guessed);
   }
   cli::print(
       stdout,
       "{} of {} cells, {} done. Left: {} tokens, at most {} at a time, about {:.4g} hours of "
-      "one worker, {:.4g} with {}{}\n"
-      "Hours are a guess: two FLOPs per parameter and token at half the speed of a large "
-      "matrix product, measured now.\n",
-      sweep.own.size(), sweep.all.size(), done, tokens, gibibytes(memory), hours,
+      "one worker, {:.4g} with {}{}\n",
+      rows.size(), sweep.all.size(), done, tokens, gibibytes(memory), hours,
       hours / static_cast<double>(sweep.workers), sweep.workers,
       unknown > 0 ? fmt::format("; {} cells cannot be told", unknown) : "");
+  if (measured > 0)
+    cli::print(stdout,
+               "Hours of {} cells are by the time that finished ones of their command took here.\n",
+               measured);
+  if (guessed > 0)
+    cli::print(stdout,
+               "Hours of {} cells are a guess that nothing was measured for: two FLOPs per "
+               "parameter and token at half the speed of\na large matrix product, measured now. "
+               "Small models take many times that; run one cell of each command, then ask again.\n",
+               guessed);
 }
 
 /// The code of the failing cells if they agree, else 1.
@@ -233,16 +280,26 @@ int code_of(const std::vector<int>& codes) {
   return agree ? *fails : 1;
 }
 
+/// Seconds per token of the cells that are done.
+Rates measured_rates(const Sweep& sweep) {
+  Rates rates;
+  for (const sweep::Cell& cell : sweep.own)
+    if (const std::optional<double> seconds = sweep.folder.seconds(cell))
+      rates.add(cell, static_cast<double>(tokens_of(cell)), *seconds);
+  return rates;
+}
+
 void run_cells(const Sweep& sweep, const std::string& program) {
   sweep.folder.write_plan(sweep.all);
   const std::vector<size_t> left = left_to_do(sweep);
   std::vector<sweep::Job> jobs;
-  std::vector<int64_t> tokens;
+  std::vector<PlannedWork> work;
   for (const size_t i : left) {
     jobs.push_back(sweep.jobs[i]);
-    tokens.push_back(tokens_of(sweep.own[i]));
+    work.push_back({.cell = sweep.own[i], .tokens = tokens_of(sweep.own[i])});
   }
-  SweepProgress progress(jobs, tokens, sweep.own.size() - left.size());
+  SweepProgress progress(work, sweep.workers, sweep.own.size() - left.size(),
+                         measured_rates(sweep));
   std::vector<int> codes;
   size_t elsewhere = 0;
   const sweep::PoolOptions how{.workers = std::min(sweep.workers, std::max<size_t>(1, jobs.size())),
@@ -364,7 +421,8 @@ void add_sweep(CLI::App& root, Commands& commands) {
       "Cells at a time, each in a process of its own, the GPUs in turn (default: one per GPU, "
       "else 1)");
   app->add_flag("--dry-run", options->dry_run,
-                "Print cells, tokens, memory and hours, and stop; loads no weights");
+                "Print cells, tokens, memory and hours, and stop; loads no weights. Hours are by "
+                "what finished cells of the same command took in DIR, else a guess");
   app->add_flag("--worker", options->worker, "A process of a sweep")->group("");
   commands.push_back(
       {.app = app,
