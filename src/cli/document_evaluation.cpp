@@ -47,6 +47,7 @@ void add_data_options(CLI::App& app, DataOptions& options) {
   add_count(app, "--documents", source.documents,
             source.documents > 0 ? "Documents to read" : "Documents to read (default: all)")
       ->group(group);
+  add_part(app, source.part, source.parts, "Documents")->group(group);
   app.add_flag("--skip-short", options.skip_short,
                "Skip documents shorter than --length, and list them in the results")
       ->group(group);
@@ -121,6 +122,8 @@ Evaluation open_evaluation(const EvaluationOptions& options,
                  .config = describe(options.model, *model),
                  .every_record = {}};
   out.config["data"] = out.source.identity();
+  if (const io::SourceOptions& source = options.data.source; source.parts > 1)
+    out.config["part"] = fmt::format("{}/{}", source.part, source.parts);
   out.every_record = {{"impl", impl_that_runs(options.model, *model, segment_of(options))},
                       {"segment_tokens", options.model.segment},
                       {"dtype", out.config["dtype"]},

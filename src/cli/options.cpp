@@ -8,6 +8,7 @@
 #include "stuffed/io/output_guard.h"
 #include "stuffed/ops/op.h"
 #include "stuffed/recurrence/mitigations.h"
+#include "stuffed/sweep/plan.h"
 
 namespace stuffed::cli {
 
@@ -138,6 +139,22 @@ CLI::Option* add_count(CLI::App& app,
   if (home >= minimum)
     option->default_str(fmt::format("{}", home));
   return option;
+}
+
+CLI::Option* add_part(CLI::App& app, int64_t& part, int64_t& parts, const std::string& what) {
+  const auto set = [&part, &parts](const std::string& text) {
+    const sweep::Shard shard = sweep::parse_shard(text, "--part");
+    part = shard.index;
+    parts = shard.count;
+  };
+  return app
+      .add_option_function<std::string>(
+          "--part", set,
+          fmt::format(
+              "{} i, i+n, i+2n, ... alone, so that n processes share a run; `stuffed merge` "
+              "joins their results as if it had been one",
+              what))
+      ->type_name("i/n");
 }
 
 CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description) {

@@ -67,6 +67,9 @@ CLI::Option* add_count(CLI::App& app,
                        const std::string& description,
                        int64_t minimum = 1);
 
+/// --part i/n of the `what` of a run, which `merge` joins; i and n go to `part` and `parts`.
+CLI::Option* add_part(CLI::App& app, int64_t& part, int64_t& parts, const std::string& what);
+
 /// --seed N: a whole number from 0 to 2^64 - 1.
 CLI::Option* add_seed(CLI::App& app, uint64_t& home, const std::string& description);
 

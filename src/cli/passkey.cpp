@@ -140,6 +140,8 @@ io::json describe_task(const Options& options, const eval::PasskeyOptions& task)
                         {"batch_size", options.batch_size},
                         {"state_memory_bytes", options.state_memory_bytes},
                         {"train_len_tokens", size_or_null(options.train_len)}};
+  if (task.parts > 1)
+    described["part"] = fmt::format("{}/{}", task.part, task.parts);
   if (task.placement == eval::PasskeyPlacement::Nearest)
     described["placement"] = "nearest";
   return described;
@@ -202,6 +204,7 @@ void add_task_options(CLI::App& app, Options& options) {
       ->group(group);
   add_count(app, "--depths", task.depths, "Needle positions per length")->group(group);
   add_count(app, "--trials", task.trials, "Samples per length and needle position")->group(group);
+  add_part(app, task.part, task.parts, "Of each length and depth trials")->group(group);
   add_choice(app, "--protocol", options.protocol, {"ours", "paper-code", "paper-text"},
              "Prompt and rules: ours leaves room for the answer; paper-code is the published "
              "code's (5 new tokens); paper-text is the prompt printed in the paper")

@@ -123,14 +123,14 @@ std::optional<int64_t> variable(const char* name) {
 
 }  // namespace
 
-Shard parse_shard(const std::string& text) {
+Shard parse_shard(const std::string& text, const std::string& flag) {
   const size_t slash = text.find('/');
   check(slash != text.npos, Error::Kind::Usage,
-        "--shard: '{}' is not i/n, such as 0/4, 1/4, 2/4 and 3/4", text);
-  const Shard shard{.index = whole_number(text.substr(0, slash), "--shard"),
-                    .count = whole_number(text.substr(slash + 1), "--shard")};
+        "{}: '{}' is not i/n, such as 0/4, 1/4, 2/4 and 3/4", flag, text);
+  const Shard shard{.index = whole_number(text.substr(0, slash), flag),
+                    .count = whole_number(text.substr(slash + 1), flag)};
   check(shard.index < shard.count, Error::Kind::Usage,
-        "--shard {}: the first of n is 0/n, the last one n-1/n", text);
+        "{} {}: the first of n is 0/n, the last one n-1/n", flag, text);
   return shard;
 }
 

@@ -1,5 +1,6 @@
 #include "stuffed/io/token_source.h"
 
+#include <map>
 #include <numeric>
 
 #include <ATen/ATen.h>
@@ -186,6 +187,32 @@ TEST_F(TokenSourceTest, TokenFilesGiveTheirRowsAndRefuseWhatIsNoId) {
   other.tokens_key = "ids";
   expect_error(Error::Kind::Input, {"'ids'", "--tokens-key"},
                [&] { TokenSource::open(other, nullptr, 100); });
+}
+
+TEST_F(TokenSourceTest, PartsShareTheDocumentsWhichKeepTheirNumbers) {
+  SourceOptions options = jsonl(
+      "{\"text\":\"aa\"}\nbad\n{\"text\":\"cc\"}\n{\"text\":\"dd\"}\n"
+      "{\"text\":\"ee\"}\n",
+      "text");
+  options.skip_bad_lines = true;
+  const auto whole = open(options).identity();
+  std::map<int64_t, std::string> found;
+  options.parts = 3;
+  for (options.part = 0; options.part < options.parts; ++options.part) {
+    TokenSource source = open(options);
+    EXPECT_EQ(source.identity(), whole);
+    while (const auto document = source.next()) {
+      EXPECT_EQ(document->number % 3, options.part);
+      found.emplace(document->number,
+                    std::string(document->tokens.begin(), document->tokens.end()));
+    }
+    EXPECT_EQ(source.bad_lines().size(), 1u);
+  }
+  EXPECT_EQ(found, (std::map<int64_t, std::string>{{0, "aa"}, {2, "cc"}, {3, "dd"}, {4, "ee"}}));
+  options.part = 5;
+  options.parts = 6;
+  TokenSource none = open(options);
+  expect_error(Error::Kind::Usage, {"--part 5/6", "only 4"}, [&] { none.next(); });
 }
 
 TEST_F(TokenSourceTest, PromptsRepeatUntilTheyAreLongEnough) {

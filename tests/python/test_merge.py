@@ -100,6 +100,48 @@ def test_gaps_overlaps_and_differing_configs_are_named(whole, tmp_path):
     assert stuffed("merge", a, b, tmp_path / "device.jsonl", "-o", out).returncode == 0
 
 
+def test_processes_that_share_a_run_make_what_one_process_makes(whole, tmp_path):
+    """--part i/n of the same command line."""
+    command, run = next((name, run) for name, run in RUNS.items() if name.replace("-", "_") in whole.read_text())
+    texts = [word for text in TEXTS for word in ("--text", text)]
+    parts = []
+    for i in range(2):
+        out = tmp_path / f"part{i}.jsonl"
+        more = ["--per-token", out.with_suffix(".safetensors")] if command == "ppl-by-length" else []
+        model = ["--model", MODELS / "mamba2-short"]
+        done = stuffed(command, *model, *texts, *run, *more, "--part", f"{i}/2", "-o", out)
+        assert done.returncode == 0, done.stderr
+        parts.append(out)
+    assert [line["document"] for line in lines_of(parts[0])[1:3]] == [0, 2]
+    assert lines_of(parts[1])[0]["config"]["part"] == "1/2" and lines_of(parts[1])[1]["document"] == 1
+    out = tmp_path / "merged.jsonl"
+    refused(stuffed("merge", parts[0], "-o", out), 3, "document=1")
+    refused(stuffed("merge", *parts, parts[0], "-o", out), 3, "document=0", "is in both")
+    assert stuffed("merge", *reversed(parts), "-o", out).returncode == 0
+    assert lines_of(out)[1:] == lines_of(whole)[1:]
+    config, of_whole = lines_of(out)[0]["config"], lines_of(whole)[0]["config"]
+    for one in (config, of_whole):
+        one.pop("arrays", None)
+    assert config == of_whole
+    theirs, ours = load_file(whole.with_suffix(".safetensors")), load_file(tmp_path / "merged.safetensors")
+    for name, array in theirs.items():
+        numpy.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_a_part_that_is_missing_is_named_where_no_document_says_so(tmp_path):
+    run = ["ppl-by-length", "--model", MODELS / "mamba2-short", "--length", 32, "--bucket", 16]
+    run += [word for text in TEXTS for word in ("--text", text)]
+    for part in ("0/3", "1/3", "1/2"):
+        done = stuffed(*run, "--part", part, "-o", tmp_path / f"{part.replace('/', '-')}.jsonl")
+        assert done.returncode == 0, done.stderr
+    first, second, half = (tmp_path / f"{name}.jsonl" for name in ("0-3", "1-3", "1-2"))
+    refused(stuffed("merge", first, second, "-o", tmp_path / "a.jsonl"), 3, "part 2/3 is missing", "--part 2/3")
+    refused(stuffed("merge", first, half, "-o", tmp_path / "a.jsonl"), 3, "0/3", "1/2")
+    refused(stuffed(*run, "--part", "3/4", "-o", tmp_path / "none.jsonl"), 2, "--part 3/4", "only 3")
+    refused(stuffed(*run, "--part", "2/2", "-o", tmp_path / "none.jsonl"), 2, "--part 2/2")
+    refused(stuffed(*run, "--part", "1/3", "-o", first), 2, "config.part")
+
+
 def test_trials_of_passkey(tmp_path):
     sample = GOLDEN / "results" / "passkey.v1.jsonl"
     run = ["--model", MODELS / "mamba2-passkey", "--lengths", "512,1K", "--depths", 2, "--trials", 2]
@@ -114,6 +156,15 @@ def test_trials_of_passkey(tmp_path):
     assert done.returncode == 0, done.stderr
     ours, theirs = ({line["key"]: line for line in lines_of(path) if "key" in line} for path in (out, whole))
     assert ours == theirs
+    shared = [tmp_path / f"part{i}.jsonl" for i in range(2)]
+    for i, path in enumerate(shared):
+        assert stuffed("passkey", *run, "--part", f"{i}/2", "-o", path).returncode == 0
+        assert {line["trial"] for line in lines_of(path) if line.get("key", "").startswith("len=")} == {i}
+    refused(stuffed("merge", shared[0], "-o", tmp_path / "d.jsonl"), 3, "part 1/2 is missing")
+    assert stuffed("merge", *shared, "-o", tmp_path / "d.jsonl").returncode == 0
+    assert {line["key"]: line for line in lines_of(tmp_path / "d.jsonl") if "key" in line} == theirs
+    assert lines_of(tmp_path / "d.jsonl")[0]["config"] == header["config"]
+    refused(stuffed("passkey", *run, "--part", "2/3", "-o", tmp_path / "e.jsonl"), 2, "--part 2/3", "there are 2")
     refused(stuffed("merge", tmp_path / "a.jsonl", "-o", tmp_path / "c.jsonl"), 3, trials[1]["key"])
     refused(stuffed("merge", tmp_path / "a.jsonl", whole, "-o", tmp_path / "c.jsonl"), 3, "is in both")
     refused(stuffed("merge", sample, whole, "-o", tmp_path / "c.jsonl"), 3, "different runs")

@@ -37,6 +37,7 @@ struct PasskeyOptions {
   int64_t digits = 5;
   int64_t max_new_tokens = 8;
   uint64_t seed = 0;
+  int64_t part = 0, parts = 1;  // of each length and depth trials part, part + parts, ... alone
 };
 
 /// One prompt, and what the answer should be.

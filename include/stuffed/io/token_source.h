@@ -24,9 +24,10 @@ struct SourceOptions {
   std::string field = "text";    // of a JSONL line; "a.b" descends, also into JSON held in strings
   std::filesystem::path tokens;  // safetensors with integers [B,N+1]
   std::string tokens_key = "tokens";
-  std::string prompt;     // "newlines" or "capital", repeated until it is long enough
-  int64_t length = 0;     // scored targets per document; 0: all there are
-  int64_t documents = 0;  // 0: all there are
+  std::string prompt;           // "newlines" or "capital", repeated until it is long enough
+  int64_t length = 0;           // scored targets per document; 0: all there are
+  int64_t documents = 0;        // 0: all there are
+  int64_t part = 0, parts = 1;  // documents whose number is part, part + parts, part + 2 parts, ...
   Short when_short = Short::Refuse;
   bool skip_bad_lines = false;   // of JSONL: those that are not JSON with the field
   bool wait = false;             // for a pipe that gives nothing, without end

@@ -62,9 +62,9 @@ std::vector<Cell> read_plan(const std::filesystem::path& config, const OptionsOf
 struct Shard {
   int64_t index = 0, count = 1;
 };
-/// "2/8", with the first one 0.
+/// "2/8", with the first one 0; `flag` is what it was given by.
 /// Errors  Usage
-Shard parse_shard(const std::string& text);
+Shard parse_shard(const std::string& text, const std::string& flag = "--shard");
 /// What Slurm's array says: (SLURM_ARRAY_TASK_ID - MIN) / STEP of COUNT; 0/1 outside of one.
 /// Errors  Usage if the array has gaps, so that no such parts cover all cells
 Shard shard_of_environment();

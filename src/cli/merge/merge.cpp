@@ -46,11 +46,15 @@ void add_merge(CLI::App& root, Commands& commands) {
       root, "merge",
       "Join the parts of a run as if one run had made them, or the cells of a sweep "
       "in one file",
-      "  stuffed merge war-0.jsonl war-1.jsonl -o war.jsonl\n"
+      "  stuffed ppl-by-length --model DIR --jsonl books.jsonl --length 64K --skip-short --part "
+      "0/2 "
+      "-o part-0.jsonl\n"
+      "  stuffed merge part-0.jsonl part-1.jsonl -o books.jsonl\n"
       "  stuffed merge out/models -o models.jsonl\n"
       "  stuffed merge node1/models node2/models -o models.jsonl\n"
-      "\nParts are finished journals of one command whose headers agree but for provenance, paths, "
-      "device and part; a document or\n"
+      "\nParts are finished journals of one command (--part i/n) whose headers agree but for "
+      "provenance, "
+      "paths, device and part;\na part, a document or "
       "trial that is missing or there twice is refused by name (exit code 3). Summaries are made "
       "anew; the arrays beside the parts\n"
       "become OUT.safetensors. Of folders every cell of the plan must be finished, in one of them; "

@@ -80,11 +80,11 @@ Estimate estimate_of(const ModelOptions& options,
 /// What decides the documents of a source.
 std::string name_of_source(const CellOptions& options) {
   const io::SourceOptions& source = options.data.source;
-  std::string name =
-      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", source.jsonl.string(), source.field,
-                  source.tokens.string(), source.tokens_key, source.prompt, source.length,
-                  source.documents, options.data.skip_short, options.data.pack,
-                  source.skip_bad_lines, options.model.tokenizer, options.model.model);
+  std::string name = fmt::format(
+      "{} {} {} {} {} {} {} {} {} {} {} {} {} {}", source.jsonl.string(), source.field,
+      source.tokens.string(), source.tokens_key, source.prompt, source.length, source.documents,
+      source.part, source.parts, options.data.skip_short, options.data.pack, source.skip_bad_lines,
+      options.model.tokenizer, options.model.model);
   for (const auto& text : source.text)
     name += "\n" + text.string();
   return name;
@@ -114,6 +114,8 @@ Estimate estimate_passkey(CellOptions options, const RecurrentLM& model) {
       options.grid.empty() ? task.protocol == PasskeyProtocol::Ours : options.grid == "shared";
   task.grid = is_shared ? PasskeyGrid::Shared : PasskeyGrid::PerLength;
   task.seed = options.model.seed;
+  task.part = options.data.source.part;
+  task.parts = options.data.source.parts;
   const int64_t new_tokens = options.max_new_tokens > 0                    ? options.max_new_tokens
                              : task.protocol == PasskeyProtocol::PaperCode ? 5
                                                                            : 8;

@@ -107,7 +107,8 @@ int64_t tokens_of(const sweep::Cell& cell) {
     for (const std::string& some : lengths->values)
       for (const int64_t length : parse_sizes(some, "lengths"))
         tokens += length;
-  return tokens;
+  const std::string part = cell.value("part");
+  return part.empty() ? tokens : tokens / sweep::parse_shard(part, "part").count;
 }
 
 /// What the options make of the folder and the cells: everything but running them.

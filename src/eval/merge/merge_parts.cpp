@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 #include "src/eval/merge/parts.h"
@@ -20,7 +21,7 @@ using io::json;
 
 /// Of a config: what need not agree, and what one run over all would have instead.
 json whole_config(json config) {
-  for (const char* field : {"device", "arrays", "batch_size_asked"})
+  for (const char* field : {"device", "arrays", "part"})
     config.erase(field);
   return config;
 }
@@ -65,6 +66,30 @@ void check_headers(const std::vector<Part>& parts) {
     check(why.empty(), Error::Kind::Input, "{} and {}: are parts of different runs; config.{}",
           first.path.string(), part.path.string(), why);
   }
+}
+
+/// Of runs that were begun with --part i/n: is every i there?
+void check_parts(const std::vector<Part>& parts) {
+  std::map<std::string, const Part*> there;
+  std::string of;  // "/4"
+  for (const Part& part : parts) {
+    if (!part.config("part").is_string())
+      return;  // cut by other means: the documents say what is missing
+    const std::string name = part.config("part");
+    const std::string count = name.substr(std::min(name.find('/'), name.size()));
+    if (!there.empty() && of != count)
+      fail(Error::Kind::Input, "{} and {}: are parts {} and {}",
+           there.begin()->second->path.string(), part.path.string(), there.begin()->first, name);
+    of = count;
+    there.emplace(name, &part);
+  }
+  std::vector<std::string> missing;
+  const int64_t count = std::strtoll(of.c_str() + 1, nullptr, 10);
+  for (int64_t i = 0; i < count && missing.size() < 20; ++i)
+    if (const std::string name = fmt::format("{}{}", i, of); !there.contains(name))
+      missing.push_back(name);
+  check(missing.empty(), Error::Kind::Input, "part {} is missing; its command had --part {}",
+        fmt::join(missing, ", "), missing.empty() ? "" : missing.front());
 }
 
 [[noreturn]] void refuse_overlap(const std::string& key, const fs::path& a, const fs::path& b) {
@@ -116,6 +141,7 @@ Places places_of(const std::vector<Part>& parts) {
 /// What decides the numbers of a sharded run; the sidecar's name is that of the new one.
 json merged_config(const Part& first, const fs::path& sidecar) {
   json config = first.header.config;
+  config.erase("part");
   if (config.contains("arrays") && !config["arrays"].is_null())
     config["arrays"] = sidecar.filename().generic_string();
   return config;
@@ -228,6 +254,7 @@ Merged merge_parts(const std::vector<std::filesystem::path>& paths,
   const std::string& schema = first.header.schema;
   const bool is_passkey = schema == "stuffed.passkey";
   const Places places = is_passkey ? Places() : places_of(parts);
+  check_parts(parts);
   Merged merged{.parts = std::ssize(parts), .records = 0, .sidecar = {}};
   if (has_sidecar(first))
     merged.sidecar = io::sidecar_beside(output);

@@ -47,10 +47,23 @@ class PromptBuilder {
     for (const int64_t length :
          std::set<int64_t>(options_.lengths_tokens.begin(), options_.lengths_tokens.end()))
       add_length(length);
+    keep_part();
     return {PromptTree(std::move(blocks_), std::move(prompts_)), std::move(trials_)};
   }
 
  private:
+  /// Trials are what they are in the whole run.
+  void keep_part() {
+    size_t kept = 0;
+    for (size_t i = 0; i < trials_.size(); ++i)
+      if (trials_[i].trial % options_.parts == options_.part) {
+        std::swap(trials_[kept], trials_[i]);
+        std::swap(prompts_[kept++], prompts_[i]);
+      }
+    trials_.resize(kept);
+    prompts_.resize(kept);
+  }
+
   /// Tokens of a prompt's parts; what is put in front of it does not count.
   struct Counts {
     int64_t prefix = 0, block = 0, question = 0;
@@ -250,6 +263,10 @@ PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& o
         "passkey: {} lengths x {} depths x {} trials are too many prompts, at most {} can be "
         "planned; lower --depths or --trials",
         options.lengths_tokens.size(), options.depths, options.trials, kMaxPrompts);
+  check(options.part < options.parts && options.parts <= options.trials, Error::Kind::Usage,
+        "--part {}/{}: takes trials of each length and depth, of which there are {}; give at most "
+        "as many parts",
+        options.part, options.parts, options.trials);
   return PromptBuilder(tokenizer, options).build();
 }
 

@@ -17,7 +17,8 @@ struct TokenSource::Impl {
   json identity = json::object();
   std::vector<Skipped> skipped;
   std::vector<BadLine> bad_lines;
-  int64_t given = 0;
+  int64_t given = 0;     // of all parts
+  bool is_empty = true;  // of this part, so far
   // Packing: what was read and not yet given lies in pool.tokens from pool_begin, to which the
   // boundaries are relative; open is the document that is not read to its end.
   Document pool;
@@ -32,6 +33,7 @@ struct TokenSource::Impl {
   void add_whole_line();
   bool add_to_pool(size_t wanted);
   std::optional<Document> next_packed();
+  std::optional<Document> next();
 };
 
 namespace {
@@ -221,17 +223,28 @@ TokenSource TokenSource::open(const SourceOptions& options,
   return TokenSource(std::move(impl));
 }
 
-std::optional<Document> TokenSource::next() {
-  const int64_t wanted = impl_->options.documents;
-  if (wanted > 0 && impl_->given == wanted)
+/// Of whatever part.
+std::optional<Document> TokenSource::Impl::next() {
+  const int64_t wanted = options.documents;
+  if (wanted > 0 && given == wanted)
     return {};
-  std::optional<Document> document =
-      impl_->options.when_short == Short::Pack ? impl_->next_packed() : impl_->next_cut();
-  check(document.has_value() || impl_->given >= std::max<int64_t>(1, wanted), Error::Kind::Input,
+  std::optional<Document> document = options.when_short == Short::Pack ? next_packed() : next_cut();
+  check(document.has_value() || given >= std::max<int64_t>(1, wanted), Error::Kind::Input,
         "there are only {} documents of {} targets, and {} are asked for; give a smaller --length "
         "or --documents",
-        impl_->given, std::max<int64_t>(1, impl_->options.length), std::max<int64_t>(1, wanted));
-  impl_->given += document.has_value();
+        given, std::max<int64_t>(1, options.length), std::max<int64_t>(1, wanted));
+  given += document.has_value();
+  return document;
+}
+
+std::optional<Document> TokenSource::next() {
+  std::optional<Document> document = impl_->next();
+  while (document && document->number % impl_->options.parts != impl_->options.part)
+    document = impl_->next();
+  check(document.has_value() || !impl_->is_empty, Error::Kind::Usage,
+        "--part {}/{}: holds no document, there are only {}; give fewer parts", impl_->options.part,
+        impl_->options.parts, impl_->given);
+  impl_->is_empty = false;
   if (document && impl_->piped->bytes() > 0)
     document->piped = {.bytes = impl_->piped->bytes(), .sha256 = impl_->piped->sha256()};
   return document;
