@@ -9,11 +9,14 @@
 
 #include "src/cli/config_file.h"
 #include "src/cli/options.h"
+#include "src/cli/run/failure.h"
 #include "src/cli/run/invocation.h"
 #include "src/cli/suggest.h"
+#include "src/cli/what_to_try.h"
 #include "stuffed/core/cores.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/interrupt.h"
+#include "stuffed/core/memory.h"
 #include "stuffed/core/version.h"
 #include "stuffed/io/regular_file.h"
 #include "stuffed/ops/op.h"
@@ -204,7 +207,19 @@ void Invocation::run(Context& context) const {
   set_threads(threads_asked(*command_->app));
   const ops::Forcing forcing(impls_asked(*command_->app));
   const at::AutoGradMode gradients(command_->needs_gradients);
-  command_->run(context);
+  context.feeding.reset();
+  std::string why;
+  try {
+    return command_->run(context);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error))
+      throw;
+    why = failure_of(error).message;
+  }
+  // Behind the catch: what the command held is free again.
+  fail(Error::Kind::Memory, "{}{}", why, what_to_try(*command_->app, context));
 }
 
 std::optional<std::vector<std::string>> options_of(const std::string& command) {

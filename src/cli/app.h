@@ -1,10 +1,12 @@
 // The command line: which subcommands there are, and how the one that was asked for is run.
 #pragma once
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "src/cli/open_model.h"
+#include "stuffed/eval/what_fits.h"
 
 namespace CLI {
 class App;
@@ -17,6 +19,7 @@ namespace stuffed::cli {
 struct Context {
   std::vector<std::string> command_line;
   ModelCache models;
+  std::optional<eval::Feeding> feeding = {};  // what the command feeds at a time, once it knows
 };
 
 struct Command {

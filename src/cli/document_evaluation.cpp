@@ -82,6 +82,65 @@ io::TokenSource open_source(const DataOptions& data,
   return io::TokenSource::open(where, tokenizer, model.config().vocab);
 }
 
+namespace {
+
+bool can_be_read_twice(const io::SourceOptions& source) {
+  std::vector<fs::path> files = source.text;
+  files.push_back(source.jsonl);
+  std::error_code ignored;
+  return std::ranges::all_of(files, [&](const fs::path& file) {
+    return file.empty() || (file != "-" && fs::is_regular_file(file, ignored));
+  });
+}
+
+}  // namespace
+
+SideBySide documents_side_by_side(const DataOptions& data,
+                                  const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                                  const RecurrentLM& model,
+                                  int64_t most) {
+  const bool is_one = !data.source.prompt.empty() || data.source.documents == 1 ||
+                      (data.source.text.size() == 1 && !data.pack);
+  if (is_one)
+    return {};
+  check(can_be_read_twice(data.source), Error::Kind::Usage,
+        "--batch-size auto: counts the documents first, and a pipe can be read only once; give a "
+        "number");
+  DataOptions first = data;
+  first.source.part = 0;  // no part has more, and all find the same
+  io::TokenSource source = open_source(first, tokenizer, model);
+  SideBySide found;
+  int64_t run = 0, last = 0;
+  while (found.documents < most) {
+    const std::optional<io::Document> document = source.next();
+    if (!document)
+      break;
+    const int64_t targets = std::ssize(document->tokens) - 1;
+    run = targets == last ? run + 1 : 1;
+    last = targets;
+    found.documents = std::max(found.documents, run);
+    found.targets = std::max(found.targets, targets);
+  }
+  return found;
+}
+
+std::optional<int64_t> recorded_batch_size(const std::string& output, std::string_view schema) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(output, ignored))
+    return {};
+  int64_t records = 0;
+  const io::JournalEnd end =
+      io::read_journal(output, [&](const io::json&, io::LinePlace) { ++records; });
+  const bool is_begun = records > 0 || fs::exists(output + ".state", ignored);
+  if (end.empty || !is_begun || end.header.schema != schema || !end.header.config.is_object())
+    return {};
+  const io::json found =
+      end.header.config.value("batch_size", io::json(1));  // 1: before there was a choice
+  check(found.is_number_integer() && found >= 1, Error::Kind::Input,
+        "{}: config.batch_size is {}, which is no batch size", output, found.dump());
+  return found.get<int64_t>();
+}
+
 void add_output_option(CLI::App& app, EvaluationOptions& options) {
   add_journal(app, "-o,--output", options.output,
               "Results, JSON Lines; - is standard output (which cannot be resumed)")
@@ -97,15 +156,10 @@ void add_rerun_options(CLI::App& app, EvaluationOptions& options, const std::str
       ->group("Output");
 }
 
-namespace {
-
-/// Tokens that are fed at a time, but for the last of a document.
 int64_t segment_of(const EvaluationOptions& options) {
   const int64_t length = options.data.source.length;
   return length > 0 ? std::min(options.model.segment, length) : options.model.segment;
 }
-
-}  // namespace
 
 Evaluation open_evaluation(const EvaluationOptions& options,
                            Context& context,

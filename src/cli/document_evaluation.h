@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -31,6 +32,24 @@ std::shared_ptr<const io::Tokenizer> tokenizer_for(const DataOptions& data,
 io::TokenSource open_source(const DataOptions& data,
                             const std::shared_ptr<const io::Tokenizer>& tokenizer,
                             const RecurrentLM& model);
+
+/// Documents of one length in a row.
+struct SideBySide {
+  int64_t documents = 1;
+  int64_t targets = 0;  // of the longest document met; 0: none was read
+};
+
+/// Which documents can be fed side by side: the most there are in a row, counted up to `most`; with
+/// --part, in the first part. Reads the source once more, as far as that takes.
+/// Errors  Usage if it can be read only once; as open_source()
+SideBySide documents_side_by_side(const DataOptions& data,
+                                  const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                                  const RecurrentLM& model,
+                                  int64_t most);
+
+/// The batch size that an unfinished or finished run of `schema` recorded in `output`, which --batch-size
+/// auto then takes; nothing if nothing was measured there yet.
+std::optional<int64_t> recorded_batch_size(const std::string& output, std::string_view schema);
 
 struct EvaluationOptions {
   ModelOptions model;
@@ -72,6 +91,9 @@ struct JournalKind {
   int version = 1;
   std::filesystem::path sidecar;  // "" if there is none
 };
+
+/// Tokens that are fed at a time, but for the last of a document.
+int64_t segment_of(const EvaluationOptions& options);
 
 /// Begins or resumes the journal, once it is known that its sidecar is no one else's.
 /// `evaluation.config` must be complete.

@@ -148,6 +148,8 @@ void run(Options options, Context& context) {
   const auto tokenizer = find_tokenizer(options);
   const auto model = context.models.open(options.model, tokenizer.get());
   const auto rule = open_rule(options.model, *model);
+  context.feeding = {.segment_tokens = options.model.segment,
+                     .state_bytes = model->initial_state(1).bytes()};
   std::vector<std::string> changes = options.model.mitigations;
   if (!options.model.gated_norm.empty())
     changes.push_back("gated_norm=" + options.model.gated_norm);

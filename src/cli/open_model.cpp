@@ -67,8 +67,11 @@ std::shared_ptr<const RecurrentLM> ModelCache::open(const ModelOptions& options,
                   options.gated_norm, reading.tokenizer_ids.value_or(0));
   if (key != key_) {
     model_.reset();  // first, so that two never share the memory
+    key_.clear();    // nor is it taken for loaded if this goes wrong
+    is_loading_ = true;
     model_ = load_model(
         options.model, {.dtype = parse_dtype(options.dtype), .device = device, .reading = reading});
+    is_loading_ = false;
     say_warnings(model_->config());
     key_ = key;
   }

@@ -20,10 +20,15 @@ class ModelCache {
   /// `tokenizer` is the run's, if it has one.
   std::shared_ptr<const RecurrentLM> open(const ModelOptions& options,
                                           const io::Tokenizer* tokenizer = nullptr);
+  /// The model that is loaded, or null.
+  const RecurrentLM* loaded() const { return model_.get(); }
+  /// Whether open() was left in the middle.
+  bool is_loading() const { return is_loading_; }
 
  private:
   std::string key_;
   std::shared_ptr<const RecurrentLM> model_;
+  bool is_loading_ = false;
 };
 
 /// What decides the model's numbers beside its files: --gated-norm, and the tokenizer given, or the

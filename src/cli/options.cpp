@@ -141,6 +141,15 @@ CLI::Option* add_count(CLI::App& app,
   return option;
 }
 
+CLI::Option* add_batch_size(CLI::App& app, int64_t& home, const std::string& description) {
+  const auto set = [&home](const std::string& text) {
+    home = text == "auto" ? 0 : at_least(parse_size(text, "--batch-size"), 1, "--batch-size");
+  };
+  return app.add_option_function<std::string>("--batch-size", set, description)
+      ->type_name("N|auto")
+      ->default_str(fmt::format("{}", home));
+}
+
 CLI::Option* add_part(CLI::App& app, int64_t& part, int64_t& parts, const std::string& what) {
   const auto set = [&part, &parts](const std::string& text) {
     const sweep::Shard shard = sweep::parse_shard(text, "--part");

@@ -67,6 +67,9 @@ CLI::Option* add_count(CLI::App& app,
                        const std::string& description,
                        int64_t minimum = 1);
 
+/// --batch-size N or auto, which is 0 in `home`. `description` says what it is of.
+CLI::Option* add_batch_size(CLI::App& app, int64_t& home, const std::string& description);
+
 /// --part i/n of the `what` of a run, which `merge` joins; i and n go to `part` and `parts`.
 CLI::Option* add_part(CLI::App& app, int64_t& part, int64_t& parts, const std::string& what);
 

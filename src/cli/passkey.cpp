@@ -11,6 +11,7 @@
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/eval/state_bytes.h"
+#include "stuffed/eval/what_fits.h"
 #include "stuffed/models/registry.h"
 #include "stuffed/recurrence/window.h"
 
@@ -147,10 +148,34 @@ io::json describe_task(const Options& options, const eval::PasskeyOptions& task)
   return described;
 }
 
-void run(const Options& options, Context& context) {
+constexpr int64_t kMostOnCpu = 64;
+
+/// Of any part of the run: all its parts find the same batch.
+int64_t most_prompts(const eval::PasskeyOptions& task) {
+  const int64_t trials = (task.trials + task.parts - 1) / task.parts;
+  return std::ssize(task.lengths_tokens) * task.depths * trials;
+}
+
+/// --batch-size auto as a number.
+int64_t resolve_batch_size(const Options& options,
+                           const RecurrentLM& model,
+                           const Recurrence& rule,
+                           const eval::Feeding& feeding,
+                           int64_t prompts) {
+  if (!options.overwrite)
+    if (const auto recorded = recorded_batch_size(options.output, "stuffed.passkey"))
+      return *recorded;
+  const int64_t most = model.device().is_cuda() ? prompts : std::min(prompts, kMostOnCpu);
+  return eval::batch_that_fits(model, rule, feeding, most);
+}
+
+void run(Options options, Context& context) {
   eval::PasskeyOptions task_options = task_of(options);
-  if (options.dry_run)
+  if (options.dry_run) {
+    if (options.batch_size == 0)
+      options.batch_size = kMostOnCpu;  // nothing is loaded that would say more
     return dry_run(options, task_options, context);
+  }
   check(!options.model.model.empty(), Error::Kind::Usage, "passkey: --model is required");
   check(!options.output.empty(), Error::Kind::Usage, "passkey: -o OUT.jsonl is required");
   guard_inputs(options.model).writes("-o", options.output);
@@ -164,6 +189,16 @@ void run(const Options& options, Context& context) {
   warn_of_cut_answers(task, task_options.max_new_tokens);
   const int64_t state_bytes = eval::state_bytes(
       *model, *rule, window_tokens(options.model.mitigations), longest_stream(task, task_options));
+  const int64_t prompts = most_prompts(task_options);
+  context.feeding = {
+      .rows = options.batch_size,
+      .segment_tokens =
+          std::min(options.model.segment, *std::ranges::max_element(task_options.lengths_tokens)),
+      .state_bytes = state_bytes,
+      .beside_bytes = std::min(options.state_memory_bytes, prompts * state_bytes)};
+  if (options.batch_size == 0)
+    options.batch_size = context.feeding->rows =
+        resolve_batch_size(options, *model, *rule, *context.feeding, prompts);
 
   io::json config = describe(options.model, *model);
   config["tokenizer"] = {{"kind", tokenizer->kind()}, {"sha256", tokenizer->hash()}};
@@ -250,7 +285,9 @@ void add_passkey(CLI::App& root, Commands& commands) {
            "Bytes for the states held at a time, mitigations' included; more gives wider batches")
       ->default_str("4G")
       ->group("Evaluation");
-  add_count(*app, "--batch-size", options->batch_size, "Most sequences per batch")
+  add_batch_size(*app, options->batch_size,
+                 "Most sequences per batch. auto: the most that fit the memory, found once and "
+                 "recorded as a number, which the same command takes again; on a CPU 64 at most")
       ->group("Evaluation");
   add_journal(*app, "-o,--output", options->output,
               "Results, JSON Lines; - is standard output (which cannot be resumed)")

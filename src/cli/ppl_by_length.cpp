@@ -1,6 +1,7 @@
 // `stuffed ppl-by-length`: options, and what is shown while it runs and at the end.
 #include "stuffed/eval/ppl_by_length.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 
@@ -8,6 +9,9 @@
 #include "src/cli/ppl_report.h"
 #include "src/cli/progress_line.h"
 #include "stuffed/eval/check_records.h"
+#include "stuffed/eval/state_bytes.h"
+#include "stuffed/eval/what_fits.h"
+#include "stuffed/recurrence/window.h"
 
 namespace stuffed::cli {
 
@@ -29,9 +33,39 @@ bool is_from_before_batches(const std::string& output) {
          !end.header.config.contains("batch_size");
 }
 
-void run(const Options& options, Context& context) {
+/// Tokens that a CPU is fed at a time; more at once are no faster.
+constexpr int64_t kCpuTokens = 8192;
+constexpr int64_t kMostOnCpu = 64, kMostOnGpu = 4096;
+
+/// --batch-size auto as a number.
+int64_t resolve_batch_size(const Options& options,
+                           const Evaluation& it,
+                           const eval::Feeding& feeding) {
+  if (!options.overwrite)
+    if (const auto recorded = recorded_batch_size(options.output, eval::kPplByLengthSchema))
+      return *recorded;
+  const bool on_cpu = !it.model->device().is_cuda();
+  const SideBySide found = documents_side_by_side(options.data, it.tokenizer, *it.model,
+                                                  on_cpu ? kMostOnCpu : kMostOnGpu);
+  eval::Feeding fed = feeding;
+  if (found.targets > 0)
+    fed.segment_tokens = std::min(fed.segment_tokens, found.targets);
+  const int64_t filled = std::max<int64_t>(1, kCpuTokens / fed.segment_tokens);
+  return eval::batch_that_fits(*it.model, *it.rule, fed,
+                               on_cpu ? std::min(found.documents, filled) : found.documents);
+}
+
+void run(Options options, Context& context) {
   check_outputs(options, "--per-token", options.per_token);
   Evaluation it = open_evaluation(options, context);
+  const int64_t window = window_tokens(options.model.mitigations);
+  const int64_t length = options.data.source.length;
+  context.feeding = {
+      .rows = options.batch_size,
+      .segment_tokens = segment_of(options),
+      .state_bytes = eval::state_bytes(*it.model, *it.rule, window, length > 0 ? length : window)};
+  if (options.batch_size == 0)
+    options.batch_size = context.feeding->rows = resolve_batch_size(options, it, *context.feeding);
   it.config["bucket_tokens"] = options.bucket;
   if (options.overwrite || options.batch_size != 1 || !is_from_before_batches(options.output))
     it.config["batch_size"] = options.batch_size;
@@ -82,9 +116,11 @@ void add_ppl_by_length(CLI::App& root, Commands& commands) {
   add_data_options(*app, options->data);
   add_size(*app, "--bucket", options->bucket, "Positions per bucket of the averages")
       ->group("Evaluation");
-  add_count(*app, "--batch-size", options->batch_size,
-            "Documents of equal length fed in one batch (one short document leaves a GPU idle); no "
-            "record depends on its neighbours")
+  add_batch_size(*app, options->batch_size,
+                 "Documents of equal length fed in one batch (one short document leaves a GPU "
+                 "idle); no record depends on its neighbours. auto: the most that fit the memory, "
+                 "found once and recorded as a number, which the same command takes again; on a "
+                 "CPU what makes 8K tokens, 64 at most")
       ->group("Evaluation");
   add_size(*app, "--train-len", options->train_len,
            "Training length of the model; the onset of collapse is looked for beyond it")

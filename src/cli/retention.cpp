@@ -66,6 +66,10 @@ void run(const Options& options, Context& context) {
   const fs::path arrays = arrays_path(options);
   check_outputs(options, "--arrays", arrays);
   Evaluation it = open_evaluation(options, context, &decays, mitigates ? &mitigated : nullptr);
+  const int64_t suffixes = options.suffixes.empty() ? options.points : std::ssize(options.suffixes);
+  context.feeding = {.rows = suffixes + 1,
+                     .segment_tokens = segment_of(options),
+                     .state_bytes = it.model->initial_state(1).bytes()};
   it.config.update(describe_task(options, arrays));
   const eval::RetentionOptions how{.segment = options.model.segment,
                                    .read_tokens = options.read_tokens,

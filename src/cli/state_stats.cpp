@@ -127,6 +127,8 @@ void run(const Options& options, Context& context) {
   if (options.train_len > 0)
     task.train_len = options.train_len;
   Evaluation it = open_evaluation(options, context);
+  context.feeding = {.segment_tokens = std::min(segment_of(options), task.stride),
+                     .state_bytes = it.model->initial_state(1).bytes()};
   const ModelConfig& model = it.model->config();
   it.config.update(describe_task(task, model, options.output));
   eval::check_state_stats(task, model, "--length", options.data.source.length,

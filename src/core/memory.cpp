@@ -2,13 +2,23 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <limits>
 #include <new>
+#include <string>
 #include <string_view>
+#include <sys/resource.h>
 #include <system_error>
 
 #include <c10/util/Exception.h>
 
 #include "stuffed/core/error.h"
+
+#if STUFFED_WITH_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
+#endif
 
 namespace stuffed {
 
@@ -45,6 +55,79 @@ bool is_out_of_memory(const std::exception& error) {
     return system->code() == std::errc::not_enough_memory ||
            system->code() == std::errc::resource_unavailable_try_again;
   return says_so(error.what());
+}
+
+namespace {
+
+constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
+
+/// The number behind `key` in a file of lines "key: 123 kB"; without a unit it is bytes.
+int64_t bytes_in(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string word; file >> word;)
+    if (word == key) {
+      int64_t number = 0;
+      std::string unit;
+      file >> number >> unit;
+      return file.fail() ? kNoLimit : number * (unit == "kB" ? 1024 : 1);
+    }
+  return kNoLimit;
+}
+
+/// The one number of a file; no limit for "max", or if there is none.
+int64_t number_in(const std::string& path) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  return file >> number ? number : kNoLimit;
+}
+
+/// What the control group leaves, by its second or first version; files read are given up first.
+int64_t left_of_group() {
+  const std::string folder = "/sys/fs/cgroup/", older = folder + "memory/";
+  const bool second = number_in(folder + "memory.max") != kNoLimit;
+  const int64_t limit =
+      second ? number_in(folder + "memory.max") : number_in(older + "memory.limit_in_bytes");
+  const int64_t used =
+      second ? number_in(folder + "memory.current") : number_in(older + "memory.usage_in_bytes");
+  if (limit == kNoLimit || used == kNoLimit)
+    return kNoLimit;
+  const int64_t files = second ? bytes_in(folder + "memory.stat", "inactive_file")
+                               : bytes_in(older + "memory.stat", "total_inactive_file");
+  return std::max<int64_t>(0, limit - used + (files == kNoLimit ? 0 : files));
+}
+
+int64_t left_of_addresses() {
+  rlimit limit = {};
+  const int64_t taken = bytes_in("/proc/self/status", "VmSize:");
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || taken == kNoLimit)
+    return kNoLimit;
+  return std::max<int64_t>(0, static_cast<int64_t>(limit.rlim_cur) - taken);
+}
+
+}  // namespace
+
+int64_t free_memory_bytes([[maybe_unused]] c10::Device device) {
+#if STUFFED_WITH_CUDA
+  if (device.is_cuda()) {
+    namespace cache = c10::cuda::CUDACachingAllocator;
+    const c10::cuda::CUDAGuard guard(device);
+    size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total) == cudaSuccess, Error::Kind::Unsupported,
+          "{}: does not say how much memory is free", device.str());
+    const auto stats = cache::getDeviceStats(std::max<c10::DeviceIndex>(device.index(), 0));
+    const int64_t unused = stats.reserved_bytes[0].current - stats.allocated_bytes[0].current;
+    return static_cast<int64_t>(free) + unused;
+  }
+#endif
+  return std::min(
+      {bytes_in("/proc/meminfo", "MemAvailable:"), left_of_group(), left_of_addresses()});
+}
+
+void release_unused_memory([[maybe_unused]] c10::Device device) {
+#if STUFFED_WITH_CUDA
+  if (device.is_cuda())
+    c10::cuda::CUDACachingAllocator::emptyCache();
+#endif
 }
 
 }  // namespace stuffed

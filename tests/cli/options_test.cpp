@@ -34,6 +34,18 @@ TEST(Sizes, WhatIsNoSizeIsAUsageErrorThatNamesTheFlag) {
   }
 }
 
+TEST(BatchSize, IsANumberOrAuto) {
+  CLI::App app;
+  int64_t batch = 3;
+  add_batch_size(app, batch, "");
+  app.parse(std::vector<std::string>{"auto", "--batch-size"});
+  EXPECT_EQ(batch, 0);
+  app.parse(std::vector<std::string>{"1K", "--batch-size"});
+  EXPECT_EQ(batch, 1024);
+  for (const char* wrong : {"0", "-1", "Auto", "2.5"})
+    EXPECT_THROW(app.parse(std::vector<std::string>{wrong, "--batch-size"}), Error) << wrong;
+}
+
 TEST(ModelOptions, DefaultsAreTheDocumentedOnes) {
   CLI::App app;
   ModelOptions options;

@@ -1,6 +1,9 @@
+#include <fstream>
 #include <new>
 #include <set>
+#include <sys/resource.h>
 #include <system_error>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -68,6 +71,24 @@ TEST(Memory, IsKnownToHaveRunOutByWhatTheLibrariesSay) {
   EXPECT_FALSE(is_out_of_memory(std::system_error(ENOENT, std::generic_category())));
   EXPECT_TRUE(is_out_of_memory(Error(Error::Kind::Memory, "a file")));
   EXPECT_FALSE(is_out_of_memory(Error(Error::Kind::Input, "could not execute a primitive")));
+}
+
+TEST(Memory, WhatIsFreeIsWithinTheMachineAndTheLimitOnAddresses) {
+  const int64_t free = free_memory_bytes(c10::Device("cpu"));
+  EXPECT_GT(free, 0);
+  EXPECT_LE(free, ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE));
+  std::ifstream status("/proc/self/statm");
+  int64_t pages = 0;
+  status >> pages;
+  rlimit before = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_AS, &before), 0);
+  rlimit limit = before;
+  constexpr int64_t kLeft = int64_t{32} << 20;
+  limit.rlim_cur = static_cast<rlim_t>(pages * ::sysconf(_SC_PAGESIZE) + kLeft);
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &limit), 0);
+  const int64_t limited = free_memory_bytes(c10::Device("cpu"));
+  ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_LE(limited, kLeft);
 }
 
 TEST(Version, NamesCommitAndLibTorch) {

@@ -131,15 +131,20 @@ def test_processes_that_share_a_run_make_what_one_process_makes(whole, tmp_path)
 def test_a_part_that_is_missing_is_named_where_no_document_says_so(tmp_path):
     run = ["ppl-by-length", "--model", MODELS / "mamba2-short", "--length", 32, "--bucket", 16]
     run += [word for text in TEXTS for word in ("--text", text)]
-    for part in ("0/3", "1/3", "1/2"):
-        done = stuffed(*run, "--part", part, "-o", tmp_path / f"{part.replace('/', '-')}.jsonl")
+    for part in ("0/3", "1/3", "0/2", "1/2"):
+        auto = ["--batch-size", "auto" if part.endswith("2") else 2]
+        done = stuffed(*run, *auto, "--part", part, "-o", tmp_path / f"{part.replace('/', '-')}.jsonl")
         assert done.returncode == 0, done.stderr
+    # A batch that is found by each part is the same in all: here as many as the larger part has.
+    halves = [tmp_path / f"{name}.jsonl" for name in ("0-2", "1-2")]
+    assert [lines_of(half)[0]["config"]["batch_size"] for half in halves] == [2, 2]
+    assert stuffed("merge", *halves, "-o", tmp_path / "halves.jsonl").returncode == 0
     first, second, half = (tmp_path / f"{name}.jsonl" for name in ("0-3", "1-3", "1-2"))
     refused(stuffed("merge", first, second, "-o", tmp_path / "a.jsonl"), 3, "part 2/3 is missing", "--part 2/3")
     refused(stuffed("merge", first, half, "-o", tmp_path / "a.jsonl"), 3, "0/3", "1/2")
     refused(stuffed(*run, "--part", "3/4", "-o", tmp_path / "none.jsonl"), 2, "--part 3/4", "only 3")
     refused(stuffed(*run, "--part", "2/2", "-o", tmp_path / "none.jsonl"), 2, "--part 2/2")
-    refused(stuffed(*run, "--part", "1/3", "-o", first), 2, "config.part")
+    refused(stuffed(*run, "--batch-size", 2, "--part", "1/3", "-o", first), 2, "config.part")
 
 
 def test_trials_of_passkey(tmp_path):

@@ -16,10 +16,10 @@ Failure failure_of(const std::exception& error) {
   const std::string text = torch ? torch->what_without_backtrace() : error.what();
   if (!is_out_of_memory(error))
     return {static_cast<int>(Error::Kind::Internal), text};
-  const std::string why =
-      dynamic_cast<const std::bad_alloc*>(&error) ? "" : fmt::format(" ({})", text);
+  const bool says_nothing = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
   return {static_cast<int>(Error::Kind::Memory),
-          "out of memory; try a smaller --batch-size or --segment" + why};
+          "out of memory" +
+              (says_nothing ? "" : fmt::format(" ({})", text.substr(0, text.find('\n'))))};
 }
 
 }  // namespace stuffed::cli

@@ -10,7 +10,8 @@ struct Failure {
   std::string message;
 };
 
-/// Of LibTorch's errors without their backtrace; those of memory say what to try.
+/// Of LibTorch's errors without their backtrace. What to try when memory ran out Invocation::run()
+/// adds, which knows what was run.
 Failure failure_of(const std::exception& error);
 
 }  // namespace stuffed::cli

@@ -6,6 +6,7 @@
 #include "stuffed/core/dtype.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/eval/run_size.h"
+#include "stuffed/eval/what_fits.h"
 #include "stuffed/models/registry.h"
 
 namespace stuffed::cli {
@@ -13,8 +14,6 @@ namespace stuffed::cli {
 namespace {
 
 constexpr int64_t kProgramBytes = int64_t{300} << 20;  // LibTorch and its libraries
-constexpr int64_t kActivations = 8;   // rows of width D alive at a time, as measured
-constexpr int64_t kLogitRows = 1024;  // of a block of the loss
 
 /// The options that decide how much there is to do, of all the commands that evaluate a model.
 struct CellOptions {
@@ -35,7 +34,7 @@ CellOptions read_options(const std::string& command, std::vector<std::string> ar
   app.allow_extras();
   add_model_options(app, options.model);
   add_data_options(app, options.data);
-  add_count(app, "--batch-size", options.batch_size, "");
+  add_batch_size(app, options.batch_size, "");
   add_sizes(app, "--at", options.retention.read_tokens, "");
   add_count(app, "--points", options.retention.points, "");
   add_sizes(app, "--lengths", options.passkey.lengths_tokens, "");
@@ -66,14 +65,14 @@ Estimate estimate_of(const ModelOptions& options,
                      int64_t rows,
                      int64_t states) {
   const ModelConfig& config = model.config();
-  const auto width = static_cast<int64_t>(c10::elementSize(parse_dtype(options.dtype)));
-  const int64_t fed = rows * std::min(options.segment, std::max<int64_t>(1, tokens));
-  const int64_t weights = config.parameters * width;
-  const int64_t activations = fed * config.d_model * kActivations * width;
-  const int64_t logits = std::min(fed, kLogitRows) * config.padded_vocab * 4;
+  const at::ScalarType dtype = parse_dtype(options.dtype);
+  const int64_t weights = config.parameters * static_cast<int64_t>(c10::elementSize(dtype));
+  const eval::Feeding feeding = {
+      .rows = rows,
+      .segment_tokens = std::min(options.segment, std::max<int64_t>(1, tokens)),
+      .beside_bytes = states * model.initial_state(1).bytes()};
   return {.tokens = tokens,
-          .memory_bytes = kProgramBytes + weights + activations + logits +
-                          states * model.initial_state(1).bytes(),
+          .memory_bytes = kProgramBytes + weights + feeding_bytes(config, dtype, feeding),
           .flops = 2.0 * static_cast<double>(config.parameters) * static_cast<double>(tokens)};
 }
 
