@@ -162,7 +162,7 @@ WORKLOADS = {
         lambda folder: ["tokenize", "--tokenizer", "bytes", TEXTS[0], "-o", folder / "tokens.safetensors"]
     ),
     "tokenize-shards": Workload(
-        lambda folder: ["tokenize", "--tokenizer", "bytes", *TEXT * 20, "--shards", folder / "shards"]
+        lambda folder: ["tokenize", "--tokenizer", "bytes", *TEXTS * 20, "--shards", folder / "shards"]
     ),
     "sweep": Workload(
         lambda folder: ["sweep", folder / "in" / "sweep.toml", "-o", folder / "cells", "--jobs", 2], write_config

@@ -276,7 +276,7 @@ def test_a_prompt_tree_goes_on_where_it_stopped(tmp_path, more):
     while True:
         process = start((*command, out), threads=1)
         wait_until(lambda process=process: takes_signals(process), process)
-        time.sleep(0.3 + 0.1 * stops)
+        time.sleep(0.2 + 0.05 * stops)
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=60)[1]
         assert process.returncode in (0, STOPPED), errors

@@ -20,11 +20,12 @@ def test_what_is_killed_and_run_again_leaves_what_one_run_does(name):
 
 
 def test_how_a_program_ended_of_a_signal_is_judged():
-    begin = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: {}); print(end='', flush=True); "
+    begin = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: {}); "
     for handler, expected in (("sys.exit(75)", None), ("sys.exit(70)", "SIGTERM: exit code 70")):
-        code = begin.format(handler) + "sys.stderr.close(); signal.pause()"
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        process.stderr.read()  # it closes it when it is ready
+        code = begin.format(handler) + "print(flush=True); signal.pause()"
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", code], **pipes)
+        process.stdout.readline()  # it is ready
         found = stress.stop(process, signal.SIGTERM)
         assert found is None if expected is None else found.startswith(expected)
 
