@@ -76,9 +76,13 @@ STUFFED_INLINE void multiply_rows(const T* block, int64_t in, const float* x, fl
     for (int64_t i = begin; i < end; i += kStep)
       add_products<Lanes, Rows>(block, x, in, i, sum);
     for (int r = 0; r < Rows; ++r)
-      for (int part = 0; part < kParts; ++part)
-        *reinterpret_cast<Vec<float, Lanes>*>(sums + r * kBlockOutputs + part * Lanes) +=
-            sum[r][part];
+      for (int part = 0; part < kParts; ++part) {
+        float* const to = sums + r * kBlockOutputs + part * Lanes;
+        Vec<float, Lanes> total;  // copied: clang takes a Vec in memory for aligned
+        __builtin_memcpy(&total, to, sizeof total);
+        total += sum[r][part];
+        __builtin_memcpy(to, &total, sizeof total);
+      }
   }
 }
 
