@@ -1,10 +1,12 @@
 #include "src/cli/tokenize_shards.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "stuffed/io/byte_stream.h"
 #include "stuffed/io/output_guard.h"
 
 namespace stuffed::cli {
@@ -32,10 +34,54 @@ class Progress {
   int64_t tokens_ = 0;
 };
 
-void add_documents(const io::SourceOptions& where,
-                   const std::shared_ptr<const io::Tokenizer>& tokenizer,
-                   io::ShardWriter& writer,
-                   Progress& progress) {
+/// One source per file, in order.
+std::vector<io::SourceOptions> sources_of(const std::vector<std::string>& texts,
+                                          const TokenizeShardsOptions& options,
+                                          bool wait) {
+  io::SourceOptions common;
+  common.field = options.field;
+  common.when_short = io::Short::Skip;
+  common.skip_bad_lines = options.skip_bad_lines;
+  common.wait = wait;
+  std::vector<io::SourceOptions> sources;
+  for (const std::string& file : texts)
+    sources.emplace_back(common).text = {file};
+  for (const std::string& file : options.jsonl)
+    sources.emplace_back(common).jsonl = file;
+  return sources;
+}
+
+/// What decides a source's documents. Errors  Input for a file that is missing or not understood
+io::json identity_of(const io::SourceOptions& source,
+                     const std::shared_ptr<const io::Tokenizer>& how) {
+  return io::TokenSource::open(source, how, how->vocab_size()).identity();
+}
+
+bool has_pipe(const std::vector<io::SourceOptions>& sources) {
+  return std::ranges::any_of(sources, [](const io::SourceOptions& source) {
+    return io::is_pipe(source.text.empty() ? source.jsonl : source.text.front());
+  });
+}
+
+/// Whether the folder holds the very shards that these sources make. What went through a pipe is
+/// not known any more.
+bool is_done(const io::ShardOptions& how,
+             const TokenizeShardsOptions& options,
+             const std::vector<io::SourceOptions>& sources,
+             const std::shared_ptr<const io::Tokenizer>& tokenizer) {
+  if (options.overwrite || !io::holds_shards(options.folder) || has_pipe(sources))
+    return false;
+  io::json identities = io::json::array();
+  for (const io::SourceOptions& source : sources)
+    identities.push_back(identity_of(source, tokenizer));
+  return io::TokenShards::open(options.folder).made_from() == io::shards_origin(how, identities);
+}
+
+/// Returns what decided its documents.
+io::json add_documents(const io::SourceOptions& where,
+                       const std::shared_ptr<const io::Tokenizer>& tokenizer,
+                       io::ShardWriter& writer,
+                       Progress& progress) {
   io::TokenSource source = io::TokenSource::open(where, tokenizer, tokenizer->vocab_size());
   while (const auto document = source.next()) {
     writer.add(document->tokens);
@@ -43,6 +89,7 @@ void add_documents(const io::SourceOptions& where,
   }
   for (const io::BadLine& line : source.bad_lines())
     cli::print(stderr, "left out: {}\n", line.reason);
+  return source.identity();
 }
 
 void check_places(const std::vector<std::string>& texts, const TokenizeShardsOptions& options) {
@@ -93,23 +140,15 @@ void tokenize_to_shards(const std::vector<std::string>& texts,
   check_places(texts, options);
   io::ShardOptions how = options.shards;
   how.ends_documents = !options.no_eos;
+  const std::vector<io::SourceOptions> sources = sources_of(texts, options, wait);
+  if (is_done(how, options, sources, tokenizer))
+    return cli::print(stdout, "{}: was complete already\n", options.folder);
   io::ShardWriter writer(options.folder, tokenizer, how, options.overwrite);
   Progress progress;
-  io::SourceOptions where;
-  where.when_short = io::Short::Skip;
-  where.wait = wait;
-  for (const std::string& file : texts) {
-    where.text = {file};
-    add_documents(where, tokenizer, writer, progress);
-  }
-  where.text.clear();
-  where.field = options.field;
-  where.skip_bad_lines = options.skip_bad_lines;
-  for (const std::string& file : options.jsonl) {
-    where.jsonl = file;
-    add_documents(where, tokenizer, writer, progress);
-  }
-  writer.finish();
+  io::json identities = io::json::array();
+  for (const io::SourceOptions& source : sources)
+    identities.push_back(add_documents(source, tokenizer, writer, progress));
+  writer.finish(has_pipe(sources) ? io::json() : identities);
   cli::print(stdout, "{}: {} documents, {} tokens; {} documents left out, shorter than {} tokens\n",
              options.folder, writer.documents(), writer.tokens(), writer.left_out(),
              how.shortest_tokens);

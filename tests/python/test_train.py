@@ -318,6 +318,26 @@ def test_what_a_stopped_run_left_of_shards_is_replaced_and_nothing_else(tmp_path
     assert (out / "shard-00000.safetensors").exists()
 
 
+def test_shards_that_are_complete_are_left_as_they_are_by_the_same_command(tmp_path):
+    text, out = tmp_path / "plain.txt", tmp_path / "out"
+    text.write_text("a document")
+    run = ["tokenize", "--tokenizer", "bytes", "--shards", out, text]
+    assert stuffed(*run).returncode == 0
+    before = (out / "shards.json").stat().st_ino
+    again = stuffed(*run)
+    assert again.returncode == 0 and "complete already" in again.stdout
+    assert (out / "shards.json").stat().st_ino == before
+    for more in (["--min-document", 2], ["--shard-size", 5], ["--no-eos"], [text]):
+        refused(stuffed(*run, *more), 2, out, "--overwrite")
+    text.write_text("another one")
+    refused(stuffed(*run), 2, out, "--overwrite")
+    piped = subprocess.run([STUFFED, *map(str, run[:-1]), "-"], input="a document", capture_output=True, text=True)
+    assert piped.returncode == 2 and "--overwrite" in piped.stderr
+    text.write_text("a document")
+    (out / "shard-00000.safetensors").write_bytes(b"damaged")
+    refused(stuffed(*run), 3, out, "shard-00000.safetensors")
+
+
 def test_a_model_of_another_tokenizer_is_trained_on_its_shards_and_keeps_it(tmp_path):
     vocabulary = ROOT / "tests" / "data" / "tokenizers" / "small_neox.json"
     text = tmp_path / "text.txt"

@@ -31,6 +31,7 @@ class TokenShards {
   /// Of shards.json, which holds the hashes of all shards and of the tokenizer.
   const std::string& hash() const { return hash_; }
   const json& tokenizer() const { return tokenizer_; }  // kind, sha256, ...
+  const json& made_from() const { return made_from_; }  // shards_origin(), or null
   const std::filesystem::path& folder() const { return folder_; }
 
  private:
@@ -45,14 +46,20 @@ class TokenShards {
   std::vector<Place> places_;   // of documents
   int64_t tokens_ = 0;
   std::string hash_;
-  json tokenizer_;
+  json tokenizer_, made_from_;
 };
+
+/// Whether a finished set is there, or what says to be one.
+bool holds_shards(const std::filesystem::path& folder);
 
 struct ShardOptions {
   int64_t shortest_tokens = 1;               // documents below it are left out
   int64_t shard_tokens = int64_t{32} << 20;  // a shard is closed once it has so many
   bool ends_documents = true;                // with the tokenizer's end of text, if it has one
 };
+
+/// What decides the shards: the options, and TokenSource::identity() of each source in order.
+json shards_origin(const ShardOptions& options, const json& sources);
 
 /// Writes documents one after the other. The folder is a set of shards once finish() returns, and
 /// not before; what a run left that was stopped earlier is removed by the next.
@@ -67,8 +74,9 @@ class ShardWriter {
 
   /// Token ids as the tokenizer gives them. Errors  Output
   void add(std::span<const int32_t> document);
-  /// Errors  Input if no document was long enough; Output
-  void finish();
+  /// `sources` is what was added as TokenSource::identity() says it, or null: then the set does not
+  /// tell what it was made from. Errors  Input if no document was long enough; Output
+  void finish(const json& sources = {});
 
   int64_t documents() const { return documents_; }
   int64_t tokens() const { return tokens_; }

@@ -105,6 +105,7 @@ TokenShards TokenShards::open(const fs::path& folder) {
   set.hash_ = sha256_file(path);
   reading(path, [&] {
     set.tokenizer_ = index.at("tokenizer");
+    set.made_from_ = index.value("made_from", json());
     for (const json& shard : index.at("shards"))
       set.add_shard(shard, folder / shard.at("file").get<std::string>());
     check(set.documents() > 0 && index.at("documents") == set.documents() &&
@@ -160,6 +161,18 @@ void TokenShards::copy(int64_t document, int64_t begin, std::span<int64_t> out) 
     copy_ids<int32_t>(ids, begin, out);
 }
 
+bool holds_shards(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder / kShardsFile, error);
+}
+
+json shards_origin(const ShardOptions& options, const json& sources) {
+  return {{"sources", sources},
+          {"min_document_tokens", options.shortest_tokens},
+          {"shard_tokens", options.shard_tokens},
+          {"ends_documents", options.ends_documents}};
+}
+
 ShardWriter::ShardWriter(const fs::path& folder,
                          std::shared_ptr<const Tokenizer> tokenizer,
                          const ShardOptions& options,
@@ -168,7 +181,7 @@ ShardWriter::ShardWriter(const fs::path& folder,
   std::error_code error;
   if (fs::is_directory(folder, error))
     lock_ = std::make_unique<WriterLock>(folder);  // before anything in it is judged
-  const bool is_set = fs::exists(folder / kShardsFile, error);
+  const bool is_set = holds_shards(folder);
   check(is_set || !fs::exists(folder, error) || fs::is_empty(folder, error) ||
             has_leavings_alone(folder, saved_tokenizer_name(*tokenizer_)),
         Error::Kind::Input, "{}: is there, and no set of shards; name another folder",
@@ -176,7 +189,8 @@ ShardWriter::ShardWriter(const fs::path& folder,
   if (is_set) {
     read_index(folder / kShardsFile);
     check(overwrite, Error::Kind::Usage,
-          "{}: holds a set of shards; name another folder, or --overwrite", folder.string());
+          "{}: holds a set of shards from something else; name another folder, or --overwrite",
+          folder.string());
     fs::remove(folder / kShardsFile, error);
   }
   remove_shards(folder);
@@ -216,13 +230,14 @@ void ShardWriter::close_shard() {
   ends_.clear();
 }
 
-void ShardWriter::finish() {
+void ShardWriter::finish(const json& sources) {
   close_shard();
   check(documents_ > 0, Error::Kind::Input,
         "no document has {} tokens ({} were shorter); give a smaller --min-document",
         options_.shortest_tokens, left_out_);
   save_tokenizer(*tokenizer_, folder_);
   const auto id = [](const std::optional<int64_t>& token) { return token ? json(*token) : json(); };
+  const json made_from = sources.is_null() ? json() : shards_origin(options_, sources);
   const json index = {{"schema", kSchema},
                       {"version", kVersion},
                       {"tokenizer",
@@ -232,6 +247,7 @@ void ShardWriter::finish() {
                         {"bos", id(tokenizer_->bos())},
                         {"eos", options_.ends_documents ? id(tokenizer_->eos()) : json()}}},
                       {"min_document_tokens", options_.shortest_tokens},
+                      {"made_from", made_from},
                       {"left_out", left_out_},
                       {"documents", documents_},
                       {"tokens", tokens_},
