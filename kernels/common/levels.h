@@ -16,6 +16,11 @@
 #elif defined(__x86_64__)
 #define STUFFED_LEVEL(level) __attribute__((target("arch=" level), optimize("O3")))
 #endif
+#ifdef __clang__
+#define STUFFED_PLAIN  // has no attribute for it, and optimises as the file is compiled
+#else
+#define STUFFED_PLAIN __attribute__((optimize("O3")))
+#endif
 #define STUFFED_INLINE inline __attribute__((always_inline))
 
 namespace stuffed::kernels {
@@ -75,7 +80,7 @@ class Levels<V4, V3, Plain> {
     return V3(arguments...);
   }
 #endif
-  __attribute__((optimize("O3"))) static R at_plain(A... arguments) {
+  STUFFED_PLAIN static R at_plain(A... arguments) {
     return Plain(arguments...);
   }
 };
