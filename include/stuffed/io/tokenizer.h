@@ -31,18 +31,21 @@ class Tokenizer {
       const = 0;  // what encode() prepends; none if the policy adds none
   virtual std::optional<int64_t> eos() const = 0;  // end of text
   /// Token ids of the whole text, including the beginning-of-text token if the policy adds one.
-  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  /// Errors  Input for what is not UTF-8, where needs_utf8()
+  std::vector<int32_t> encode(std::string_view text) const;
   /// For a text that comes in pieces: appends the ids of as much of `text` as no later byte can
   /// change, all of it if it is the last piece, and returns how many bytes that is. The next piece
   /// begins behind them. So the ids of all pieces together are encode()'s. The text must be UTF-8
   /// where needs_utf8().
-  virtual size_t encode_piece(std::string_view text, Piece piece, std::vector<int32_t>& ids) const;
+  virtual size_t encode_piece(std::string_view text,
+                              Piece piece,
+                              std::vector<int32_t>& ids) const = 0;
   /// Whether only UTF-8 can be encoded.
   virtual bool needs_utf8() const { return true; }
   /// Bytes of the tokens, exactly as the tokens spell them: may end inside a UTF-8 sequence.
   virtual std::string decode_bytes(std::span<const int32_t> ids) const = 0;
   /// Text of the tokens as upstream's decode() returns it: invalid UTF-8 replaced by U+FFFD.
-  virtual std::string decode(std::span<const int32_t> ids) const = 0;
+  virtual std::string decode(std::span<const int32_t> ids) const;
   /// SHA-256 of the file(s) it was made from, 64 hex digits; of the algorithm's name for "bytes".
   virtual const std::string& hash() const = 0;
   virtual std::string source() const = 0;  // the file, or "bytes"

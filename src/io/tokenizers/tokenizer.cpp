@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bpe_json.h"
+#include "src/io/utf8.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/hub_cache.h"
@@ -89,16 +90,17 @@ fs::path file_in(const fs::path& folder) {
 
 }  // namespace
 
-// For a tokenizer that must see the whole text.
-size_t Tokenizer::encode_piece(std::string_view text,
-                               Piece piece,
-                               std::vector<int32_t>& ids) const {
-  if (!piece.is_last)
-    return 0;
-  check(piece.is_first, Error::Kind::Internal, "{}: a text was cut that must be whole", source());
-  const std::vector<int32_t> all = encode(text);
-  ids.insert(ids.end(), all.begin(), all.end());
-  return text.size();
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+  if (needs_utf8())
+    check_utf8(find_invalid_utf8(text), "text");
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3 + 16);
+  encode_piece(text, {}, ids);
+  return ids;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+  return replace_invalid_utf8(decode_bytes(ids));
 }
 
 TokenizerPointer make_tokenizer(const TokenizerFile& file, const TokenizerOptions& options) {

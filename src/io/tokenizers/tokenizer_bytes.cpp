@@ -1,5 +1,4 @@
 // The tokenizer of byte-level models: a token is a byte.
-#include "src/io/utf8.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "tokenizers.h"
@@ -17,11 +16,6 @@ class BytesTokenizer final : public Tokenizer {
   std::optional<int64_t> bos() const override { return std::nullopt; }
   std::optional<int64_t> eos() const override { return std::nullopt; }
 
-  std::vector<int32_t> encode(std::string_view text) const override {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
-    return {bytes, bytes + text.size()};
-  }
-
   size_t encode_piece(std::string_view text, Piece, std::vector<int32_t>& ids) const override {
     const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
     ids.insert(ids.end(), bytes, bytes + text.size());
@@ -36,10 +30,6 @@ class BytesTokenizer final : public Tokenizer {
       if (id >= 0 && id < 256)
         bytes.push_back(static_cast<char>(id));
     return bytes;
-  }
-
-  std::string decode(std::span<const int32_t> ids) const override {
-    return replace_invalid_utf8(decode_bytes(ids));
   }
 
   const std::string& hash() const override { return hash_; }

@@ -153,13 +153,6 @@ class RwkvTokenizer final : public Tokenizer {
   std::optional<int64_t> bos() const override { return std::nullopt; }
   std::optional<int64_t> eos() const override { return kEndOfText; }
 
-  std::vector<int32_t> encode(std::string_view text) const override {
-    std::vector<int32_t> ids;
-    ids.reserve(text.size() / 4);
-    encode_piece(text, {}, ids);
-    return ids;
-  }
-
   size_t encode_piece(std::string_view text,
                       Piece piece,
                       std::vector<int32_t>& ids) const override {
@@ -181,10 +174,6 @@ class RwkvTokenizer final : public Tokenizer {
       if (id >= 0 && static_cast<size_t>(id) < tokens_.size())
         bytes += tokens_[static_cast<size_t>(id)];
     return bytes;
-  }
-
-  std::string decode(std::span<const int32_t> ids) const override {
-    return replace_invalid_utf8(decode_bytes(ids));
   }
 
   const std::string& hash() const override { return hash_; }

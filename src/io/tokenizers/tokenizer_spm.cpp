@@ -7,7 +7,6 @@
 #include "added_tokens.h"
 #include "spm_bpe.h"
 #include "spm_model.h"
-#include "src/io/utf8.h"
 #include "stuffed/core/error.h"
 #include "stuffed/io/json.h"
 #include "tokenizers.h"
@@ -62,14 +61,6 @@ class SpmTokenizer final : public Tokenizer {
   int64_t vocab_size() const override { return library_.GetPieceSize(); }
   std::optional<int64_t> bos() const override { return bos_; }
   std::optional<int64_t> eos() const override { return eos_; }
-
-  std::vector<int32_t> encode(std::string_view text) const override {
-    check_utf8(find_invalid_utf8(text), "text");
-    std::vector<int32_t> ids;
-    ids.reserve(text.size() / 3 + 16);
-    encode_piece(text, {}, ids);
-    return ids;
-  }
 
   size_t encode_piece(std::string_view text,
                       Piece piece,

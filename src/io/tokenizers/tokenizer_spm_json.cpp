@@ -119,14 +119,6 @@ class SpmJsonTokenizer final : public Tokenizer {
   std::optional<int64_t> bos() const override { return bos_; }
   std::optional<int64_t> eos() const override { return eos_; }
 
-  std::vector<int32_t> encode(std::string_view text) const override {
-    check_utf8(find_invalid_utf8(text), "text");
-    std::vector<int32_t> ids;
-    ids.reserve(text.size() / 3 + 16);
-    encode_piece(text, {}, ids);
-    return ids;
-  }
-
   size_t encode_piece(std::string_view text,
                       Piece piece,
                       std::vector<int32_t>& ids) const override {
