@@ -252,7 +252,7 @@ class PasskeyRun : public ::testing::TestWithParam<std::string> {
                           {.schema = "stuffed.passkey", .config = {{"a", 1}}, .provenance = {}});
     Checkpoint checkpoint(journal);
     const TreeCount count = run_passkey(*model_, plain_scan(), *tokenizer_, task, options, limits,
-                                        journal, checkpoint, [](const PasskeyProgress&) {});
+                                        journal, checkpoint, [](const PromptProgress&) {});
     EXPECT_EQ(count.tokens_fed, task.tokens_to_feed(options.max_new_tokens));
     EXPECT_LE(count.peak_states, limits.states);
     EXPECT_EQ(count.peak_states, plan_tree(task.tree, limits).peak_states);

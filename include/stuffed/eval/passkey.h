@@ -1,11 +1,12 @@
 // Passkey retrieval: up to which length, and how far back, does a model find a number it was told?
 // The task of arXiv:2410.07145, with all prompts of a run in one prompt tree.
 #pragma once
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "stuffed/eval/prompt_progress.h"
 #include "stuffed/eval/prompt_tree.h"
+#include "stuffed/eval/trial_scores.h"
 #include "stuffed/io/journal.h"
 
 namespace stuffed::eval {
@@ -87,14 +88,6 @@ std::vector<int64_t> shared_positions(int64_t blocks,
 ///         from this tokenizer's pieces
 PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& options);
 
-/// How far a run is. Tokens are those of the prompts, fed once where they are shared; what a
-/// journal held already does not count.
-struct PasskeyProgress {
-  int64_t prompts_done = 0, prompts = 0;
-  int64_t tokens_done = 0, tokens = 0;
-};
-using OnPasskeyProgress = std::function<void(const PasskeyProgress&)>;
-
 /// Answers every trial whose record is missing, a record per trial, then the summaries: one record
 /// "summary/len=N" per length, and "summary". `on_progress` is called after every forward call.
 ///
@@ -111,15 +104,6 @@ TreeCount run_passkey(const RecurrentLM& model,
                       const TreeLimits& limits,
                       io::Journal& journal,
                       Checkpoint& checkpoint,
-                      const OnPasskeyProgress& on_progress);
-
-/// Depths down, lengths across, darker where more keys were found; made from the summaries.
-std::string passkey_heat_map(const PasskeyOptions& options, const io::Journal& journal);
-
-struct ProportionInterval {
-  double low, high;
-};
-/// 95 % score interval of a proportion (Wilson 1927); [0,1] without trials.
-ProportionInterval wilson(int64_t successes, int64_t trials);
+                      const OnPromptProgress& on_progress);
 
 }  // namespace stuffed::eval

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "passkey_questions.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
 #include "stuffed/io/passkey_text.h"
@@ -238,13 +239,7 @@ std::vector<int64_t> shared_positions(int64_t blocks, int64_t depths, PasskeyPla
 }
 
 int64_t PasskeyTask::tokens_to_feed(int64_t max_new_tokens) const {
-  std::map<int32_t, int64_t> answers;  // equal prompts are answered once
-  for (size_t i = 0; i < trials.size(); ++i)
-    answers[tree.ends()[i]] = int64_t(trials[i].answer.size()) - 1 + max_new_tokens - 1;
-  int64_t sum = tree.tree_tokens();
-  for (const auto& [node, tokens] : answers)
-    sum += tokens;
-  return sum;
+  return eval::tokens_to_feed(passkey_questions(*this, max_new_tokens));
 }
 
 int64_t PasskeyTask::answers_cut(int64_t max_new_tokens) const {

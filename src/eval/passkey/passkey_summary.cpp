@@ -1,195 +1,31 @@
 #include "passkey_summary.h"
 
-#include <cmath>
-#include <set>
-
 namespace stuffed::eval {
 
 namespace {
 
-constexpr double kEffective = 0.95;  // accuracy above which a length counts as solved
-
-struct Score {
-  int64_t trials = 0, correct = 0, exact = 0;
-  int64_t cut = 0;        // trials left out: their answers have more tokens than were decoded
-  double real_depth = 0;  // sum over all trials, those left out as well
-  double nll_nats = 0;    // sum over all trials with a finite one
-  int64_t finite = 0;
-
-  void add(const PasskeyTrial& trial, const io::json& record, int64_t max_new_tokens) {
-    const bool is_cut = trial.is_cut(max_new_tokens);
-    cut += is_cut ? 1 : 0;
-    trials += is_cut ? 0 : 1;
-    correct += !is_cut && record.at("correct").get<bool>() ? 1 : 0;
-    exact += !is_cut && record.at("exact").get<bool>() ? 1 : 0;
-    real_depth += trial.real_depth();
-    if (record.at("answer_nll_nats").is_number()) {
-      nll_nats += record.at("answer_nll_nats").get<double>();
-      ++finite;
-    }
-  }
-  void add(const Score& other) {
-    trials += other.trials;
-    correct += other.correct;
-    exact += other.exact;
-    cut += other.cut;
-    real_depth += other.real_depth;
-    nll_nats += other.nll_nats;
-    finite += other.finite;
-  }
-  io::json share(int64_t count) const {  // null: of nothing
-    return trials == 0 ? io::json() : io::json(double(count) / double(trials));
-  }
-};
-
-/// null: no trial, hence no accuracy.
-io::json describe(const Score& score) {
-  if (score.trials == 0)
-    return nullptr;
-  const ProportionInterval interval = wilson(score.correct, score.trials);
-  return {{"trials", score.trials},
-          {"correct", score.correct},
-          {"accuracy", score.share(score.correct)},
-          {"low", interval.low},
-          {"high", interval.high}};
-}
-
-io::json describe_cell(const Score& score) {
-  io::json cell = describe(score);
-  if (!cell.is_null())
-    cell["real_depth"] = score.real_depth / double(score.trials + score.cut);
-  return cell;
-}
-
-io::json summary_of_length(int64_t length, const std::vector<Score>& depths) {
-  Score all;
-  io::json cells = io::json::array();
-  for (const Score& depth : depths) {
-    all.add(depth);
-    cells.push_back(describe_cell(depth));
-  }
-  io::json summary = describe(all);
-  if (summary.is_null())
-    summary = {{"trials", 0}, {"correct", 0}, {"accuracy", nullptr}, {"low", 0.0}, {"high", 1.0}};
-  summary["answers_cut"] = all.cut;
-  summary["length_tokens"] = length;
-  summary["exact_accuracy"] = all.share(all.exact);
-  summary["finite_trials"] = all.finite;
-  if (all.finite > 0)
-    summary["mean_answer_nll_nats"] = all.nll_nats / double(all.finite);
-  summary["depths"] = cells;  // in the order of depth_index
-  return summary;
-}
-
-std::string key_of(int64_t length) {
-  return fmt::format("summary/len={}", length);
-}
-
-/// The longest length that passes, 0 if none: whose accuracy, or an end of its interval, is above
-/// the bound; with all shorter ones, and whatever they do ("longest").
-io::json effective_length(const std::set<int64_t>& lengths, const io::Journal& journal) {
-  io::json found = {{"threshold", kEffective}};
-  for (const auto& [field, number] :
-       {std::pair{"tokens", "accuracy"}, {"low_tokens", "low"}, {"high_tokens", "high"}}) {
-    int64_t unbroken = 0, longest = 0;
-    bool is_unbroken = true;
-    for (const int64_t length : lengths) {
-      const io::json summary = journal.record(key_of(length));
-      const bool passes =
-          !summary.at("accuracy").is_null() && summary.at(number).get<double>() > kEffective;
-      is_unbroken = is_unbroken && passes;
-      unbroken = is_unbroken ? length : unbroken;
-      longest = passes ? length : longest;
-    }
-    found[field] = unbroken;
-    found[std::string("longest_") + field] = longest;
-  }
-  return found;
-}
-
-/// Accuracy over length for needles within the last l tokens, l the powers of two from 1/16 to 1/2
-/// of the longest length; null where a length has no such sample, or is shorter than l.
-io::json last_tokens_curves(const std::vector<PasskeyTrial>& trials,
-                            const std::set<int64_t>& lengths,
-                            const PasskeyOptions& options,
-                            const io::Journal& journal) {
-  std::map<int64_t, std::map<int64_t, Score>> scores;  // by l, by length
-  for (const PasskeyTrial& trial : trials) {
-    const io::json record = journal.record(trial.key());
-    const int64_t distance = trial.prompt_tokens - trial.needle_token;
-    for (int64_t last = 1; last <= *lengths.rbegin() / 2; last *= 2)
-      if (16 * last >= *lengths.rbegin() && last <= trial.length_tokens && distance <= last)
-        scores[last][trial.length_tokens].add(trial, record, options.max_new_tokens);
-  }
-  io::json curves = io::json::array();
-  for (auto& [last, by_length] : scores) {
-    io::json points = io::json::array();
-    for (const int64_t length : lengths)
-      points.push_back(describe(by_length[length]));
-    curves.push_back({{"last_tokens", last}, {"points", points}});
-  }
-  return curves;
+TrialScore score_of(const PasskeyTrial& trial, const io::json& record, int64_t max_new_tokens) {
+  const bool is_correct = record.at("correct").get<bool>();
+  return {.length_tokens = trial.length_tokens,
+          .depth_index = trial.depth_index,
+          .real_depth = trial.real_depth(),
+          .distance_tokens = trial.prompt_tokens - trial.needle_token,
+          .is_cut = trial.is_cut(max_new_tokens),
+          .score = is_correct ? 1.0 : 0.0,
+          .is_correct = is_correct,
+          .is_exact = record.at("exact").get<bool>() ? 1 : 0,
+          .answer_nll_nats = record.at("answer_nll_nats")};
 }
 
 }  // namespace
 
-ProportionInterval wilson(int64_t successes, int64_t trials) {
-  if (trials == 0)
-    return {0, 1};
-  constexpr double z = 1.959963984540054;  // 97.5 % quantile of the normal distribution
-  const auto n = double(trials);
-  const double p = double(successes) / n;
-  const double centre = (p + z * z / (2 * n)) / (1 + z * z / n);
-  const double half = z / (1 + z * z / n) * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
-  return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
-}
-
 void append_passkey_summaries(const std::vector<PasskeyTrial>& trials,
                               const PasskeyOptions& options,
                               io::Journal& journal) {
-  std::map<int64_t, std::vector<Score>> scores;
-  std::set<int64_t> lengths;
-  for (const PasskeyTrial& trial : trials) {
-    auto& depths = scores[trial.length_tokens];
-    depths.resize(size_t(options.depths));
-    depths[size_t(trial.depth_index)].add(trial, journal.record(trial.key()),
-                                          options.max_new_tokens);
-    lengths.insert(trial.length_tokens);
-  }
-  int64_t cut = 0;
-  for (const auto& [length, depths] : scores) {
-    if (!journal.done(key_of(length)))
-      journal.append(key_of(length), summary_of_length(length, depths));
-    cut += journal.record(key_of(length)).value("answers_cut", int64_t{0});
-  }
-  if (!journal.done("summary"))
-    journal.append("summary",
-                   {{"lengths_tokens", lengths},
-                    {"answers_cut", cut},
-                    {"effective_length", effective_length(lengths, journal)},
-                    {"last_tokens", last_tokens_curves(trials, lengths, options, journal)}});
-}
-
-std::string passkey_heat_map(const PasskeyOptions& options, const io::Journal& journal) {
-  static constexpr const char* kShades[] = {"\u00b7", "\u2591", "\u2592", "\u2593", "\u2588"};
-  const std::set<int64_t> lengths(options.lengths_tokens.begin(), options.lengths_tokens.end());
-  std::vector<std::string> rows(size_t(options.depths));
-  for (const int64_t length : lengths) {
-    const io::json summary = journal.record(key_of(length));
-    for (size_t depth = 0; depth < rows.size(); ++depth) {
-      const io::json& cell = summary.at("depths").at(depth);
-      rows[depth] +=
-          cell.is_null() ? "?" : kShades[int(std::floor(cell.at("accuracy").get<double>() * 4))];
-    }
-  }
-  std::string map = "depth\n";
-  for (size_t depth = 0; depth < rows.size(); ++depth)
-    map += fmt::format("{:4.0f}% {}\n", 100 * (double(depth) + 0.5) / double(options.depths),
-                       rows[depth]);
-  return map + fmt::format(
-                   "      {} to {} tokens; \u00b7 below 25 %, \u2591 25 %, \u2592 50 %, "
-                   "\u2593 75 %, \u2588 all found, ? no data\n",
-                   *lengths.begin(), *lengths.rbegin());
+  std::vector<TrialScore> scores;
+  for (const PasskeyTrial& trial : trials)
+    scores.push_back(score_of(trial, journal.record(trial.key()), options.max_new_tokens));
+  append_trial_summaries(scores, options.depths, journal);
 }
 
 }  // namespace stuffed::eval
