@@ -144,6 +144,27 @@ WORKLOADS = {
             folder / "out.jsonl",
         ]
     ),
+    "retrieval": Workload(
+        lambda folder: [
+            "retrieval",
+            "--task",
+            "niah-multiquery",
+            "--model",
+            PASSKEY,
+            "--lengths",
+            "1K,1536",
+            "--depths",
+            3,
+            "--trials",
+            2,
+            "--max-new-tokens",
+            16,
+            "--device",
+            "cpu",
+            "-o",
+            folder / "out.jsonl",
+        ]
+    ),
     "train": Workload(lambda folder: ["train", *TEXT, *TRAIN, "-o", folder / "model"]),
     "generate": Workload(
         lambda folder: [

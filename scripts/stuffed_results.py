@@ -18,6 +18,7 @@ KNOWN = {
     "stuffed.ppl_by_length": 1,
     "stuffed.state_stats": 1,
     "stuffed.retention": 1,
+    "stuffed.retrieval": 1,
     "stuffed.sweep": 1,
     "stuffed.train": 1,
     "stuffed.verify": 1,
@@ -70,15 +71,15 @@ def _header(path: pathlib.Path, line: dict) -> Run:
     return Run(path, schema, version, line["config"], line.get("provenance", {}), {}, False, [])
 
 
-def read(path, schema: str | None = None) -> Run:
-    """Reads one journal, of the given schema if one is given. A torn last line, left by a killed run, is ignored."""
+def read(path, *schemas: str) -> Run:
+    """Reads one journal, of the given schemas if any are given. A torn last line, left by a killed run, is ignored."""
     path = pathlib.Path(path)
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
     if not lines:
         raise ResultsError(f"{path}: is not a stuffed journal (not one whole line)")
     run = _header(path, _parse(path, 1, lines[0]))
-    if schema is not None and run.schema != schema:
-        raise ResultsError(f"{path}: holds {run.schema}, expected {schema}")
+    if schemas and run.schema not in schemas:
+        raise ResultsError(f"{path}: holds {run.schema}, expected {' or '.join(schemas)}")
     for number, raw in enumerate(lines[1:], 2):
         line = _parse(path, number, raw)
         if run.finished:

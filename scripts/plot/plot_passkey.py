@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Draws a passkey run: the heat map over length and depth, and accuracy for answers within the last tokens.
+"""Draws a passkey or retrieval run: accuracy over length and depth, and for needles within the last tokens.
 
     scripts/plot/plot_passkey.py passkey.jsonl -o figures
+    scripts/plot/plot_passkey.py multikey.jsonl -o multikey.png
     scripts/plot/plot_passkey.py passkey.jsonl -o passkey.png --colours paper
 
 Writes heat_map and acc_curve, each .png and .pdf, into a folder, or both side by side into one picture. A cell is
 drawn where its needles are, which is not quite the depth asked for: a needle replaces a whole block of filler. Cells
 without a trial are grey, so that they are not taken for zero. --colours paper is the red and green of arXiv:2410.07145,
-which not everyone can tell apart. A run that has not finished is drawn as far as it is, and marked.
+which not everyone can tell apart. Of `retrieval --task jsonl`, whose answers have no known place, accuracy is drawn
+over length. A run that has not finished is drawn as far as it is, and marked.
 """
 
 from __future__ import annotations
@@ -41,13 +43,17 @@ def accuracy_grid(run: stuffed_results.Run) -> tuple[list[int], np.ndarray]:
 
 
 def real_depths(run: stuffed_results.Run) -> np.ndarray:
-    """Where the needles of each cell are, 0 to 1: [depths, lengths], from the trials' blocks, which journals of every
-    age hold; NaN where there is no trial."""
+    """Where the needles of each cell are, 0 to 1: [depths, lengths]; NaN where there is no trial. Of passkeys from the
+    trials' blocks, which journals of every age hold."""
     lengths = run.records["summary"]["lengths_tokens"]
     places = [[[] for _ in lengths] for _ in range(run.config["depths"])]
     for record in run.records.values():
-        if "position_blocks" in record:
-            place = record["position_blocks"] / max(1, record["blocks"] - 1)
+        if "trial" in record:
+            place = (
+                record["position_blocks"] / max(1, record["blocks"] - 1)
+                if "position_blocks" in record
+                else record["real_depth"]
+            )
             places[record["depth_index"]][lengths.index(record["length_tokens"])].append(place)
     return np.array([[np.mean(cell) if cell else np.nan for cell in row] for row in places])
 
@@ -82,17 +88,37 @@ def heat_map(axes, run: stuffed_results.Run, colours: str) -> None:
     axes.set_yticks([0, 0.5, 1], ["0", "50", "100"])
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("depth of the needle (%)")
-    axes.set_title(look.model_name(run))
+    axes.set_title(title(run))
     bar = axes.figure.colorbar(scale, ax=axes, label="accuracy", pad=0.02)
     bar.ax.set_ylim(0, 1)
 
 
-def curves(axes, run: stuffed_results.Run, _colours: str) -> None:
+def title(run: stuffed_results.Run) -> str:
+    task = run.config.get("task")
+    return f"{look.model_name(run)}, {task}" if task else look.model_name(run)
+
+
+def has_places(run: stuffed_results.Run) -> bool:
+    return run.config.get("task") != "jsonl"
+
+
+def lines(run: stuffed_results.Run) -> list[tuple[str, list]]:
+    """Names, and a point per length: of needles within the last tokens, or of all where they have no place."""
     summary = run.records["summary"]
-    for i, curve in enumerate(summary["last_tokens"]):
-        points = [(x, p) for x, p in zip(summary["lengths_tokens"], curve["points"], strict=True) if p is not None]
+    if has_places(run):
+        return [
+            (f"within the last {look.size_text(curve['last_tokens'])}", curve["points"])
+            for curve in summary["last_tokens"]
+        ]
+    cells = [run.records[f"summary/len={length}"]["depths"] for length in summary["lengths_tokens"]]
+    return [("all samples", [depths[0] for depths in cells])]
+
+
+def curves(axes, run: stuffed_results.Run, _colours: str) -> None:
+    lengths = run.records["summary"]["lengths_tokens"]
+    for i, (name, of_lengths) in enumerate(lines(run)):
+        points = [(x, p) for x, p in zip(lengths, of_lengths, strict=True) if p is not None]
         x = [x for x, _ in points]
-        name = f"within the last {look.size_text(curve['last_tokens'])}"
         axes.plot(x, [p["accuracy"] for _, p in points], marker=".", label=name, **look.line(i))
         low, high = [p["low"] for _, p in points], [p["high"] for _, p in points]
         axes.fill_between(x, low, high, color=look.line(i)["color"], alpha=0.12, linewidth=0)
@@ -100,7 +126,7 @@ def curves(axes, run: stuffed_results.Run, _colours: str) -> None:
     look.tokens_axis(axes, "length (tokens)")
     axes.set_ylim(-0.05, 1.05)
     axes.set_ylabel("accuracy")
-    axes.set_title(look.model_name(run))
+    axes.set_title(title(run))
     look.plain(axes)
 
 
@@ -124,12 +150,14 @@ def draw_curves(run: stuffed_results.Run, path: pathlib.Path) -> None:
 
 
 def draw_both(run: stuffed_results.Run, path: pathlib.Path, colours: str = "safe") -> None:
+    if not has_places(run):
+        return draw_curves(run, path)
     save(path, run, [heat_map, curves], 8.4, colours)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=pathlib.Path, help="journal of a passkey run")
+    parser.add_argument("results", type=pathlib.Path, help="journal of a passkey or retrieval run")
     parser.add_argument(
         "-o",
         "--output",
@@ -142,12 +170,13 @@ def main() -> int:
     arguments = parser.parse_args()
     with stuffed_results.explained("plot_passkey", arguments.results, arguments.output):
         look.use(arguments.style)
-        run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.passkey"))
+        run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.passkey", "stuffed.retrieval"))
         if arguments.output.suffix and not arguments.output.is_dir():
             draw_both(run, arguments.output, arguments.colours)
             return 0
         arguments.output.mkdir(parents=True, exist_ok=True)
-        draw_heat_map(run, arguments.output / "heat_map", arguments.colours)
+        if has_places(run):
+            draw_heat_map(run, arguments.output / "heat_map", arguments.colours)
         draw_curves(run, arguments.output / "acc_curve")
     return 0
 

@@ -199,9 +199,9 @@ def _nested(array: np.ndarray) -> list:
     return [_number(float(x)) if x.ndim == 0 else _nested(x) for x in array]
 
 
-def _passkey(run: Run) -> dict:
+def _trials(run: Run) -> dict:
     lengths = sorted(set(run.config["lengths_tokens"]))
-    trials = [record for record in run.records.values() if "needle_token" in record]
+    trials = [record for record in run.records.values() if "trial" in record]
     if not trials:
         return {}
     summaries = {f"summary/len={length}": _cells(run, length, trials) for length in lengths}
@@ -219,14 +219,15 @@ def _cells(run: Run, length: int, trials: list[dict]) -> dict:
 
 def _score(trials: list[dict]):
     """Accuracy with Wilson's 95 % interval; None without a trial. Answers that were cut off count for nothing."""
-    whole = [trial["correct"] for trial in trials if not trial.get("answer_cut")]
-    if not whole:
+    counted = [trial for trial in trials if not trial.get("answer_cut")]
+    if not counted:
         return None
-    n, p, z = len(whole), sum(whole) / len(whole), 1.959963984540054
+    scores, correct = [t.get("score", t["correct"]) for t in counted], sum(t["correct"] for t in counted)
+    n, p, z = len(scores), sum(scores) / len(scores), 1.959963984540054
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return {"trials": n, "correct": sum(whole), "accuracy": p, "low": low, "high": high}
+    return {"trials": n, "correct": correct, "accuracy": p, "low": low, "high": high}
 
 
 def _last_tokens(lengths: list[int], trials: list[dict]) -> list[dict]:
@@ -235,7 +236,9 @@ def _last_tokens(lengths: list[int], trials: list[dict]) -> list[dict]:
         near = [
             trial
             for trial in trials
-            if last <= trial["length_tokens"] and trial["prompt_tokens"] - trial["needle_token"] <= last
+            if "needle_token" in trial
+            and last <= trial["length_tokens"]
+            and trial["prompt_tokens"] - trial["needle_token"] <= last
         ]
         if 16 * last >= lengths[-1] and near:
             points = [_score([t for t in near if t["length_tokens"] == length]) for length in lengths]
@@ -245,8 +248,9 @@ def _last_tokens(lengths: list[int], trials: list[dict]) -> list[dict]:
 
 
 SUMMARIES = {
-    "stuffed.passkey": _passkey,
+    "stuffed.passkey": _trials,
     "stuffed.ppl_by_length": _ppl_by_length,
     "stuffed.retention": _retention,
+    "stuffed.retrieval": _trials,
     "stuffed.state_stats": _state_stats,
 }

@@ -49,15 +49,19 @@ void check_ppl_summary(const json& summary) {
 }
 
 /// The key says which trial it is, and so do fields that others read.
-void check_passkey_trial(const json& record, int64_t depths) {
+void check_trial(const json& record, int64_t depths) {
   const PasskeyTrial trial = {.length_tokens = read_integer(record, "length_tokens", 1),
                               .depth_index = read_integer(record, "depth_index", 0, depths - 1),
                               .trial = read_integer(record, "trial")};
   if (const std::string key = record.at("key"); key != trial.key())
     unknown(key);
   io::read_flag(record, "correct");
-  io::read_flag(record, "exact");
   io::check_number(record, "answer_nll_nats");
+}
+
+void check_passkey_trial(const json& record, int64_t depths) {
+  check_trial(record, depths);
+  io::read_flag(record, "exact");
 }
 
 void check_share(const json& of, const char* field) {
@@ -66,8 +70,18 @@ void check_share(const json& of, const char* field) {
   check(value >= 0 && value <= 1, Error::Kind::Input, "{} is {}, expected 0 to 1", field, value);
 }
 
+void check_retrieval_trial(const json& record, int64_t depths) {
+  check_trial(record, depths);
+  check_share(record, "score");
+  check(record.at("score").is_number(), Error::Kind::Input, "score is null");
+  if (record.contains("real_depth")) {
+    check_share(record, "real_depth");
+    read_integer(record, "needle_token", 0, read_integer(record, "prompt_tokens", 1) - 1);
+  }
+}
+
 /// Null stands for the accuracy of no trial.
-void check_passkey_summary(const json& summary, int64_t depths) {
+void check_trial_summary(const json& summary, int64_t depths) {
   for (const char* field : {"accuracy", "low", "high"})
     check_share(summary, field);
   for (const char* field : {"low", "high"})
@@ -141,9 +155,17 @@ void check_retention_record(const json& record) {
 void check_passkey_record(const json& record, int64_t depths) {
   const std::string key = record.at("key");
   if (key.starts_with("summary/len="))
-    check_passkey_summary(record, depths);
+    check_trial_summary(record, depths);
   else if (key != "summary")
     check_passkey_trial(record, depths);
+}
+
+void check_retrieval_record(const json& record, int64_t depths) {
+  const std::string key = record.at("key");
+  if (key.starts_with("summary/len="))
+    check_trial_summary(record, depths);
+  else if (key != "summary")
+    check_retrieval_trial(record, depths);
 }
 
 }  // namespace stuffed::eval

@@ -16,7 +16,9 @@ namespace {
 json prompts_of(const Run& run) {
   json identity = {run.config.at("model").at("sha256"), run.train_len()};
   for (const char* field :
-       {"tokenizer", "protocol", "grid", "lengths_tokens", "depths", "trials", "digits", "seed"})
+       {"task", "tokenizer", "protocol", "grid", "lengths_tokens", "depths", "trials", "digits",
+        "keys", "values", "needles", "text_sha256", "jsonl_sha256", "pairs", "queries", "updates",
+        "gap_tokens", "vocabulary", "seed"})
     identity.push_back(run.config.value(field, json()));
   return identity;
 }
@@ -84,9 +86,10 @@ std::string mitigated_passkeys(const Runs& runs) {
       const std::string bound = train_len > 0 ? size_text(train_len) : "the training length";
       Table table{
           .caption = fmt::format(
-              "Mitigations of the model of {}: accuracy with Wilson's 95 % interval, and the "
+              "Mitigations of the model of {}: accuracy{} with Wilson's 95 % interval, and the "
               "difference with Newcombe's, over the same prompts",
-              group.plain->label()),
+              group.plain->label(),
+              group.plain->schema == "stuffed.passkey" ? "" : " (all that is asked for found)"),
           .columns = {"mitigation", "run", "up to " + bound, "more than without", "past " + bound,
                       "more than without"}};
       table.rows.push_back(row_of(*group.plain, *group.plain));

@@ -1,4 +1,4 @@
-// Passkeys: where they are found, by length and depth.
+// Passkeys, and the other tasks of retrieval: where they are found, by length and depth.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -22,30 +22,32 @@ struct Trial {
   int64_t length = 0, depth = 0,
           distance = 0;  // distance: tokens from the needle to the prompt's end
   double place = 0;      // of the needle, 0 to 1
-  bool is_correct = false, is_cut = false;
+  double score = 0;      // 0 to 1
+  bool is_cut = false;
 };
 
 /// Counts of trials; answers that were cut off count for nothing.
 struct Share {
-  int64_t trials = 0, correct = 0, placed = 0;
+  int64_t trials = 0, placed = 0;
+  double score = 0;   // sum
   double places = 0;  // sum of the needles' places, cut answers included
 
   void add(const Trial& trial) {
     trials += !trial.is_cut;
-    correct += !trial.is_cut && trial.is_correct;
+    score += trial.is_cut ? 0 : trial.score;
     ++placed;
     places += trial.place;
   }
   double accuracy() const {
-    return trials == 0 ? Axis::kNone : static_cast<double>(correct) / static_cast<double>(trials);
+    return trials == 0 ? Axis::kNone : score / static_cast<double>(trials);
   }
   double place() const { return places / static_cast<double>(placed); }
   Cell cell() const {
     if (trials == 0)
       return text("–");
-    const eval::ProportionInterval wilson = eval::wilson(correct, trials);
+    const eval::ProportionInterval wilson = eval::wilson(score, trials);
     Cell cell = interval(accuracy(), wilson.low, wilson.high);
-    cell.html += fmt::format(" <small>{} of {}</small>", correct, trials);
+    cell.html += fmt::format(" <small>{:.6g} of {}</small>", score, trials);
     return cell;
   }
 };
@@ -60,7 +62,7 @@ struct Answers {
   int64_t depths = 0;
 };
 
-Trial read_trial(const json& record) {
+Trial read_passkey(const json& record) {
   const int64_t blocks = io::read_integer(record, "blocks", 1);
   return {.length = io::read_integer(record, "length_tokens", 1),
           .depth = io::read_integer(record, "depth_index"),
@@ -68,7 +70,20 @@ Trial read_trial(const json& record) {
               io::read_integer(record, "prompt_tokens") - io::read_integer(record, "needle_token"),
           .place = static_cast<double>(io::read_integer(record, "position_blocks")) /
                    static_cast<double>(std::max<int64_t>(1, blocks - 1)),
-          .is_correct = io::read_flag(record, "correct"),
+          .score = io::read_flag(record, "correct") ? 1.0 : 0.0,
+          .is_cut = record.value("answer_cut", false)};
+}
+
+/// Answers of a file have no known place: the middle, of the only depth.
+Trial read_retrieval(const json& record) {
+  const bool has_place = record.contains("needle_token");
+  return {.length = io::read_integer(record, "length_tokens", 1),
+          .depth = io::read_integer(record, "depth_index"),
+          .distance = has_place ? io::read_integer(record, "prompt_tokens") -
+                                      io::read_integer(record, "needle_token")
+                                : io::kMostTokens,
+          .place = has_place ? record.at("real_depth").get<double>() : 0.5,
+          .score = record.at("score").get<double>(),
           .is_cut = record.value("answer_cut", false)};
 }
 
@@ -81,6 +96,11 @@ void add_within_last(Answers& answers, const Trial& trial) {
       answers.within_last[last][trial.length].add(trial);
 }
 
+/// Whether anyone knows where the answers are.
+bool has_places(const Run& run) {
+  return run.config.value("task", json()) != "jsonl";
+}
+
 Answers read_answers(const Run& run, int style) {
   Answers answers{
       .run = &run, .style = style, .lengths = io::read_integers(run.config, "lengths_tokens", 1)};
@@ -89,8 +109,10 @@ Answers read_answers(const Run& run, int style) {
   const auto repeated = std::ranges::unique(answers.lengths);
   answers.lengths.erase(repeated.begin(), repeated.end());
   for (const json* record : run.all("len=")) {
-    eval::check_passkey_record(*record, answers.depths);
-    const Trial trial = read_trial(*record);
+    const bool is_passkey = run.schema == "stuffed.passkey";
+    (is_passkey ? eval::check_passkey_record : eval::check_retrieval_record)(*record,
+                                                                             answers.depths);
+    const Trial trial = (is_passkey ? read_passkey : read_retrieval)(*record);
     answers.by_length[trial.length].add(trial);
     answers.by_depth[{trial.length, trial.depth}].add(trial);
     add_within_last(answers, trial);
@@ -108,7 +130,7 @@ void add_column(json& panel, const Answers& answers, size_t column) {
       continue;
     Share& share = places[cell->second.place()];
     share.trials += cell->second.trials;
-    share.correct += cell->second.correct;
+    share.score += cell->second.score;
   }
   double top = 0;
   for (auto at = places.begin(); at != places.end(); ++at) {
@@ -118,7 +140,7 @@ void add_column(json& panel, const Answers& answers, size_t column) {
     panel["top"].push_back(100 * top);
     panel["bottom"].push_back(100 * bottom);
     panel["values"].push_back(io::number_or_null(at->second.accuracy()));
-    panel["text"].push_back(fmt::format("{} of {}", at->second.correct, at->second.trials));
+    panel["text"].push_back(fmt::format("{:.6g} of {}", at->second.score, at->second.trials));
     top = bottom;
   }
 }
@@ -143,7 +165,7 @@ Series curve_of(const std::string& name, int style, const std::map<int64_t, Shar
   for (const auto& [length, share] : by_length) {
     if (share.trials == 0)
       continue;
-    const eval::ProportionInterval wilson = eval::wilson(share.correct, share.trials);
+    const eval::ProportionInterval wilson = eval::wilson(share.score, share.trials);
     series.x.push_back(static_cast<double>(length));
     series.y.push_back(share.accuracy());
     series.low.push_back(wilson.low);
@@ -189,9 +211,15 @@ std::vector<int64_t> some_lengths(const Answers& answers) {
   return lengths;
 }
 
+/// What tables of lengths are of: the captions of a page differ.
+bool are_passkeys(const std::vector<Answers>& all) {
+  return all.front().run->schema == "stuffed.passkey";
+}
+
 /// Of all lengths, or of as many as one looks at.
 Table table_of_lengths(const std::vector<Answers>& all, bool is_whole) {
-  Table table{.caption = "Accuracy by length over all depths, with Wilson's 95 % interval",
+  Table table{.caption = std::string(are_passkeys(all) ? "Accuracy" : "Mean score") +
+                         " by length over all depths, with Wilson's 95 % interval",
               .columns = {}};
   table.columns.emplace_back("length (tokens)");
   std::set<int64_t> lengths;
@@ -250,12 +278,12 @@ Cell tokens_or_none(const json& summary, const char* field) {
 }
 
 Table table_of_effective(const std::vector<Answers>& all) {
-  Table table{.caption =
-                  "Effective length: the longest that passes with all shorter ones (tokens), by "
-                  "accuracy and by "
-                  "the ends of its interval",
-              .columns = {"run", "passes above", "by accuracy", "by the interval's low end",
-                          "by its high end"}};
+  Table table{
+      .caption = std::string(are_passkeys(all) ? "Effective length" : "Effective length of tasks") +
+                 ": the longest that passes with all shorter ones (tokens), by accuracy and by the "
+                 "ends of its interval",
+      .columns = {"run", "passes above", "by accuracy", "by the interval's low end",
+                  "by its high end"}};
   for (const Answers& answers : all)
     if (const json* const summary = answers.run->find("summary"))
       table.rows.push_back(
@@ -265,12 +293,14 @@ Table table_of_effective(const std::vector<Answers>& all) {
   return table;
 }
 
-}  // namespace
+struct Section {
+  const char *id, *title, *caption;
+};
 
-void add_passkeys(Page& page, const Runs& runs) {
+void add_section(Page& page, const Runs& runs, const Section& section) {
   if (runs.empty())
     return;
-  page.section("passkey", "Passkey retrieval");
+  page.section(section.id, section.title);
   std::vector<Answers> all;
   Runs drawn;
   for (const Run* run : runs)
@@ -288,20 +318,38 @@ void add_passkeys(Page& page, const Runs& runs) {
   if (std::ranges::any_of(all, [](const Answers& one) { return one.lengths.size() > kTableRows; }))
     folded = html_of(table_of_lengths(all, true));
   for (const Answers& answers : all) {
+    if (!has_places(*answers.run))
+      continue;
     figure["panels"].push_back(heat_map(answers));
     if (!answers.within_last.empty())
       figure["panels"].push_back(last_tokens_panel(answers));
     folded += html_of(table_of_depths(answers)) + html_of(table_of_last(answers));
   }
   explained(*drawn.front(), [&] { effective = html_of(table_of_effective(all)); });
-  page.figure(
-      std::move(figure),
-      "How often the passkey is found: by length over all depths; by length and depth, a cell "
-      "drawn "
-      "where its needles are, hatched without a trial; and where it lies within the last tokens. "
-      "Bands are Wilson's 95 % intervals.",
-      html_of(table_of_lengths(all, false)) + effective + mitigated_passkeys(drawn) +
-          details("More numbers: by depth, and within the last tokens", folded, false));
+  page.figure(std::move(figure), section.caption,
+              html_of(table_of_lengths(all, false)) + effective + mitigated_passkeys(drawn) +
+                  details("More numbers: by depth, and within the last tokens", folded, false));
+}
+
+}  // namespace
+
+void add_passkeys(Page& page, const Runs& runs) {
+  add_section(
+      page, runs,
+      {"passkey", "Passkey retrieval",
+       "How often the passkey is found: by length over all depths; by length and depth, a "
+       "cell drawn where its needles are, hatched without a trial; and where it lies within "
+       "the last tokens. Bands are Wilson's 95 % intervals."});
+}
+
+void add_retrieval(Page& page, const Runs& runs) {
+  add_section(
+      page, runs,
+      {"retrieval", "Retrieval tasks",
+       "Which share of what is asked for is found: by length over all depths; by length and "
+       "depth, a cell drawn where its needles are, hatched without a trial; and where the "
+       "first needle lies within the last tokens. Bands are Wilson's 95 % intervals, of the "
+       "mean score."});
 }
 
 }  // namespace stuffed::report

@@ -43,6 +43,7 @@ Page page_of(const std::vector<Run>& runs, const ReportOptions& options) {
   add_losses(page, of_schema(runs, "stuffed.ppl_by_length"), options.last_tokens);
   add_mitigated_losses(page, of_schema(runs, "stuffed.ppl_by_length"));
   add_passkeys(page, of_schema(runs, "stuffed.passkey"));
+  add_retrieval(page, of_schema(runs, "stuffed.retrieval"));
   add_states(page, of_schema(runs, "stuffed.state_stats"));
   add_retention(page, of_schema(runs, "stuffed.retention"));
   add_training(page, of_schema(runs, "stuffed.train"));

@@ -11,6 +11,8 @@ void add_overview(Page& page, const std::vector<Run>& runs);
 void add_losses(Page& page, const Runs& runs, int64_t last_tokens);
 void add_mitigated_losses(Page& page, const Runs& runs);
 void add_passkeys(Page& page, const Runs& runs);
+/// The other tasks of retrieval.
+void add_retrieval(Page& page, const Runs& runs);
 /// Tables of what mitigations change; empty without any.
 std::string mitigated_passkeys(const Runs& runs);
 void add_states(Page& page, const Runs& runs);

@@ -134,6 +134,16 @@ def test_every_field_that_passkey_writes_is_on_the_page(tmp_path):
 
 
 @needs_binary
+@pytest.mark.parametrize("task", ["niah-multivalue", "mqar-forget"])
+def test_every_field_that_retrieval_writes_is_on_the_page(task, tmp_path):
+    out = tmp_path / "out.jsonl"
+    size = ["--lengths", "1536", "--depths", 2, "--trials", 1, "--vocabulary", 64, "--max-new-tokens", 4]
+    done = stuffed("retrieval", "--model", MODEL, "--tokenizer", "bytes", "--task", task, *size, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert lacking(read(out)) == []
+
+
+@needs_binary
 def test_every_field_that_train_writes_is_on_the_page(tmp_path):
     text = tmp_path / "text"
     text.write_bytes(b"The quick brown fox jumps over the lazy dog. " * 100)

@@ -142,6 +142,20 @@ def test_passkeys_are_those_of_the_journal(tables):
             assert shown[1] == pytest.approx(expected, rel=1e-12)
 
 
+def test_retrieval_is_that_of_the_journal(tables):
+    run = stuffed_results.read(RESULTS / "retrieval.v1.jsonl")
+    fields = ("accuracy", "low", "high")
+    rows = rows_of(tables, "Mean score by length")
+    assert len(rows) == 2
+    for row in rows:
+        summary = run.records[f"summary/len={int(row[0][1][0])}"]
+        assert row[1][1] == pytest.approx([summary[field] for field in fields], rel=1e-12)
+    for row in rows_of(tables, "retrieval.v1: accuracy by length and depth"):
+        cells = run.records[f"summary/len={int(row[0][1][0])}"]["depths"]
+        for found, cell in zip(row[1:], cells, strict=True):
+            assert found[1] == pytest.approx([cell[field] for field in fields], rel=1e-12)
+
+
 def test_states_retention_and_training_are_those_of_the_journals(tables):
     states = stuffed_results.read(RESULTS / "state_stats.v1.jsonl").summary
     heads = [numbers(row) for row in rows_of(tables, "state_stats.v1: heads whose variance")]

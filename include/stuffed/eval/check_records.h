@@ -15,5 +15,6 @@ void check_ppl_record(const io::json& record, int64_t bucket_tokens);
 void check_state_stats_record(const io::json& record);
 void check_retention_record(const io::json& record);
 void check_passkey_record(const io::json& record, int64_t depths);
+void check_retrieval_record(const io::json& record, int64_t depths);
 
 }  // namespace stuffed::eval

@@ -2,6 +2,7 @@
 // fit in little memory, and are compared without being written out.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -46,14 +47,35 @@ struct Comparison {
 /// Costs the number of runs, plus the tokens of blocks that differ.
 Comparison compare(const TokenBlocks& blocks, const Prompt& a, const Prompt& b);
 
+/// A long text in units, such as sentences, of which prompts take consecutive ones.
+class TextUnits {
+ public:
+  /// Errors  Unsupported if the tokens do not spell the text
+  TextUnits(const io::Tokenizer& tokenizer, std::vector<std::string> units);
+
+  int64_t size() const { return int64_t(texts_.size()); }
+  const std::string& text(int64_t unit) const { return texts_.at(size_t(unit)); }
+  /// The tokens of the whole text that begin in units [begin, end).
+  std::span<const int32_t> tokens(int64_t begin, int64_t end) const;
+
+ private:
+  std::vector<std::string> texts_;
+  std::vector<int32_t> tokens_;
+  std::vector<size_t> ends_;  // of each unit, in tokens_
+};
+
 struct Piece {
   std::string text;
   int64_t repeats = 1;
+  const TextUnits* units = nullptr;  // not owned; if not null: `repeats` units from `first` on
+  int64_t first = 0;
 };
 
 /// Tokenises texts made of repeated pieces without writing them out. A tokenizer joins text across
 /// the seams of pieces, so tokens come from the whole text with every repetition cut down to four:
 /// the first and the last copy see other neighbours than those between, and these must agree.
+/// Of consecutive units three are kept at either end: the first two see their true neighbours, and
+/// the second must have the tokens it has in the text the units are from, as all between then have.
 class PromptAssembler {
  public:
   struct Assembled {
@@ -61,7 +83,7 @@ class PromptAssembler {
     std::vector<int64_t> begins;  // of each piece: the first token that begins in it
   };
 
-  /// Both are kept by reference.
+  /// Both are kept by reference. All pieces with units are of the same ones.
   PromptAssembler(const io::Tokenizer& tokenizer, TokenBlocks& blocks)
       : tokenizer_(tokenizer), blocks_(blocks) {}
 
@@ -74,9 +96,15 @@ class PromptAssembler {
   /// kNothing if no token begins in it.
   const std::vector<int32_t>& blocks_of(const std::vector<std::string_view>& copies);
 
+  using Put = std::function<void(int32_t block, int64_t repeats)>;
+  void put_copies(const Piece& piece, const int32_t* ids, const Put& put) const;
+  void put_units(const Piece& piece, const int32_t* ids, const Put& put);
+  int32_t block_of(const TextUnits& units, int64_t begin, int64_t end);
+
   const io::Tokenizer& tokenizer_;
   TokenBlocks& blocks_;
   std::unordered_map<std::string, std::vector<int32_t>> seen_;  // by text, with the seams marked
+  std::map<std::pair<int64_t, int64_t>, int32_t> stretches_;    // blocks of units [begin, end)
 };
 
 }  // namespace stuffed::eval

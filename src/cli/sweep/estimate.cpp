@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/cli/document_evaluation.h"
+#include "src/cli/retrieval_options.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/eval/passkey.h"
 #include "stuffed/eval/run_size.h"
@@ -102,6 +103,20 @@ DocumentCount count_documents(const CellOptions& options, const RecurrentLM& mod
   return count;
 }
 
+Estimate estimate_of_tree(const CellOptions& options,
+                          const RecurrentLM& model,
+                          const eval::PromptTree& tree,
+                          int64_t tokens) {
+  const int64_t batch = options.batch_size > 0 ? options.batch_size : 64;
+  const int64_t state_bytes = model.initial_state(1).bytes();
+  const eval::TreePlan plan =
+      eval::plan_tree(tree, {.states = options.state_memory_bytes / state_bytes,
+                             .batch = batch,
+                             .segment_tokens = options.model.segment});
+  return estimate_of(options.model, model, tokens, std::min(batch, std::ssize(tree.prompts())),
+                     plan.peak_states);
+}
+
 Estimate estimate_passkey(CellOptions options, const RecurrentLM& model) {
   using eval::PasskeyGrid;
   using eval::PasskeyProtocol;
@@ -118,21 +133,36 @@ Estimate estimate_passkey(CellOptions options, const RecurrentLM& model) {
   const int64_t new_tokens = options.max_new_tokens > 0                    ? options.max_new_tokens
                              : task.protocol == PasskeyProtocol::PaperCode ? 5
                                                                            : 8;
-  const int64_t batch = options.batch_size > 0 ? options.batch_size : 64;
   const eval::PasskeyTask made = eval::make_passkey(*open_tokenizer(options.model), task);
-  const int64_t state_bytes = model.initial_state(1).bytes();
-  const eval::TreePlan plan =
-      eval::plan_tree(made.tree, {.states = options.state_memory_bytes / state_bytes,
-                                  .batch = batch,
-                                  .segment_tokens = options.model.segment});
-  return estimate_of(options.model, model, made.tokens_to_feed(new_tokens),
-                     std::min(batch, std::ssize(made.trials)), plan.peak_states);
+  return estimate_of_tree(options, model, made.tree, made.tokens_to_feed(new_tokens));
+}
+
+Estimate estimate_retrieval(std::vector<std::string> arguments) {
+  CellOptions options;
+  RetrievalArguments given;
+  CLI::App app;
+  app.allow_extras();
+  add_model_options(app, options.model);
+  add_retrieval_arguments(app, given);
+  add_batch_size(app, options.batch_size, "");
+  add_size(app, "--state-memory", options.state_memory_bytes, "");
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  app.parse(std::move(arguments));
+  const eval::RetrievalOptions task = task_of(given, options.model.seed);
+  const bool has_text = !eval::is_recall(task.kind);
+  const auto tokenizer = has_text ? open_tokenizer(options.model) : nullptr;
+  const eval::RetrievalTask made = eval::make_retrieval(tokenizer.get(), task);
+  const auto model = outline(options.model);
+  return estimate_of_tree(options, *model, made.tree,
+                          made.tokens_to_feed(has_text ? task.max_new_tokens : 0));
 }
 
 }  // namespace
 
 std::optional<Estimate> Estimates::of(const std::string& command,
                                       const std::vector<std::string>& arguments) {
+  if (command == "retrieval")
+    return estimate_retrieval(arguments);
   const bool is_passkey = command == "passkey", is_retention = command == "retention";
   if (!is_passkey && !is_retention && command != "ppl-by-length" && command != "state-stats")
     return {};

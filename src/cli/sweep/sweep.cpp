@@ -39,8 +39,8 @@ struct SweepArguments {
 /// Commands whose results are a journal that resumes, or is written anew.
 std::optional<std::vector<std::string>> options_of_cell(const std::string& command) {
   static const std::set<std::string> kCommands = {"ppl-by-length", "state-stats", "retention",
-                                                  "passkey",       "train",       "verify",
-                                                  "bench scan",    "bench model"};
+                                                  "passkey",       "retrieval",   "train",
+                                                  "verify",        "bench scan",  "bench model"};
   return kCommands.contains(command) ? options_of(command) : std::nullopt;
 }
 
@@ -384,7 +384,7 @@ void add_sweep(CLI::App& root, Commands& commands) {
       "  stuffed sweep models.toml -o out/models --jobs 2\n"
       "  stuffed sweep models.toml -o out/models --shard 0/8\n"
       "\n[defaults] holds options of all runs; each [[runs]] has command (ppl-by-length, "
-      "state-stats, retention, passkey, train,\n"
+      "state-stats, retention, passkey, retrieval, train,\n"
       "verify, bench scan, bench model), its options as in --config, and a grid whose every key is "
       "an axis and every element of\n"
       "its array a value (which may be an array):\n"

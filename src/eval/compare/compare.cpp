@@ -27,7 +27,7 @@ constexpr Schema kSchemas[] = {
     {"stuffed.ppl_by_length", compare_ppl},   {"stuffed.state_stats", compare_state_stats},
     {"stuffed.retention", compare_retention}, {"stuffed.passkey", compare_passkey},
     {"stuffed.train", compare_train},         {"stuffed.verify", compare_verify},
-    {"stuffed.bench", compare_bench},
+    {"stuffed.bench", compare_bench},         {"stuffed.retrieval", compare_retrieval},
 };
 
 const Schema& schema_of(const Side& side) {
@@ -173,7 +173,11 @@ const std::vector<MetricHelp>& compare_metrics() {
       {"passkey_accuracy_drop", "passkey", "share", "how much the accuracy over all trials fell"},
       {"passkey_accuracy_drop_max", "passkey", "share", "the same of the worst length"},
       {"passkey_length_drop", "passkey", "tokens", "how much the effective length fell"},
-      {"answer_nll_mean", "passkey", "nats per answer",
+      {"retrieval_accuracy_drop", "retrieval", "share",
+       "how much the mean score over all trials fell"},
+      {"retrieval_accuracy_drop_max", "retrieval", "share", "the same of the worst length"},
+      {"retrieval_length_drop", "retrieval", "tokens", "how much the effective length fell"},
+      {"answer_nll_mean", "passkey, retrieval", "nats per answer",
        "how much the mean loss of the answers rose"},
       {"state_norm_relative", "state-stats", "share",
        "how much the largest state norm rose, over A's"},

@@ -1,4 +1,5 @@
 // The same prompts, asked twice.
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
@@ -15,13 +16,13 @@ namespace {
 using Place = std::tuple<int64_t, int64_t, int64_t>;  // length, depth, trial
 
 struct Trial {
-  std::string passkey;
+  io::json expected;
   int64_t prompt_tokens = 0, needle_token = 0;
   bool is_correct = false, is_cut = false;
-  double nll = 0;
+  double score = 0, nll = 0;
 
   bool same_prompt(const Trial& other) const {
-    return passkey == other.passkey && prompt_tokens == other.prompt_tokens &&
+    return expected == other.expected && prompt_tokens == other.prompt_tokens &&
            needle_token == other.needle_token;
   }
 };
@@ -31,11 +32,36 @@ struct Answers {
   double effective_tokens = kUnknown;
 };
 
+bool is_passkey(const Side& side) {
+  return side.schema == "stuffed.passkey";
+}
+
+Trial read_passkey(const io::json& record) {
+  const bool is_correct = io::read_flag(record, "correct");
+  return {.expected = io::read_text(record, "passkey"),
+          .prompt_tokens = io::read_integer(record, "prompt_tokens", 1),
+          .needle_token = io::read_integer(record, "needle_token"),
+          .is_correct = is_correct,
+          .is_cut = record.value("answer_cut", false),
+          .score = is_correct ? 1.0 : 0.0,
+          .nll = number_or_nan(record.at("answer_nll_nats"))};
+}
+
+Trial read_retrieval(const io::json& record) {
+  return {.expected = {record.at("answers"), record.value("query", io::json())},
+          .prompt_tokens = io::read_integer(record, "prompt_tokens", 1),
+          .needle_token = record.value("needle_token", int64_t{-1}),
+          .is_correct = io::read_flag(record, "correct"),
+          .is_cut = record.value("answer_cut", false),
+          .score = record.at("score").get<double>(),
+          .nll = number_or_nan(record.at("answer_nll_nats"))};
+}
+
 Answers read_answers(const Side& side) {
   Answers answers;
   const int64_t depths = io::read_integer(side.config, "depths", 1, int64_t{1} << 24);
   side.each([&](const io::json& record) {
-    check_passkey_record(record, depths);
+    (is_passkey(side) ? check_passkey_record : check_retrieval_record)(record, depths);
     const std::string key = record.at("key");
     if (key == "summary")
       answers.effective_tokens = number_in(record.at("effective_length"), "tokens");
@@ -44,20 +70,32 @@ Answers read_answers(const Side& side) {
     const Place place = {io::read_integer(record, "length_tokens", 1),
                          io::read_integer(record, "depth_index"),
                          io::read_integer(record, "trial")};
-    answers.trials[place] = {.passkey = io::read_text(record, "passkey"),
-                             .prompt_tokens = io::read_integer(record, "prompt_tokens", 1),
-                             .needle_token = io::read_integer(record, "needle_token"),
-                             .is_correct = io::read_flag(record, "correct"),
-                             .is_cut = record.value("answer_cut", false),
-                             .nll = number_or_nan(record.at("answer_nll_nats"))};
+    answers.trials[place] = (is_passkey(side) ? read_passkey : read_retrieval)(record);
   });
   return answers;
+}
+
+/// The mean of pairs, and the interval of their mean difference.
+ComparedValue row_of(const char* metric,
+                     const std::vector<double>& a,
+                     const std::vector<double>& b) {
+  ComparedValue row{.metric = metric, .a = 0, .b = 0, .pairs = std::ssize(a)};
+  std::vector<double> differences;
+  for (size_t i = 0; i < a.size(); ++i) {
+    row.a += a[i] / static_cast<double>(a.size());
+    row.b += b[i] / static_cast<double>(a.size());
+    differences.push_back(b[i] - a[i]);
+  }
+  const Interval95 interval = interval_of_mean(differences);
+  row.low = interval.low;
+  row.high = interval.high;
+  return row;
 }
 
 /// Trials by where they succeed.
 struct Shares {
   int64_t both = 0, only_a = 0, only_b = 0, neither = 0;
-  std::vector<double> nll_a, nll_b;
+  std::vector<double> nll_a, nll_b, score_a, score_b;
 
   void add(const Trial& a, const Trial& b) {
     nll_a.push_back(a.nll);
@@ -65,7 +103,10 @@ struct Shares {
     if (a.is_cut || b.is_cut)  // cannot be found
       return;
     ++(a.is_correct ? b.is_correct ? both : only_a : b.is_correct ? only_b : neither);
+    score_a.push_back(a.score);
+    score_b.push_back(b.score);
   }
+  /// Of trials that are right or wrong.
   ComparedValue accuracy() const {
     const int64_t trials = both + only_a + only_b + neither;
     const auto n = static_cast<double>(trials);
@@ -77,19 +118,19 @@ struct Shares {
             .high = interval.high,
             .pairs = trials};
   }
-  ComparedValue nll() const {
-    ComparedValue row{.metric = "answer_nll_nats", .a = 0, .b = 0, .pairs = std::ssize(nll_a)};
-    std::vector<double> differences;
-    for (size_t i = 0; i < nll_a.size(); ++i) {
-      row.a += nll_a[i] / static_cast<double>(nll_a.size());
-      row.b += nll_b[i] / static_cast<double>(nll_a.size());
-      differences.push_back(nll_b[i] - nll_a[i]);
-    }
-    const Interval95 interval = interval_of_mean(differences);
-    row.low = interval.low;
-    row.high = interval.high;
+  /// Of trials with a score between.
+  ComparedValue mean_score() const {
+    ComparedValue row = row_of("accuracy", score_a, score_b);
+    if (score_a.empty())
+      row.a = row.b = kUnknown;
     return row;
   }
+  bool has_parts() const {
+    const auto is_part = [](double score) { return score > 0 && score < 1; };
+    return std::ranges::any_of(score_a, is_part) || std::ranges::any_of(score_b, is_part);
+  }
+  ComparedValue accuracy_or_score() const { return has_parts() ? mean_score() : accuracy(); }
+  ComparedValue nll() const { return row_of("answer_nll_nats", nll_a, nll_b); }
 };
 
 void check_prompts(const Side& a, const Answers& of_a, const Side& b, const Answers& of_b) {
@@ -99,17 +140,22 @@ void check_prompts(const Side& a, const Answers& of_a, const Side& b, const Answ
       const auto found = others->trials.find(place);
       check(found != others->trials.end() && found->second.same_prompt(trial), Error::Kind::Input,
             "{}: has not the prompt len={}/depth={}/trial={} of {}; both must have asked the same "
-            "(tokenizer, --lengths, --depths, --trials, --protocol, --grid, --seed)",
+            "(tokenizer, --lengths, --depths, --trials, --grid, --seed and what else decides the "
+            "task)",
             without->path.string(), std::get<0>(place), std::get<1>(place), std::get<2>(place),
             with->path.string());
     }
 }
 
-}  // namespace
+double drop_of(const ComparedValue& row) {
+  return std::isfinite(row.a) && std::isfinite(row.b) ? row.a - row.b : 0.0;
+}
 
-void compare_passkey(const Side& a, const Side& b, ResultComparison& out) {
-  for (const char* field : {"tokenizer", "protocol", "use_bos", "add_prefix"})
-    check_same(a, b, field, "their prompts differ");
+/// `command` begins the names of metrics.
+void compare_trials(const Side& a, const Side& b, std::string_view command, ResultComparison& out) {
+  const auto raise = [&](std::string_view metric, double value) {
+    raise_metric(out, fmt::format("{}_{}", command, metric).c_str(), value);
+  };
   const Answers of_a = read_answers(a), of_b = read_answers(b);
   check_prompts(a, of_a, b, of_b);
   std::map<int64_t, Shares> lengths;
@@ -121,27 +167,38 @@ void compare_passkey(const Side& a, const Side& b, ResultComparison& out) {
   }
   out.pairs = std::ssize(of_a.trials);
   out.pairs_of = "trials";
-  const auto drop = [](const ComparedValue& row) {
-    return std::isfinite(row.a) && std::isfinite(row.b) ? row.a - row.b : 0.0;
-  };
-  out.rows.push_back(all.accuracy());
-  raise_metric(out, "passkey_accuracy_drop", drop(out.rows.back()));
+  out.rows.push_back(all.accuracy_or_score());
+  raise("accuracy_drop", drop_of(out.rows.back()));
   out.rows.push_back(all.nll());
   raise_metric(out, "answer_nll_mean", growth(out.rows.back().a, out.rows.back().b));
   if (std::isfinite(of_a.effective_tokens) && std::isfinite(of_b.effective_tokens)) {
     out.rows.push_back({.metric = "effective_length_tokens",
                         .a = of_a.effective_tokens,
                         .b = of_b.effective_tokens});
-    raise_metric(out, "passkey_length_drop", of_a.effective_tokens - of_b.effective_tokens);
+    raise("length_drop", of_a.effective_tokens - of_b.effective_tokens);
   }
   for (const auto& [length, shares] : lengths)
-    for (ComparedValue row : {shares.accuracy(), shares.nll()}) {
+    for (ComparedValue row : {shares.accuracy_or_score(), shares.nll()}) {
       row.axis = "length_tokens";
       row.at = fmt::format("{}", length);
       if (row.metric == "accuracy")
-        raise_metric(out, "passkey_accuracy_drop_max", drop(row));
+        raise("accuracy_drop_max", drop_of(row));
       out.rows.push_back(std::move(row));
     }
+}
+
+}  // namespace
+
+void compare_passkey(const Side& a, const Side& b, ResultComparison& out) {
+  for (const char* field : {"tokenizer", "protocol", "use_bos", "add_prefix"})
+    check_same(a, b, field, "their prompts differ");
+  compare_trials(a, b, "passkey", out);
+}
+
+void compare_retrieval(const Side& a, const Side& b, ResultComparison& out) {
+  for (const char* field : {"task", "tokenizer", "text_sha256", "jsonl_sha256", "format"})
+    check_same(a, b, field, "their prompts differ");
+  compare_trials(a, b, "retrieval", out);
 }
 
 }  // namespace stuffed::eval::comparing

@@ -26,6 +26,7 @@ void compare_ppl(const Side& a, const Side& b, ResultComparison& out);
 void compare_state_stats(const Side& a, const Side& b, ResultComparison& out);
 void compare_retention(const Side& a, const Side& b, ResultComparison& out);
 void compare_passkey(const Side& a, const Side& b, ResultComparison& out);
+void compare_retrieval(const Side& a, const Side& b, ResultComparison& out);
 void compare_train(const Side& a, const Side& b, ResultComparison& out);
 void compare_verify(const Side& a, const Side& b, ResultComparison& out);
 void compare_bench(const Side& a, const Side& b, ResultComparison& out);

@@ -1,4 +1,5 @@
 // Results under the keys of lm-evaluation-harness's results.json.
+#include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <map>
@@ -22,6 +23,7 @@ namespace fs = std::filesystem;
 using io::json;
 
 constexpr const char* kPasskeySchema = "stuffed.passkey";
+constexpr const char* kRetrieval = "stuffed.retrieval";
 
 /// Losses of some targets.
 struct LossSum {
@@ -39,13 +41,17 @@ struct LossSum {
 
 /// Answers to some prompts.
 struct AnswerSum {
-  int64_t asked = 0, counted = 0, correct = 0, exact = 0;
+  int64_t asked = 0, counted = 0, exact = 0;
+  double score = 0, squares = 0;  // sums of the scores counted, and of their squares
+  bool has_exact = false;
 
   void add(const AnswerSum& other) {
     asked += other.asked;
     counted += other.counted;
-    correct += other.correct;
     exact += other.exact;
+    score += other.score;
+    squares += other.squares;
+    has_exact = has_exact || other.has_exact;
   }
 };
 
@@ -82,25 +88,31 @@ void add_document(const json& record, Run& run) {
 }
 
 void add_trial(const json& record, Run& run) {
-  check_passkey_record(record, io::read_integer(run.config, "depths", 1));
+  const bool is_passkey = run.schema == kPasskeySchema;
+  (is_passkey ? check_passkey_record : check_retrieval_record)(
+      record, io::read_integer(run.config, "depths", 1));
   if (!record.contains("trial"))
     return;  // a summary
   const bool is_cut = record.value("answer_cut", false);
-  AnswerSum one{.asked = 1, .counted = !is_cut};
-  one.correct = !is_cut && io::read_flag(record, "correct");
-  one.exact = !is_cut && io::read_flag(record, "exact");
+  AnswerSum one{.asked = 1, .counted = !is_cut, .has_exact = is_passkey};
+  if (!is_cut) {
+    one.score =
+        is_passkey ? double(io::read_flag(record, "correct")) : record.at("score").get<double>();
+    one.exact = is_passkey && io::read_flag(record, "exact");
+  }
+  one.squares = one.score * one.score;
   run.answers[io::read_integer(record, "length_tokens", 1)].add(one);
 }
 
 void add_record(const json& record, Run& run) {
   if (run.schema == kPplByLengthSchema)
     add_document(record, run);
-  else if (run.schema == kPasskeySchema)
+  else if (run.schema == kPasskeySchema || run.schema == kRetrieval)
     add_trial(record, run);
 }
 
 bool is_known(const std::string& schema) {
-  return schema == kPplByLengthSchema || schema == kPasskeySchema;
+  return schema == kPplByLengthSchema || schema == kPasskeySchema || schema == kRetrieval;
 }
 
 json finite(double value) {
@@ -121,7 +133,15 @@ json metrics_of(const LossSum& sum) {
   return metrics;
 }
 
-/// A share and its standard error: that of a sample's mean.
+/// A mean of scores and its standard error: that of a sample's mean. `squares` is the sum of theirs.
+void put_mean(json& metrics, const std::string& name, double sum, double squares, int64_t of) {
+  const double n = static_cast<double>(of), mean = sum / n;
+  const double variance = std::max(0.0, squares / n - mean * mean);
+  metrics[name + ",none"] = of > 0 ? json(mean) : json();
+  metrics[name + "_stderr,none"] = of > 1 ? json(std::sqrt(variance / (n - 1))) : json("N/A");
+}
+
+/// The same of ones and zeros.
 void put_share(json& metrics, const std::string& name, int64_t hits, int64_t of) {
   const double n = static_cast<double>(of), share = static_cast<double>(hits) / n;
   metrics[name + ",none"] = of > 0 ? json(share) : json();
@@ -131,7 +151,11 @@ void put_share(json& metrics, const std::string& name, int64_t hits, int64_t of)
 
 json metrics_of(const AnswerSum& sum) {
   json metrics;
-  put_share(metrics, "acc", sum.correct, sum.counted);
+  if (!sum.has_exact) {
+    put_mean(metrics, "acc", sum.score, sum.squares, sum.counted);
+    return metrics;
+  }
+  put_share(metrics, "acc", std::llround(sum.score), sum.counted);
   put_share(metrics, "exact_match", sum.exact, sum.counted);
   return metrics;
 }
@@ -157,7 +181,7 @@ json higher_is_better(const json& metrics) {
 json config_of_task(const std::string& task, const std::string& group, const json& config) {
   return {{"task", task},
           {"tag", group},
-          {"output_type", group == "passkey" ? "generate_until" : "loglikelihood_rolling"},
+          {"output_type", group == "ppl_by_length" ? "loglikelihood_rolling" : "generate_until"},
           {"num_fewshot", 0},
           {"metadata", config}};
 }
@@ -262,6 +286,15 @@ void put_run(json& out, const Run& run, const json& provenance, const std::strin
   out["task_hashes"] = json::object();
 }
 
+/// "passkey", or the task of a retrieval run: "niah_multikey".
+std::string group_of(const Run& run) {
+  if (run.schema == kPasskeySchema)
+    return "passkey";
+  std::string task = io::read_text(run.config, "task");
+  std::ranges::replace(task, '-', '_');
+  return task;
+}
+
 json results_of(const Run& run, const json& provenance, const std::string& name) {
   json out = json::object();
   for (const char* part : {"results", "groups", "group_subtasks", "configs", "versions", "n-shot",
@@ -276,7 +309,7 @@ json results_of(const Run& run, const json& provenance, const std::string& name)
   if (!run.losses.empty())
     put_tasks(out, "ppl_by_length", run.losses, losses, run.config);
   if (!run.answers.empty())
-    put_tasks(out, "passkey", run.answers, answers, run.config);
+    put_tasks(out, group_of(run), run.answers, answers, run.config);
   put_run(out, run, provenance, name);
   return out;
 }
@@ -366,8 +399,8 @@ ExportedFiles export_lm_eval(const fs::path& journal,
   const io::JournalEnd end = io::read_journal(journal, [](const json&, io::LinePlace) {});
   const bool is_sweep = end.header.schema == kSweepSchema;
   check(!end.empty && (is_sweep || is_known(end.header.schema)), Error::Kind::Input,
-        "{}: holds '{}', which lm-eval's files have no place for; ppl-by-length and passkey have "
-        "one, and --format csv takes all",
+        "{}: holds '{}', which lm-eval's files have no place for; ppl-by-length, passkey and "
+        "retrieval have one, and --format csv takes all",
         journal.string(), end.header.schema);
   check_finished(journal, end.finished, options.partial);
   check_folder(folder, options.overwrite);
@@ -380,7 +413,7 @@ ExportedFiles export_lm_eval(const fs::path& journal,
   for (const auto& [cell, run] : runs) {
     if (run.losses.empty() && run.answers.empty()) {
       files.warnings.push_back(
-          fmt::format("{}: {}holds no losses by length and no passkeys; nothing is written of it",
+          fmt::format("{}: {}holds no losses by length and no answers; nothing is written of it",
                       journal.string(), cell.empty() ? "" : "cell '" + cell + "' "));
       continue;
     }

@@ -155,10 +155,11 @@ bool has_sidecar(const Part& part) {
 
 void check_schema(const Part& part) {
   static const std::set<std::string> kKnown = {"stuffed.ppl_by_length", "stuffed.state_stats",
-                                               "stuffed.retention", "stuffed.passkey"};
+                                               "stuffed.retention", "stuffed.passkey",
+                                               "stuffed.retrieval"};
   check(kKnown.contains(part.header.schema), Error::Kind::Input,
-        "{}: holds '{}', whose runs have no parts; those of ppl-by-length, state-stats, retention "
-        "and passkey have",
+        "{}: holds '{}', whose runs have no parts; those of ppl-by-length, state-stats, retention, "
+        "passkey and retrieval have",
         part.path.string(), part.header.schema);
   check(!part.header.config.contains("dump"), Error::Kind::Input,
         "{}: has a dump beside it, which is of one document: there is nothing to merge",
@@ -180,6 +181,13 @@ void append_documents(const Places& places, io::Journal& journal) {
   }
 }
 
+/// Of the length of this number, and of each depth: those of a file are as many as it has.
+int64_t samples_of(const json& config, size_t length) {
+  if (!config.contains("samples"))
+    return io::read_integer(config, "trials");
+  return io::read_integers(config, "samples").at(length);
+}
+
 /// Trials in the order of their lengths, depths and numbers.
 void append_trials(const std::vector<Part>& parts, io::Journal& journal) {
   using Order = std::tuple<int64_t, int64_t, int64_t>;
@@ -196,11 +204,12 @@ void append_trials(const std::vector<Part>& parts, io::Journal& journal) {
         refuse_overlap(key, other->second.first->path, part.path);
     }
   const json config = parts.front().header.config;
-  for (const int64_t length : io::read_integers(config, "lengths_tokens", 1))
+  const auto lengths = io::read_integers(config, "lengths_tokens", 1);
+  for (size_t i = 0; i < lengths.size(); ++i)
     for (int64_t depth = 0; depth < io::read_integer(config, "depths"); ++depth)
-      for (int64_t trial = 0; trial < io::read_integer(config, "trials"); ++trial)
-        check(trials.contains({length, depth, trial}), Error::Kind::Input,
-              "no part holds len={}/depth={}/trial={}", length, depth, trial);
+      for (int64_t trial = 0; trial < samples_of(config, i); ++trial)
+        check(trials.contains({lengths[i], depth, trial}), Error::Kind::Input,
+              "no part holds len={}/depth={}/trial={}", lengths[i], depth, trial);
   for (const auto& [order, found] : trials)
     if (const std::string key = found.second->at("key"); !journal.done(key))
       journal.append(key, fields_of(*found.second));
@@ -252,8 +261,9 @@ Merged merge_parts(const std::vector<std::filesystem::path>& paths,
   check_headers(parts);
   const Part& first = parts.front();
   const std::string& schema = first.header.schema;
-  const bool is_passkey = schema == "stuffed.passkey";
-  const Places places = is_passkey ? Places() : places_of(parts);
+  const bool is_retrieval = schema == "stuffed.retrieval";
+  const bool has_trials = is_retrieval || schema == "stuffed.passkey";
+  const Places places = has_trials ? Places() : places_of(parts);
   check_parts(parts);
   Merged merged{.parts = std::ssize(parts), .records = 0, .sidecar = {}};
   if (has_sidecar(first))
@@ -272,9 +282,9 @@ Merged merge_parts(const std::vector<std::filesystem::path>& paths,
     merged.records = journal.size();
     return merged;
   }
-  if (is_passkey) {
+  if (has_trials) {
     append_trials(parts, journal);
-    merge_passkey(parts, journal);
+    (is_retrieval ? merge_retrieval : merge_passkey)(parts, journal);
   } else {
     append_documents(places, journal);
     (schema == "stuffed.ppl_by_length" ? merge_losses

@@ -1,8 +1,9 @@
-// Summaries of passkey trials that were asked in several runs.
+// Summaries of passkey and retrieval trials that were asked in several runs.
 #include <algorithm>
 
 #include "src/eval/merge/parts.h"
 #include "src/eval/passkey/passkey_summary.h"
+#include "src/eval/retrieval/retrieval_questions.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/io/record_fields.h"
 
@@ -40,6 +41,24 @@ void merge_passkey(const std::vector<Part>& parts, io::Journal& journal) {
     return std::tuple(trial.length_tokens, trial.depth_index, trial.trial);
   });
   append_passkey_summaries(trials, options, journal);
+  journal.finish();
+}
+
+void merge_retrieval(const std::vector<Part>& parts, io::Journal& journal) {
+  const int64_t depths = io::read_integer(parts.front().header.config, "depths", 1);
+  std::map<std::tuple<int64_t, int64_t, int64_t>, TrialScore> scores;  // in the order of one run
+  for (const Part& part : parts)
+    for (const auto& [key, record] : part.records) {
+      if (key.starts_with("summary"))
+        continue;
+      check_retrieval_record(record, depths);
+      const TrialScore score = score_of_retrieval(record);
+      scores[{score.length_tokens, score.depth_index, io::read_integer(record, "trial")}] = score;
+    }
+  std::vector<TrialScore> trials;
+  for (const auto& [place, score] : scores)
+    trials.push_back(score);
+  append_trial_summaries(trials, depths, journal);
   journal.finish();
 }
 

@@ -43,6 +43,7 @@ void merge_retention(const Places& places,
                      const std::filesystem::path& sidecar);
 /// Summaries of trials whose records are in `results`.
 void merge_passkey(const std::vector<Part>& parts, io::Journal& journal);
+void merge_retrieval(const std::vector<Part>& parts, io::Journal& journal);
 
 /// What the parts' summaries say of the whole source, and how many documents there are now.
 void finish_summary(const Places& places, io::json& summary);
