@@ -178,7 +178,8 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
   app.add_option("--mix", options.mix,
                  "Shares of the windows by source: text; shards by their names ('shards' if they "
                  "have none); repeat (a random string, repeated); passkey (prompts with answers); "
-                 "recall (keys with values, then the keys again). Default: the only one given")
+                 "recall (keys with values, then the keys again); mqar (likewise, as "
+                 "'stuffed retrieval' asks it). Default: the only one given")
       ->type_name("SOURCE=SHARE")
       ->group(group);
   add_choice(app, "--documents", options.documents, {"reset", "carry"},
@@ -186,8 +187,8 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
       ->group(group);
   add_size(app, "--repeat-min", data.repeat_min, "Shortest string of 'repeat'")->group(group);
   add_size(app, "--repeat-max", data.repeat_max, "Longest string of 'repeat'")->group(group);
-  add_count(app, "--recall-pairs", data.recall_pairs, "Keys of 'recall' with their values, at most",
-            2)
+  add_count(app, "--recall-pairs", data.recall_pairs,
+            "Keys of 'recall' and 'mqar' with their values, at most", 2)
       ->group(group);
   options.window = add_size(app, "--window", data.window,
                             "Tokens drawn at once and cut into sequences: runs that differ in "

@@ -18,7 +18,8 @@ namespace {
 constexpr std::pair<Source::Kind, std::string_view> kTasks[] = {{Source::Text, "text"},
                                                                 {Source::Repeat, "repeat"},
                                                                 {Source::Passkey, "passkey"},
-                                                                {Source::Recall, "recall"}};
+                                                                {Source::Recall, "recall"},
+                                                                {Source::Mqar, "mqar"}};
 
 Tensor empty_tokens(int64_t rows, int64_t columns) {
   return at::empty({rows, columns}, at::kLong);
@@ -90,7 +91,8 @@ Source parse_source(std::string_view name, const DataConfig& config) {
   for (const auto& [set, folder] : config.shards)
     sets.push_back(set);
   check(config.shards.contains(std::string(name)), Error::Kind::Usage,
-        "--mix: '{}' is no source of training tokens; there are text, repeat, passkey, recall{}{}",
+        "--mix: '{}' is no source of training tokens; there are text, repeat, passkey, recall, "
+        "mqar{}{}",
         name, sets.empty() ? "" : ", and the shards ", fmt::join(sets, ", "));
   return {Source::Shards, std::string(name)};
 }
@@ -124,6 +126,8 @@ void TrainingData::fill(const Source& source, Rng& rng, std::span<int64_t> out) 
     fill_repeat(rng, alphabet, draw_uniform(rng, config_.repeat_min, config_.repeat_max), out);
   else if (source.kind == Source::Recall)
     fill_recall(rng, alphabet, config_.recall_pairs, out);
+  else if (source.kind == Source::Mqar)
+    fill_mqar(rng, tokenizer_->vocab_size(), config_.recall_pairs, out);
   else
     fill_passkey(rng, *tokenizer_, out);
 }

@@ -61,7 +61,7 @@ void describe_later(const TrainConfig& config,
     run["noise_deviation"] = config.noise_deviation;
   if (config.schedule.shape == Shape::Cosine)
     run["schedule"] = "cosine";
-  if (config.data.mix.contains(Source::Recall))
+  if (config.data.mix.contains(Source::Recall) || config.data.mix.contains(Source::Mqar))
     run["recall_pairs"] = config.data.recall_pairs;
   if (!config.data.shards.empty()) {
     run["shards_sha256"] = data.shard_hashes(/*held_out=*/false);

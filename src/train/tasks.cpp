@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "stuffed/io/associative_recall.h"
 #include "stuffed/io/passkey_text.h"
 
 namespace stuffed::train {
@@ -79,6 +80,24 @@ void fill_recall(Rng& rng, const Alphabet& alphabet, int64_t pairs, std::span<in
       for (const auto& [key, value] : shown)
         out = put(std::vector<int64_t>{alphabet.first + key, alphabet.first + value}, out);
     }
+  }
+}
+
+void fill_mqar(Rng& rng, int64_t vocabulary, int64_t pairs, std::span<int64_t> out) {
+  while (!out.empty()) {
+    io::RecallOptions options{.pairs = draw_uniform(rng, 2, pairs), .vocabulary = vocabulary};
+    options.queries = options.pairs;
+    io::check_recall(options);
+    const io::RecallSample sample = io::draw_recall(rng, options);
+    const int64_t fixed = io::context_tokens(options) + io::query_tokens(options);
+    const int64_t room = std::max<int64_t>(0, static_cast<int64_t>(out.size()) - fixed);
+    const int64_t filler = draw_uniform(rng, 0, std::min(room, 2 * fixed));
+    const int64_t before = draw_uniform(rng, 0, filler);
+    out = put(std::vector<int64_t>(static_cast<size_t>(before), 0), out);
+    out = put(sample.context, out);
+    out = put(std::vector<int64_t>(static_cast<size_t>(filler - before), 0), out);
+    for (size_t i = 0; i < sample.queries.size(); ++i)
+      out = put(std::vector<int64_t>{sample.queries[i], sample.answers[i]}, out);
   }
 }
 

@@ -30,4 +30,9 @@ void fill_passkey(Rng& rng, const io::Tokenizer& tokenizer, std::span<int64_t> o
 /// them equal, values of its second half.
 void fill_recall(Rng& rng, const Alphabet& alphabet, int64_t pairs, std::span<int64_t> out);
 
+/// Associative recall as `stuffed retrieval --task mqar` asks it, over all ids: 2 to `pairs` pairs,
+/// filler before and after them of up to twice the other tokens, then all
+/// keys with their values; and so on with new pairs until `out` is full.
+void fill_mqar(Rng& rng, int64_t vocabulary, int64_t pairs, std::span<int64_t> out);
+
 }  // namespace stuffed::train

@@ -158,6 +158,33 @@ TEST_F(Data, RecallAsksForEveryKeyOnce) {
   }
 }
 
+TEST_F(Data, MqarAsksForEveryKeyOnceBehindFiller) {
+  const TrainingData data({.mix = {{Source::Mqar, 1}}, .recall_pairs = 5, .window = 256});
+  int64_t filler = 0, asked = 0;
+  for (const Tensor& window : windows(data, 0, 20, 256).unbind(0)) {
+    const int64_t* const ids = window.const_data_ptr<int64_t>();
+    int64_t place = 0;
+    const auto skip_filler = [&] {
+      for (; place < 255 && ids[place] == 0; ++place)
+        ++filler;
+    };
+    while (place < 255 - 40) {  // a sample has 20 tokens beside its filler at most
+      std::map<int64_t, int64_t> value_of;
+      for (skip_filler(); place < 255 && !value_of.contains(ids[place]); skip_filler()) {
+        EXPECT_LT(ids[place], 128);
+        EXPECT_GE(ids[place + 1], 128);
+        value_of[ids[place]] = ids[place + 1];
+        place += 2;
+      }
+      EXPECT_LE(value_of.size(), 5);
+      for (size_t i = 0; i < value_of.size() && place < 255; ++i, place += 2, ++asked)
+        EXPECT_EQ(ids[place + 1], value_of.at(ids[place]));
+    }
+  }
+  EXPECT_GT(filler, 0);
+  EXPECT_GT(asked, 100);
+}
+
 /// Shards of documents of these lengths, document i all of the byte i.
 fs::path shards_of(const fs::path& folder, const std::vector<int64_t>& lengths, int64_t at_most) {
   io::ShardWriter writer(folder, io::load_tokenizer("bytes"), {.shard_tokens = at_most}, false);

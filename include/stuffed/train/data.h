@@ -23,6 +23,7 @@ struct Source {
     Repeat,   // a random string, repeated to fill the window
     Passkey,  // passkey prompts with their answers (stuffed/io/passkey_text.h)
     Recall,   // pairs of keys and values, then the keys again in another order
+    Mqar,     // likewise with filler around the pairs (stuffed/io/associative_recall.h)
     Shards,   // the documents of a set of shards in a random order, each once an epoch
   };
   Source(Kind of_kind, std::string of_name = {}) : kind(of_kind), name(std::move(of_name)) {}
@@ -42,7 +43,7 @@ struct DataConfig {
   std::string tokenizer = {};  // file, folder or "bytes"; empty: the shards', or bytes without any
   std::map<Source, double> mix = {{Source::Text, 1.0}};  // shares of the windows; sum to 1
   int64_t repeat_min = 8, repeat_max = 64;               // tokens of a repeated string
-  int64_t recall_pairs = 16;                             // of keys and values, at most
+  int64_t recall_pairs = 16;                             // of recall and mqar, at most
   int64_t window = 512;  // tokens drawn at once; cut into sequences of the training length
   uint64_t seed = 0;
   bool wait = false;  // for a pipe that gives nothing, without end
