@@ -138,3 +138,35 @@ def test_an_unknown_key_in_a_recipe_is_exit_code_2(tmp_path):
     recipe.write_text(recipe.read_text() + "bukcet = 3\n")
     done = run_recipe(recipe, tmp_path)
     assert done.returncode == 2 and "bukcet" in done.stderr
+
+
+RETRIEVAL = sorted((ROOT / "configs" / "retrieval").glob("*.toml"))
+FORMS = {
+    "ruler": {"input": "The key is 1.", "outputs": ["1"], "length": 64},
+    "babilong": {"input": "Mary is here.", "question": "Where is Mary?", "target": "here"},
+}
+
+
+@pytest.mark.parametrize("recipe", RETRIEVAL, ids=lambda recipe: recipe.stem)
+def test_a_recipe_of_retrieval_runs_end_to_end(recipe, tmp_path):
+    command = written_command(recipe)
+    assert command[:3] == ["retrieval", "--config", f"configs/retrieval/{recipe.name}"]
+    assert "arXiv" in recipe.read_text() or recipe.stem == "mqar_forget"
+    (tmp_path / "ESSAYS.txt").write_text("A sentence of an essay, and more. " * 60)
+    form = recipe.stem.removeprefix("jsonl_")
+    (tmp_path / "SAMPLES.jsonl").write_text(json.dumps(FORMS.get(form, {})) + "\n")
+    places = {"DIR": str(ROOT / "tests" / "golden" / "mamba2-hf"), command[2]: str(recipe)}
+    shrunk = [] if form in FORMS else ["--lengths", "1K" if "niah" in form else "64", "--depths", "2", "--trials", "1"]
+    more = ["--tokenizer", "bytes", "--device", "cpu", "--max-new-tokens", "8", *shrunk]
+    done = subprocess.run(
+        [STUFFED, *(places.get(argument, argument) for argument in command), *more],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    header, *records, end = read_journal(tmp_path / "OUT.jsonl")
+    assert header["schema"] == "stuffed.retrieval" and end["records"] == len(records)
+    assert sum("score" in record for record in records) == (1 if form in FORMS else 2)
