@@ -87,3 +87,31 @@ def test_the_passkey_is_found_within_the_training_length_and_lost_beyond(tmp_pat
             found.setdefault(record["length_tokens"], []).append(record["correct"])
     assert np.mean(found[512]) >= 0.95 and np.mean(found[1024]) >= 0.85
     assert np.mean(found[6144]) <= 0.5
+
+
+def recall(task, out, *size):
+    options = ["--device", "cpu", "--vocabulary", "256", "--trials", "10", "--depths", "4"]
+    run("retrieval", "--task", task, "--model", MODELS / "mamba2-mqar", *options, *size, "-o", out)
+    return stuffed_results.read(out)
+
+
+def accuracy(results, length):
+    return results.records[f"summary/len={length}"]["accuracy"]
+
+
+def test_the_recall_model_solves_what_it_was_trained_on_and_not_what_is_longer_or_holds_more(tmp_path):
+    few = recall("mqar", tmp_path / "few.jsonl", "--pairs", "2", "--lengths", "32,64,128,256")
+    assert accuracy(few, 32) == 1 and accuracy(few, 64) > 0.9
+    assert accuracy(few, 256) < 0.4
+    near, far = (few.records["summary/len=128"]["depths"][depth]["accuracy"] for depth in (3, 0))
+    assert near > 0.7 and far < 0.3  # pairs near the end are found, those of the beginning are not
+    many = recall("mqar-forget", tmp_path / "many.jsonl", "--pairs", "8", "--lengths", "64")
+    assert accuracy(many, 64) < 0.6
+    asked = [
+        (updated, found)
+        for record in many.records.values()
+        if "updated" in record
+        for updated, found in zip(record["updated"], record["found"], strict=True)
+    ]
+    share = {which: np.mean([found for updated, found in asked if updated == which]) for which in (True, False)}
+    assert share[True] > share[False]  # what came last is remembered best
