@@ -94,11 +94,20 @@ def needle_prompt(task: str, trial: dict, grid: str, sentences: list[str] | None
         adjective = adjectives[draws.below(64)]
         return f"{adjective}-{nouns[draws.below(64)]}"
 
-    keys = draws.different(1 if task == "niah-multivalue" else count, word)
-    values = draws.different(count, lambda: str(1000000 + draws.below(9000000)))
+    def uuid() -> str:
+        high, low = draws.next() & ~0xF000 | 0x4000, draws.next() >> 2 | 1 << 63
+        digits = f"{high:016x}{low:016x}"
+        return "-".join([digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]])
+
+    def number() -> str:
+        return str(1000000 + draws.below(9000000))
+
+    kind = "uuids" if task == "niah-multiquery" else "numbers"
+    keys = draws.different(1 if task == "niah-multivalue" else count, number if kind == "uuids" else word)
+    values = draws.different(count, uuid if kind == "uuids" else number)
     spread = 1 << ((units + 1).bit_length() - 1) if grid == "shared" else units + 1
     at = [first] + [int(draws.uniform() * spread) for _ in range(count - 1)]
-    needles = [f"One of the special magic numbers for {keys[i % len(keys)]} is: {values[i]}." for i in range(count)]
+    needles = [f"One of the special magic {kind} for {keys[i % len(keys)]} is: {values[i]}." for i in range(count)]
     one = task in ("niah-single", "niah-multikey")
     template = (
         "Some special magic {v} are hidden within the following text. Make sure to memorize it. I will quiz you about "
@@ -113,7 +122,7 @@ def needle_prompt(task: str, trial: dict, grid: str, sentences: list[str] | None
     for i in reversed(order):
         haystack.insert(at[i], needles[i])
     context = ("\n" if sentences is None else " ").join(haystack)
-    text = template.format(v="number" if one else "numbers", context=context, query=listed(asked))
+    text = template.format(v=kind[:-1] if one else kind, context=context, query=listed(asked))
     return text, expected, text.index(needles[0]), (first / units, depth, asked)
 
 
@@ -161,7 +170,8 @@ def test_needles_are_those_of_another_generator(task, grid, text, tmp_path) -> N
     words = (ROOT / "tests" / "models" / "text" / "romans.txt").read_text(errors="replace")
     (tmp_path / "text.txt").write_text(words)
     more = ["--text", tmp_path / "text.txt"] if text else []
-    options = ["--tokenizer", "bytes", "--grid", grid, "--max-new-tokens", 16, *more]
+    kinds = ["--keys", "numbers", "--values", "uuids"] if task == "niah-multiquery" else []
+    options = ["--tokenizer", "bytes", "--grid", grid, "--max-new-tokens", (new := 40 if kinds else 16), *kinds, *more]
     results = run(task, tmp_path / "a.jsonl", *options)
     sentences = re.split(r"(?<=[.!?]) |(?<=[.!?][\"')\]]) ", " ".join(words.split())) if text else None
     trials = trials_of(results)
@@ -173,7 +183,7 @@ def test_needles_are_those_of_another_generator(task, grid, text, tmp_path) -> N
         spaces = 1 if text and real > 0 else 0  # the space before a sentence is its own
         assert trial["needle_token"] == trial["needle_tokens"][0] == len(prompt[:needle].encode()) - spaces
         assert (trial["real_depth"], trial["depth"]) == pytest.approx((real, depth))
-        assert trial["total_tokens"] == trial["prompt_tokens"] + 16 <= trial["length_tokens"]
+        assert trial["total_tokens"] == trial["prompt_tokens"] + new <= trial["length_tokens"]
         assert trial["answer_tokens"] == len(" " + listed(expected))
     check_scores(results)
 

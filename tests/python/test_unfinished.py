@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "golden" / "results"
-PLOTTED = ["passkey", "ppl_by_length", "retention", "state_stats"]
+PLOTTED = ["passkey", "ppl_by_length", "retention", "retrieval", "state_stats"]
+SCRIPTS = {"retrieval": "passkey"}  # drawn by the script of another task
 
 
 def lines_of(task: str) -> list[bytes]:
@@ -47,7 +48,7 @@ def write(folder: pathlib.Path, task: str, lines: list[bytes]) -> pathlib.Path:
 
 
 def draw(task: str, journal: pathlib.Path, figure: pathlib.Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / "plot" / f"plot_{task}.py", journal, "-o", figure]
+    command = [sys.executable, ROOT / "scripts" / "plot" / f"plot_{SCRIPTS.get(task, task)}.py", journal, "-o", figure]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -66,7 +67,7 @@ def close(found, expected, path=""):
         assert found == expected, path
 
 
-@pytest.mark.parametrize("task", ["passkey", "ppl_by_length", "retention"])
+@pytest.mark.parametrize("task", ["passkey", "ppl_by_length", "retention", "retrieval"])
 def test_the_summary_so_far_of_all_records_is_the_commands_own(task, tmp_path):
     whole = stuffed_results.read(RESULTS / f"{task}.v1.jsonl")
     run = unfinished.so_far(stuffed_results.read(write(tmp_path, task, without_summary(task))))
@@ -93,7 +94,7 @@ def test_the_arrays_so_far_are_the_finished_ones(task, tmp_path):
 @pytest.mark.parametrize("task", PLOTTED)
 def test_an_unfinished_run_is_drawn_and_marked(task, tmp_path):
     lines = without_summary(task)
-    lines = lines[: {"passkey": 4, "ppl_by_length": 3, "retention": 2, "state_stats": 2}[task]]
+    lines = lines[: {"passkey": 4, "ppl_by_length": 3, "retention": 2, "retrieval": 4, "state_stats": 2}[task]]
     done = draw(task, write(tmp_path, task, lines), tmp_path / "x.svg")
     assert done.returncode == 0, done.stderr
     picture = (tmp_path / "x.svg").read_text()  # matplotlib writes each text beside its glyphs, as a comment

@@ -15,6 +15,8 @@ namespace {
 
 namespace text = io::needles;
 
+constexpr int64_t kMostNeedles = 1024;  // a quarter of the words that there are
+
 struct Needle {
   std::string key, value;
   int64_t place = 0;  // units before it
@@ -157,6 +159,9 @@ void add_needles(const io::Tokenizer& tokenizer,
                  Samples& samples) {
   check(options.max_new_tokens > 0 && options.needles > 0, Error::Kind::Usage,
         "retrieval: needles and new tokens must be at least one each");
+  check(options.needles <= kMostNeedles, Error::Kind::Usage,
+        "--needles {}: no two are equal, and at most {} can be drawn", options.needles,
+        kMostNeedles);
   NeedleMaker maker(tokenizer, options, samples);
   for (const int64_t length :
        std::set<int64_t>(options.lengths_tokens.begin(), options.lengths_tokens.end()))

@@ -110,7 +110,7 @@ bool any_is_cut(const io::Tokenizer& tokenizer,
                 int64_t max_new_tokens) {
   const int64_t in_front = tokenizer.bos() ? 1 : 0;
   return std::ranges::any_of(expected, [&](const std::string& text) {
-    return std::ssize(tokenizer.encode(text)) - in_front > max_new_tokens;
+    return std::ssize(tokenizer.encode(" " + text)) - in_front > max_new_tokens;
   });
 }
 

@@ -47,7 +47,8 @@ std::vector<int32_t> continuation(const io::Tokenizer& tokenizer,
                                   const std::string& prompt,
                                   const std::string& answer);
 
-/// Whether one of the strings has more tokens than are decoded, so that it cannot be found.
+/// Whether one of the strings, behind a space, has more tokens than are decoded, so that it cannot
+/// be found.
 bool any_is_cut(const io::Tokenizer& tokenizer,
                 const std::vector<std::string>& expected,
                 int64_t max_new_tokens);
