@@ -27,63 +27,71 @@ std::vector<std::string> task_names() {
   return names;
 }
 
+/// An option of tasks whose names begin with `prefix`.
+void keep(RetrievalArguments& arguments,
+          const char* prefix,
+          const char* group,
+          CLI::Option* option) {
+  option->group(group);
+  arguments.of_tasks.emplace_back(prefix, option);
+}
+
 void add_needle_arguments(CLI::App& app, RetrievalArguments& arguments) {
-  const char* const group = "Needles (niah-*)";
   const std::vector<std::string> kinds = {"words", "numbers", "uuids"};
-  app.add_option("--text", arguments.text,
-                 "Haystack, cut into sentences; never repeated (default: lines of filler)")
-      ->type_name("FILE")
-      ->group(group);
-  add_choice(app, "--keys", arguments.options.keys, kinds, "What keys are")->group(group);
-  add_choice(app, "--values", arguments.options.values, kinds, "What values are")->group(group);
-  add_count(app, "--needles", arguments.options.needles,
-            "Needles of the tasks with several: keys, or values of the key")
-      ->group(group);
+  CLI::Option* const options[] = {
+      app.add_option("--text", arguments.text,
+                     "Haystack, cut into sentences; never repeated (default: lines of filler)")
+          ->type_name("FILE"),
+      add_choice(app, "--keys", arguments.options.keys, kinds, "What keys are"),
+      add_choice(app, "--values", arguments.options.values, kinds, "What values are"),
+      add_count(app, "--needles", arguments.options.needles,
+                "Needles of the tasks with several: keys, or values of the key")};
+  for (CLI::Option* option : options)
+    keep(arguments, "niah-", "Needles (niah-*)", option);
 }
 
 void add_recall_arguments(CLI::App& app, RetrievalArguments& arguments) {
-  const char* const group = "Associative recall (mqar, mqar-forget)";
   io::RecallOptions& recall = arguments.options.recall;
-  add_count(app, "--pairs", recall.pairs, "Pairs of a key and its value")->group(group);
-  add_count(app, "--queries", arguments.queries, "Keys asked, at most --pairs (default: all)")
-      ->group(group);
-  add_count(app, "--updates", arguments.updates,
-            "Keys that get a new value, which counts (default: half of --pairs; mqar-forget only)",
-            0)
-      ->group(group);
-  add_count(app, "--gap", recall.gap, "Tokens of filler between an answer and the next query", 0)
-      ->group(group);
-  add_size(app, "--vocabulary", recall.vocabulary,
-           "Token ids used: 0 is filler, the rest half keys, half values", 4)
-      ->group(group);
+  const char* const group = "Associative recall (mqar, mqar-forget)";
+  CLI::Option* const options[] = {
+      add_count(app, "--pairs", recall.pairs, "Pairs of a key and its value"),
+      add_count(app, "--queries", arguments.queries, "Keys asked, at most --pairs (default: all)"),
+      add_count(app, "--gap", recall.gap, "Tokens of filler between an answer and the next query",
+                0),
+      add_size(app, "--vocabulary", recall.vocabulary,
+               "Token ids used: 0 is filler, the rest half keys, half values", 4)};
+  for (CLI::Option* option : options)
+    keep(arguments, "mqar", group, option);
+  keep(arguments, "mqar-forget", group,
+       add_count(app, "--updates", arguments.updates,
+                 "Keys that get a new value, which counts (default: half of --pairs; mqar-forget "
+                 "only)",
+                 0));
 }
 
 void add_file_arguments(CLI::App& app, RetrievalArguments& arguments) {
-  const char* const group = "Questions of a file (jsonl)";
-  app.add_option("--jsonl", arguments.jsonl, "Samples, one a line; may be repeated")
-      ->type_name("FILE")
-      ->group(group);
-  app.add_option("--format", arguments.format,
-                 "ruler: input, answer_prefix if there is one, outputs, length; babilong: input, "
-                 "question, target; plain: prompt, answers, length")
-      ->check(CLI::IsMember({"ruler", "babilong", "plain"}).description(""))
-      ->type_name("ruler|babilong|plain")
-      ->group(group);
+  CLI::Option* const options[] = {
+      app.add_option("--jsonl", arguments.jsonl, "Samples, one a line; may be repeated")
+          ->type_name("FILE"),
+      app.add_option("--format", arguments.format,
+                     "ruler: input, answer_prefix if there is one, outputs, length; babilong: "
+                     "input, question, target; plain: prompt, answers, length")
+          ->check(CLI::IsMember({"ruler", "babilong", "plain"}).description(""))
+          ->type_name("ruler|babilong|plain")};
+  for (CLI::Option* option : options)
+    keep(arguments, "jsonl", "Questions of a file (jsonl)", option);
 }
 
-/// Errors  Usage for what belongs to another task
+/// Errors  Usage for what belongs to another task, or is lacking
 void check_task(const RetrievalArguments& arguments, RetrievalKind kind) {
+  for (const auto& [prefix, option] : arguments.of_tasks)
+    check(option->count() == 0 || arguments.task.starts_with(prefix), Error::Kind::Usage,
+          "{}: --task {} has no such option", option->get_name(), arguments.task);
   const bool is_jsonl = kind == RetrievalKind::Jsonl;
-  check(is_jsonl || (arguments.jsonl.empty() && arguments.format.empty()), Error::Kind::Usage,
-        "--jsonl and --format belong to --task jsonl");
   check(!is_jsonl || (!arguments.jsonl.empty() && !arguments.format.empty()), Error::Kind::Usage,
         "--task jsonl: give --jsonl FILE and --format ruler, babilong or plain");
   check(is_jsonl || !arguments.options.lengths_tokens.empty(), Error::Kind::Usage,
         "--task {}: give --lengths, such as 1K..64K:1K", arguments.task);
-  check(arguments.text.empty() || !(is_jsonl || eval::is_recall(kind)), Error::Kind::Usage,
-        "--text: --task {} has no haystack", arguments.task);
-  check(arguments.updates < 0 || kind == RetrievalKind::MqarForget, Error::Kind::Usage,
-        "--updates belongs to --task mqar-forget");
 }
 
 }  // namespace

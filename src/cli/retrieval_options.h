@@ -14,6 +14,8 @@ struct RetrievalArguments {
   std::vector<std::string> jsonl;
   int64_t depths = 0, trials = 0, queries = 0, updates = -1;
   eval::RetrievalOptions options;  // the others
+  /// Options that not every task has, by what such tasks' names begin with; the app owns them.
+  std::vector<std::pair<std::string, const CLI::Option*>> of_tasks = {};
 };
 
 void add_retrieval_arguments(CLI::App& app, RetrievalArguments& arguments);

@@ -276,6 +276,8 @@ def test_what_does_not_fit_is_refused() -> None:
     refused(stuffed("retrieval", *niah), 2, "--lengths")
     refused(stuffed("retrieval", *niah, "--lengths", 256), 2, "no room")
     refused(stuffed("retrieval", "--task", "mqar", "--lengths", 16, "--dry-run"), 2, "no room")
+    refused(stuffed("retrieval", *niah, "--lengths", "2K", "--pairs", 2), 2, "--pairs", "niah-single")
+    refused(stuffed("retrieval", "--task", "mqar", "--lengths", 64, "--updates", 2, "--dry-run"), 2, "--updates")
     refused(stuffed("retrieval", "--task", "mqar", *MODEL, "--lengths", 64, "-o", "-"), 2, "--vocabulary")
 
 
