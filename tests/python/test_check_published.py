@@ -129,3 +129,12 @@ def test_a_binary_that_is_not_there_is_said_once(tmp_path):
         [sys.executable, SCRIPT, tmp_path], env={"STUFFED": str(tmp_path / "none")}, capture_output=True, text=True
     )
     assert done.returncode == 2 and "scripts/setup" in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_binary
+def test_recipes_of_retrieval_are_asked_and_their_scores_told(script):
+    told = script.ask_tasks(ROOT / "tests" / "models" / "mamba2-short")
+    assert [line.split()[0] for line in told] == ["niah_multikey", "niah_multiquery", "niah_multivalue", "niah_single"]
+    assert all(0 <= float(line.split()[1]) <= 1 for line in told)
+    with pytest.raises(RuntimeError, match="tokenizer"):
+        script.ask_tasks(GOLDEN / "mamba2-hf")
