@@ -9,6 +9,7 @@
 #include "src/cli/app.h"
 #include "src/cli/print.h"
 #include "src/cli/run/failure.h"
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
 
 namespace {
@@ -57,6 +58,7 @@ int main(int argc, char** argv) {
   setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
   const bool no_output = fill_closed_descriptors();
   set_signals();
+  stuffed::cuda_library();  // before anyone asks LibTorch for GPUs
   try {
     stuffed::cli::run(argc, argv);
     const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include "kernels/common/cuda_call.h"
-#include "stuffed/core/error.h"
 #include "stuffed/core/gradient.h"
 
 namespace stuffed::kernels {
@@ -63,10 +62,6 @@ Rows rows_of(const Tensor& x) {
 
 const float* floats_of(const Tensor& x) {
   return x.defined() ? x.const_data_ptr<float>() : nullptr;
-}
-
-void fail_without_cuda(std::string_view op) {
-  fail(Error::Kind::Internal, "{}: its CUDA kernel was called in a build without CUDA", op);
 }
 
 }  // namespace stuffed::kernels

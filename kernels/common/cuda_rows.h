@@ -1,7 +1,6 @@
 // Which tensors the CUDA kernels of a layer's operations read, and how they are told of them.
 #pragma once
 #include <initializer_list>
-#include <string_view>
 
 #include "kernels/common/channels.h"
 #include "stuffed/core/tensor.h"
@@ -26,8 +25,5 @@ RowsShape rows_shape(const Tensor& x);
 
 Rows rows_of(const Tensor& x);            // null if undefined
 const float* floats_of(const Tensor& x);  // null if undefined
-
-/// What an operation's CUDA form does in a build without CUDA, where nothing is taken.
-[[noreturn]] void fail_without_cuda(std::string_view op);
 
 }  // namespace stuffed::kernels

@@ -1,4 +1,4 @@
-// From tensors to the CUDA kernels' parameters. A build without CUDA says so instead.
+// From tensors to the CUDA kernels' parameters.
 #include "kernels/decay_scan/decay_scan_cuda.h"
 
 #include <string_view>
@@ -14,8 +14,6 @@ namespace stuffed::kernels {
 ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state) {
   return decay_scan_cuda(in, state, 0);
 }
-
-#if STUFFED_WITH_CUDA
 
 namespace {
 
@@ -96,9 +94,9 @@ bool takes_gate(const ScanInputs& in) {
   });
   if (!is_bf16)
     return false;
-  const c10::cuda::CUDAGuard guard(in.q.device());
+  const c10::DeviceGuard guard(in.q.device());
   const DecayScanParams p = params_of(in, {});
-  return stuffed_decay_scan_plan(&p, /*segments=*/1).path >= 0;
+  return cuda_kernels().decay_scan_plan(&p, /*segments=*/1).path >= 0;
 }
 
 void check_taken(const ScanInputs& in, const Tensor& state) {
@@ -132,11 +130,12 @@ void launch(const ScanInputs& in, const Tensor& state, int segments, const ScanR
   DecayScanParams p = params_of(in, state);
   p.y = out.y.mutable_data_ptr();
   p.state_out = out.state.mutable_data_ptr<float>();
-  const DecayScanPlan plan = stuffed_decay_scan_plan(&p, segments);
-  const Tensor workspace = at::empty({stuffed_decay_scan_workspace(&p, &plan)}, state.options());
+  const DecayScanPlan plan = cuda_kernels().decay_scan_plan(&p, segments);
+  const Tensor workspace =
+      at::empty({cuda_kernels().decay_scan_workspace(&p, &plan)}, state.options());
   p.workspace = workspace.mutable_data_ptr<float>();
   const CudaCall call(state);
-  call.check(stuffed_decay_scan_launch(&p, &plan, call.stream()), "decay_scan");
+  call.check(cuda_kernels().decay_scan_launch(&p, &plan, call.stream()), "decay_scan");
 }
 
 // With at most so many tokens every kernel that may run keeps the state in registers from its
@@ -147,7 +146,7 @@ constexpr int64_t kTokensInPlace = 8;
 
 ScanResult decay_scan_cuda(const ScanInputs& given, const Tensor& given_state, int segments) {
   check_taken(given, given_state);
-  const c10::cuda::CUDAGuard guard(given_state.device());
+  const c10::DeviceGuard guard(given_state.device());
   const ScanInputs in = in_one_type(given);
   const Tensor state = given_state.contiguous();
   ScanResult out{at::empty(in.v.sizes(), in.v.options()), at::empty_like(state)};
@@ -159,10 +158,10 @@ ScanResult decay_scan_cuda(const ScanInputs& given, const Tensor& given_state, i
 
 int decay_scan_cuda_path(const ScanInputs& given, const Tensor& given_state) {
   check_taken(given, given_state);
-  const c10::cuda::CUDAGuard guard(given_state.device());
+  const c10::DeviceGuard guard(given_state.device());
   const ScanInputs in = in_one_type(given);
   const DecayScanParams p = params_of(in, given_state.contiguous());
-  return stuffed_decay_scan_plan(&p, 0).path;
+  return cuda_kernels().decay_scan_plan(&p, 0).path;
 }
 
 Tensor decay_scan_cuda_in_place(const ScanInputs& given, const Tensor& state) {
@@ -172,7 +171,7 @@ Tensor decay_scan_cuda_in_place(const ScanInputs& given, const Tensor& state) {
     return out.y;
   }
   check_taken(given, state);
-  const c10::cuda::CUDAGuard guard(state.device());
+  const c10::DeviceGuard guard(state.device());
   const ScanInputs in = in_one_type(given);
   const Tensor y = at::empty(in.v.sizes(), in.v.options());
   if (state.numel() > 0)
@@ -188,37 +187,11 @@ ScanResult decay_scan_cuda_f64(const ScanInputs& given, const Tensor& given_stat
   ScanResult out{at::empty(in.v.sizes(), options), at::empty(state.sizes(), options)};
   if (state.numel() > 0) {
     const DecayScanParams p = params_of(in, state);
-    call.check(stuffed_decay_scan_f64(&p, out.y.mutable_data_ptr<double>(),
-                                      out.state.mutable_data_ptr<double>(), call.stream()),
+    call.check(cuda_kernels().decay_scan_f64(&p, out.y.mutable_data_ptr<double>(),
+                                             out.state.mutable_data_ptr<double>(), call.stream()),
                "decay_scan_f64");
   }
   return out;
 }
-
-#else
-
-bool decay_scan_cuda_takes(const ScanInputs&) {
-  return false;
-}
-
-Tensor decay_scan_cuda_in_place(const ScanInputs& in, const Tensor& state) {
-  return decay_scan_cuda(in, state, 0).y;
-}
-
-ScanResult decay_scan_cuda(const ScanInputs&, const Tensor&, int) {
-  fail(Error::Kind::Unsupported,
-       "decay_scan: this build has no CUDA kernels; use --impl aten, or build with "
-       "STUFFED_CUDA=ON");
-}
-
-int decay_scan_cuda_path(const ScanInputs&, const Tensor&) {
-  fail(Error::Kind::Unsupported, "decay_scan: this build has no CUDA kernels");
-}
-
-ScanResult decay_scan_cuda_f64(const ScanInputs&, const Tensor&) {
-  fail(Error::Kind::Unsupported, "decay_scan: this build has no CUDA kernels");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

@@ -507,9 +507,7 @@ TEST(CudaDecayScan, ChannelsSideBySideKeepTheirBits) {
 }
 
 TEST(CudaDecayScan, HopperTakesThePublishedShapes) {
-  int major = 0;
-  ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
-  if (major != 9)
+  if (cuda_library()->capability_major(0) != 9)
     GTEST_SKIP() << "needs a Hopper GPU";
   constexpr int kScalar = 0, kVector = 1, kTokens = 2, kScalarHopper = 4, kVectorHopper = 5,
                 kWideHopper = 7, kEraseHopper = 8;

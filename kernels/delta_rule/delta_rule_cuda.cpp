@@ -32,8 +32,6 @@ bool delta_output_cuda_takes(const DeltaOutputInputs& in) {
          takes_cuda_parameters({in.strength, in.weight, in.bias});
 }
 
-#if STUFFED_WITH_CUDA
-
 namespace {
 
 /// Of rows [B,T,heads*width].
@@ -83,7 +81,7 @@ DeltaRuleGates delta_gates_cuda(const DeltaGatesInputs& inputs) {
   p.write_out = out.write.mutable_data_ptr();
   p.log_decay_out = out.log_decay.mutable_data_ptr<float>();
   p.strength_out = out.strength.mutable_data_ptr<float>();
-  call.check(stuffed_delta_rule(&p, call.stream()), "delta_rule_gates");
+  call.check(cuda_kernels().delta_rule(&p, call.stream()), "delta_rule_gates");
   return out;
 }
 
@@ -99,19 +97,8 @@ Tensor delta_output_cuda(const DeltaOutputInputs& in) {
   p.bias = floats_of(in.bias);
   p.eps = static_cast<float>(in.eps);
   p.y_out = out.mutable_data_ptr();
-  call.check(stuffed_delta_rule(&p, call.stream()), "delta_rule_output");
+  call.check(cuda_kernels().delta_rule(&p, call.stream()), "delta_rule_output");
   return out;
 }
-
-#else
-
-DeltaRuleGates delta_gates_cuda(const DeltaGatesInputs&) {
-  fail_without_cuda("delta_gates");
-}
-Tensor delta_output_cuda(const DeltaOutputInputs&) {
-  fail_without_cuda("delta_output");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

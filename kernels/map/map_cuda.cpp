@@ -15,8 +15,6 @@ bool map_cuda_takes(const MapInputs& in) {
   return takes_cuda_rows({in.a, in.b, in.before.unsqueeze(1)});
 }
 
-#if STUFFED_WITH_CUDA
-
 MapResult map_cuda(const MapInputs& in) {
   const CudaCall call(in.a);
   const RowsShape shape = rows_shape(in.a);
@@ -41,16 +39,8 @@ MapResult map_cuda(const MapInputs& in) {
     out.log_decay = at::empty(in.a.sizes(), f32);
     p.log_decay = out.log_decay.mutable_data_ptr<float>();
   }
-  call.check(stuffed_map(&p, call.stream()), map_name(in.map));
+  call.check(cuda_kernels().map(&p, call.stream()), map_name(in.map));
   return out;
 }
-
-#else
-
-MapResult map_cuda(const MapInputs&) {
-  fail_without_cuda("map");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

@@ -16,8 +16,6 @@ bool nll_cuda_takes(const NllInputs& in) {
          (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
 }
 
-#if STUFFED_WITH_CUDA
-
 Tensor nll_cuda(const NllInputs& in) {
   const CudaCall call(in.logits);
   const Tensor nll = at::empty({in.logits.size(0)}, in.logits.options().dtype(at::kFloat));
@@ -30,16 +28,8 @@ Tensor nll_cuda(const NllInputs& in) {
   p.logits = in.logits.const_data_ptr();
   p.targets = targets.const_data_ptr<int64_t>();
   p.nll = nll.mutable_data_ptr<float>();
-  call.check(stuffed_nll(&p, call.stream()), "nll");
+  call.check(cuda_kernels().nll(&p, call.stream()), "nll");
   return nll;
 }
-
-#else
-
-Tensor nll_cuda(const NllInputs&) {
-  fail_without_cuda("nll");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

@@ -16,8 +16,6 @@ bool norm_cuda_takes(const NormInputs& in) {
          width % kLayerChannels == 0;
 }
 
-#if STUFFED_WITH_CUDA
-
 Tensor norm_cuda(const NormInputs& in) {
   const CudaCall call(in.x);
   const RowsShape shape = rows_shape(in.x);
@@ -42,16 +40,8 @@ Tensor norm_cuda(const NormInputs& in) {
     p.skip_width = static_cast<int32_t>(shape.channels / in.skip_weight.numel());
   p.eps = static_cast<float>(in.eps);
   p.y = y.mutable_data_ptr();
-  call.check(stuffed_norm(&p, call.stream()), "norm");
+  call.check(cuda_kernels().norm(&p, call.stream()), "norm");
   return y;
 }
-
-#else
-
-Tensor norm_cuda(const NormInputs&) {
-  fail_without_cuda("norm");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

@@ -22,8 +22,6 @@ bool shift_mixes_cuda_takes(const ShiftMixesInputs& in) {
          factors.is_contiguous() && factors.size(0) == kShiftMixes;
 }
 
-#if STUFFED_WITH_CUDA
-
 std::vector<Tensor> shift_mixes_cuda(const ShiftMixesInputs& in) {
   const CudaCall call(in.x);
   const Tensor before = in.before.contiguous();
@@ -42,16 +40,8 @@ std::vector<Tensor> shift_mixes_cuda(const ShiftMixesInputs& in) {
     p.share[m] = floats_of(in.shares[m]);
     p.y[m] = y[m].mutable_data_ptr();
   }
-  call.check(stuffed_shift_mixes(&p, call.stream()), "shift_mixes");
+  call.check(cuda_kernels().shift_mixes(&p, call.stream()), "shift_mixes");
   return y;
 }
-
-#else
-
-std::vector<Tensor> shift_mixes_cuda(const ShiftMixesInputs&) {
-  fail_without_cuda("shift_mixes");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

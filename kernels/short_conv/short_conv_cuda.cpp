@@ -16,8 +16,6 @@ bool short_conv_cuda_takes(const ShortConvInputs& in) {
          !wants_gradient(in.columns);
 }
 
-#if STUFFED_WITH_CUDA
-
 ShortConvResult short_conv_cuda(const ShortConvInputs& in) {
   const CudaCall call(in.x);
   const Tensor columns = in.columns.contiguous();
@@ -36,16 +34,8 @@ ShortConvResult short_conv_cuda(const ShortConvInputs& in) {
   p.columns = columns.const_data_ptr();
   p.y = out.y.mutable_data_ptr();
   p.next = out.columns.mutable_data_ptr();
-  call.check(stuffed_short_conv(&p, call.stream()), "short_conv");
+  call.check(cuda_kernels().short_conv(&p, call.stream()), "short_conv");
   return out;
 }
-
-#else
-
-ShortConvResult short_conv_cuda(const ShortConvInputs&) {
-  fail_without_cuda("short_conv");
-}
-
-#endif
 
 }  // namespace stuffed::kernels

@@ -6,6 +6,8 @@
 #include <ATen/Context.h>
 
 #include "kernels/decay_scan/decay_scan_views.h"
+#include "src/cli/print.h"
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
@@ -115,11 +117,13 @@ io::json provenance_of(const std::vector<std::string>& command_line,
 }
 
 at::Device parse_device(const std::string& name) {
-  const bool has_gpu = at::hasCUDA() && at::getNumGPUs() > 0;
+  const bool has_gpu = cuda_library() && at::hasCUDA() && at::getNumGPUs() > 0;
+  if (name == "auto" && has_nvidia_driver() && !cuda_library())
+    print(stderr, "warning: running on the CPU: {}\n", why_no_cuda());
   if (name == "cpu" || (name == "auto" && !has_gpu))
     return at::kCPU;
-  check(has_gpu, Error::Kind::Unsupported,
-        "--device {}: no GPU is visible, or this LibTorch has no CUDA; try --device cpu", name);
+  check(has_gpu, Error::Kind::Unsupported, "--device {}: {}; try --device cpu", name,
+        cuda_library() ? "no GPU is visible" : why_no_cuda());
   const at::Device device(name == "auto" || name == "cuda" ? "cuda:0" : name);
   check(device.index() < static_cast<int>(at::getNumGPUs()), Error::Kind::Unsupported,
         "--device {}: only {} GPUs are visible", name, at::getNumGPUs());

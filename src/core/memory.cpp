@@ -12,13 +12,8 @@
 
 #include <c10/util/Exception.h>
 
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
-
-#if STUFFED_WITH_CUDA
-#include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <cuda_runtime_api.h>
-#endif
 
 namespace stuffed {
 
@@ -106,28 +101,21 @@ int64_t left_of_addresses() {
 
 }  // namespace
 
-int64_t free_memory_bytes([[maybe_unused]] c10::Device device) {
-#if STUFFED_WITH_CUDA
-  if (device.is_cuda()) {
-    namespace cache = c10::cuda::CUDACachingAllocator;
-    const c10::cuda::CUDAGuard guard(device);
-    size_t free = 0, total = 0;
-    check(cudaMemGetInfo(&free, &total) == cudaSuccess, Error::Kind::Unsupported,
+int64_t free_memory_bytes(c10::Device device) {
+  if (device.is_cuda() && cuda_library() != nullptr) {
+    const int index = std::max<int>(device.index(), 0);
+    size_t free = 0;
+    check(cuda_library()->free_memory(index, &free) == 0, Error::Kind::Unsupported,
           "{}: does not say how much memory is free", device.str());
-    const auto stats = cache::getDeviceStats(std::max<c10::DeviceIndex>(device.index(), 0));
-    const int64_t unused = stats.reserved_bytes[0].current - stats.allocated_bytes[0].current;
-    return static_cast<int64_t>(free) + unused;
+    return static_cast<int64_t>(free + cuda_library()->unused_memory(index));
   }
-#endif
   return std::min(
       {bytes_in("/proc/meminfo", "MemAvailable:"), left_of_group(), left_of_addresses()});
 }
 
-void release_unused_memory([[maybe_unused]] c10::Device device) {
-#if STUFFED_WITH_CUDA
-  if (device.is_cuda())
-    c10::cuda::CUDACachingAllocator::emptyCache();
-#endif
+void release_unused_memory(c10::Device device) {
+  if (device.is_cuda() && cuda_library() != nullptr)
+    cuda_library()->release_unused_memory();
 }
 
 }  // namespace stuffed

@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/op.h"
 
@@ -185,7 +186,7 @@ bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
        "{}",
        impl_name(program), show(in.q), show(in.v), show(state),
        needs_gradient(in, state) ? " with a gradient" : "",
-       program == Impl::Cuda && !STUFFED_WITH_CUDA ? " (this build has no CUDA kernels)" : "",
+       program == Impl::Cuda && !cuda_library() ? fmt::format(" ({})", why_no_cuda()) : "",
        fmt::join(others, ", "));
 }
 

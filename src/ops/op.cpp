@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dispatch.h"
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
 
 namespace stuffed::ops {
@@ -116,7 +117,7 @@ void refuse(const Op& op, const Tensor& first, const std::vector<Impl>& takers) 
        "{}: the form '{}' does not take [{}] {} on {}{}{}; those that do: {}", op.name,
        impl_name(form), fmt::join(first.sizes(), ","), toString(first.scalar_type()),
        first.device().str(), first.requires_grad() ? " with a gradient" : "",
-       form == Impl::Cuda && !STUFFED_WITH_CUDA ? " (this build has no CUDA kernels)" : "",
+       form == Impl::Cuda && !cuda_library() ? fmt::format(" ({})", why_no_cuda()) : "",
        fmt::join(names_of(takers), ", "));
 }
 

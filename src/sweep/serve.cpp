@@ -35,7 +35,10 @@ class Inbox {
   /// Waits. Nothing at the end.
   std::optional<std::string> next() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return is_over_ || !lines_.empty(); });
+    // wait() without a limit would need the C++ library of GCC 12, and nothing else here does.
+    while (!changed_.wait_for(lock, std::chrono::hours(1),
+                              [&] { return is_over_ || !lines_.empty(); })) {
+    }
     if (is_over_)
       return {};
     std::string line = std::move(lines_.front());

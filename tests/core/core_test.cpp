@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
@@ -16,6 +17,9 @@
 
 namespace stuffed {
 namespace {
+
+// As main() does: before any test asks LibTorch for GPUs.
+[[maybe_unused]] const CudaLibrary* const kOpened = cuda_library();
 
 TEST(Hash, MatchesThePublishedVectors) {  // FIPS 180-2, appendix B
   EXPECT_EQ(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -89,6 +93,32 @@ TEST(Memory, WhatIsFreeIsWithinTheMachineAndTheLimitOnAddresses) {
   const int64_t limited = free_memory_bytes(c10::Device("cpu"));
   ASSERT_EQ(::setrlimit(RLIMIT_AS, &before), 0);
   EXPECT_LE(limited, kLeft);
+}
+
+TEST(RunTimeLibrary, IsOpenedWithoutADriverIfLibTorchHasCuda) {
+  if (!STUFFED_WITH_CUDA)
+    GTEST_SKIP() << "the build has no CUDA kernels";
+  std::string why_not;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe");
+  const CudaLibrary* library =
+      open_cuda_library(program.parent_path() / "libstuffed_cuda.so", why_not);
+  ASSERT_NE(library, nullptr) << why_not;
+  EXPECT_STREQ(library->compiler, build_info().cuda.c_str());
+  EXPECT_TRUE(library->error_text(2).starts_with("cudaErrorMemoryAllocation: "));
+  EXPECT_TRUE(library->is_out_of_memory(2));
+}
+
+TEST(RunTimeLibrary, SaysWhyItCannotBeOpened) {
+  std::string why_not;
+  EXPECT_EQ(open_cuda_library("/nowhere/libstuffed_cuda.so", why_not), nullptr);
+  EXPECT_NE(why_not.find("there is no /nowhere/libstuffed_cuda.so"), why_not.npos) << why_not;
+  EXPECT_EQ(open_cuda_library("/proc/self/status", why_not), nullptr);
+  EXPECT_NE(why_not.find("cannot be opened"), why_not.npos) << why_not;
+}
+
+TEST(RunTimeLibrary, SaysWhyThereIsNone) {
+  EXPECT_EQ(cuda_library() == nullptr, !why_no_cuda().empty());
+  EXPECT_EQ(version_text().find("cpu cuda") == std::string::npos, cuda_library() == nullptr);
 }
 
 TEST(Version, NamesCommitAndLibTorch) {

@@ -10,17 +10,12 @@
 #include <sstream>
 
 #include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "kernels/common/matrix_product.h"
 #include "stuffed/check/matmul_speed.h"
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
-
-#if STUFFED_WITH_CUDA
-#include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <cuda_runtime_api.h>
-#endif
 
 namespace stuffed::eval {
 
@@ -29,50 +24,18 @@ namespace {
 /// Larger than the last cache: 50 MB on an H100; a core's share of a server's.
 constexpr int64_t kGpuFlushBytes = int64_t{256} << 20, kCpuFlushBytes = int64_t{64} << 20;
 
-#if STUFFED_WITH_CUDA
-
-void check_cuda(cudaError_t code, const char* what) {
-  check(code == cudaSuccess, Error::Kind::Internal, "bench: {}: CUDA reports {}", what,
-        cudaGetErrorString(code));
-}
-
-class CudaEvent {
- public:
-  CudaEvent() { check_cuda(cudaEventCreate(&event_), "cudaEventCreate"); }
-  ~CudaEvent() { cudaEventDestroy(event_); }
-  CudaEvent(const CudaEvent&) = delete;
-  CudaEvent& operator=(const CudaEvent&) = delete;
-
-  void record() {
-    check_cuda(cudaEventRecord(event_, c10::cuda::getCurrentCUDAStream().stream()),
-               "cudaEventRecord");
-  }
-  double seconds_since(const CudaEvent& earlier) const {
-    check_cuda(cudaEventSynchronize(event_), "cudaEventSynchronize");
-    float milliseconds = 0;
-    check_cuda(cudaEventElapsedTime(&milliseconds, earlier.event_, event_), "cudaEventElapsedTime");
-    return milliseconds * 1e-3;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
 double time_on_gpu(const std::function<void()>& prepare, const std::function<void()>& body) {
-  CudaEvent begin, end;
-  prepare();  // queued: while it runs, the launches of `body` line up behind it
-  begin.record();
-  body();
-  end.record();
-  return end.seconds_since(begin);
+  double seconds = 0;
+  const int error = cuda_library()->time(prepare, body, &seconds);
+  check(error == 0, Error::Kind::Internal, "bench: CUDA reports {}",
+        cuda_library()->error_text(error));
+  return seconds;
 }
 
 std::string trimmed(const std::string& text) {
   const size_t first = text.find_first_not_of(" \n"), last = text.find_last_not_of(" \n");
   return first == std::string::npos ? "" : text.substr(first, last - first + 1);
 }
-
-#endif
 
 double time_on_cpu(const std::function<void()>& prepare, const std::function<void()>& body) {
   prepare();
@@ -110,14 +73,9 @@ Timing time_runs(at::Device device,
   }
   Timing timing;
   for (int64_t i = 0; i < options.repeats; ++i) {
-#if STUFFED_WITH_CUDA
-    if (device.is_cuda()) {
-      const c10::cuda::CUDAGuard guard(device);
-      timing.seconds.push_back(time_on_gpu(prepare, body));
-      continue;
-    }
-#endif
-    timing.seconds.push_back(time_on_cpu(prepare, body));
+    const c10::OptionalDeviceGuard guard(device);
+    timing.seconds.push_back(device.is_cuda() ? time_on_gpu(prepare, body)
+                                              : time_on_cpu(prepare, body));
   }
   std::ranges::sort(timing.seconds);
   return timing;
@@ -144,12 +102,11 @@ Ceilings measure_ceilings(at::Device device, at::ScalarType dtype) {
           .matmul_flops_per_s = matmul_speed(device, dtype)};
 }
 
-io::json read_clocks([[maybe_unused]] at::Device device) {
-#if STUFFED_WITH_CUDA
-  if (!device.is_cuda())
-    return nullptr;
-  char bus[32] = {};
-  if (cudaDeviceGetPCIBusId(bus, sizeof bus, std::max<int>(device.index(), 0)) != cudaSuccess)
+io::json read_clocks(at::Device device) {
+  const std::string bus = device.is_cuda() && cuda_library()
+                              ? cuda_library()->bus_id(std::max<int>(device.index(), 0))
+                              : "";
+  if (bus.empty())
     return nullptr;
   const std::string command = fmt::format(
       "nvidia-smi -i {} --query-gpu=clocks.sm,clocks.mem,power.limit,driver_version,name "
@@ -170,29 +127,19 @@ io::json read_clocks([[maybe_unused]] at::Device device) {
     clocks[name] = !field.empty() && *end == '\0' ? io::json(number) : io::json(field);
   }
   return clocks;
-#else
-  return nullptr;
-#endif
 }
 
-void reset_peak_memory([[maybe_unused]] at::Device device) {
-#if STUFFED_WITH_CUDA
-  if (device.is_cuda()) {
-    c10::cuda::CUDACachingAllocator::resetPeakStats(std::max<c10::DeviceIndex>(device.index(), 0));
+void reset_peak_memory(at::Device device) {
+  if (device.is_cuda() && cuda_library()) {
+    cuda_library()->reset_peak_memory(std::max<int>(device.index(), 0));
     return;
   }
-#endif
   std::ofstream("/proc/self/clear_refs") << "5";  // best effort: else the peak is the process's
 }
 
-int64_t peak_memory_bytes([[maybe_unused]] at::Device device) {
-#if STUFFED_WITH_CUDA
-  if (device.is_cuda())
-    return c10::cuda::CUDACachingAllocator::getDeviceStats(
-               std::max<c10::DeviceIndex>(device.index(), 0))
-        .allocated_bytes[0]  // all pools together
-        .peak;
-#endif
+int64_t peak_memory_bytes(at::Device device) {
+  if (device.is_cuda() && cuda_library())
+    return cuda_library()->peak_memory(std::max<int>(device.index(), 0));
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
     if (line.starts_with("VmHWM:"))

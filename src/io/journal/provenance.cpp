@@ -6,10 +6,7 @@
 
 #include <ATen/Parallel.h>
 
-#if STUFFED_WITH_CUDA
-#include <cuda_runtime_api.h>
-#endif
-
+#include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/version.h"
 
@@ -25,13 +22,9 @@ std::string cpu_name() {
   return "unknown";
 }
 
-std::string gpu_name([[maybe_unused]] at::Device device) {
-#if STUFFED_WITH_CUDA
-  cudaDeviceProp properties{};
-  if (cudaGetDeviceProperties(&properties, std::max<int>(device.index(), 0)) == cudaSuccess)
-    return properties.name;
-#endif
-  return "unknown";
+std::string gpu_name(at::Device device) {
+  const int index = std::max<int>(device.index(), 0);
+  return cuda_library() ? cuda_library()->device_name(index) : "unknown";
 }
 
 /// 128 bits that no other run has. They tell files of two runs apart and decide no number.
