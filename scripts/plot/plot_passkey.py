@@ -155,7 +155,7 @@ def draw_both(run: stuffed_results.Run, path: pathlib.Path, colours: str = "safe
     save(path, run, [heat_map, curves], 8.4, colours)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=pathlib.Path, help="journal of a passkey or retrieval run")
     parser.add_argument(
@@ -167,7 +167,7 @@ def main() -> int:
     )
     parser.add_argument("--colours", choices=COLOURS, default="safe", help="of the heat map; paper: red and green")
     look.add_style(parser)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with stuffed_results.explained("plot_passkey", arguments.results, arguments.output):
         look.use(arguments.style)
         run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.passkey", "stuffed.retrieval"))

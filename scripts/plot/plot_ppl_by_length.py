@@ -58,7 +58,7 @@ def finish_axes(axes, runs, arguments) -> None:
     look.plain(axes)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+")
     look.add_arguments(parser)
@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--linear-x", dest="log_x", action="store_false", help="no logarithm of the positions")
     parser.add_argument("--log-y", action="store_true", help="the logarithm of the loss or perplexity")
     parser.add_argument("--y-max", type=float)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with stuffed_results.explained("plot_ppl_by_length", arguments.results, arguments.output):
         runs = [
             unfinished.so_far(stuffed_results.read(path, "stuffed.ppl_by_length")) for path in arguments.results

@@ -92,14 +92,14 @@ def draw_effrem(axes, points: list, train_len, half: float) -> None:
     axes.set_ylabel("EffRem: total variation")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
     look.add_arguments(parser)
     parser.add_argument("--at", type=int, help="of the left panel; default: the most tokens read")
     parser.add_argument("--document", type=int, help="index; default: all of them together")
     parser.add_argument("--own", action="store_true", help="half-lives of the model's own decays, not the mitigated")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with stuffed_results.explained("plot_retention", arguments.results, arguments.output):
         run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.retention"))
         key = "summary" if arguments.document is None else f"document={arguments.document}"

@@ -256,12 +256,14 @@ KINDS = {
 }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results")
     look.add_arguments(parser)
     parser.add_argument("--kind", choices=KINDS, default="states")
-    parser.add_argument("--with", dest="others", nargs="+", default=[], help="of --kind alpha: other runs' results")
+    parser.add_argument(
+        "--with", dest="others", nargs="+", action="extend", default=[], help="of --kind alpha: other runs' results"
+    )
     parser.add_argument("--layer", type=int)
     parser.add_argument("--heads", type=lambda text: [int(h) for h in text.split(",")], help="such as 0,1,7")
     parser.add_argument("--document", type=int, default=0)
@@ -269,7 +271,7 @@ def main() -> int:
     parser.add_argument("--position", type=int, help="of --kind map, in tokens; default: the last sample")
     parser.add_argument("--linear", action="store_true", help="no logarithmic axis or colours")
     parser.add_argument("--no-loss", dest="loss", action="store_false", help="leave out the panel of the loss")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with stuffed_results.explained("plot_state_stats", arguments.results, arguments.output):
         run = unfinished.so_far(stuffed_results.read(arguments.results, "stuffed.state_stats"))
         look.use(arguments.style)

@@ -75,7 +75,7 @@ def draw_positions(figure, axes, run, title: str, records: list[dict], log_y: bo
     figure.colorbar(scale, ax=axes, label="step", pad=0.02)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help="train.jsonl of one or more runs")
     look.add_arguments(parser)
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument(
         "--label", action="append", default=[], help="name of a run, in order; default: its folder's name"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with stuffed_results.explained("plot_training", arguments.results, arguments.output):
         runs = [stuffed_results.read(path, "stuffed.train") for path in arguments.results]
         for run in runs:
