@@ -13,6 +13,8 @@ NEWEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13)}
 # Debian packages of headers that are compiled into the program.
 HEADERS = ["libcli11-dev", "libtomlplusplus-dev", "nlohmann-json3-dev"]
 
+LICENCE_IN_RECORD = re.compile(r"^(.*/LICENSE[^/,]*),", re.MULTILINE)  # of a wheel without a folder of licences
+
 
 class PackageError(Exception):
     """One line that says what to try."""
@@ -113,7 +115,7 @@ class Licences:
             if f"\n{inside}," in "\n" + record.read_text():
                 package = record.parent.name.split("-")[0]
                 texts = sorted(one for one in (record.parent / "licenses").rglob("*") if one.is_file())
-                texts = texts or sorted(record.parent.glob("[Ll][Ii][Cc][Ee][Nn]*"))
+                texts = texts or [self.packages / name for name in LICENCE_IN_RECORD.findall(record.read_text())]
                 if texts:
                     return [self._take(one, f"{package}.{one.stem}.txt") for one in texts]
         raise PackageError(

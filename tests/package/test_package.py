@@ -96,6 +96,23 @@ def test_the_archive_has_the_licences_of_all_that_is_in_it(unpacked):
     assert {"lib/libcudart.so.13", "lib/libcupti.so.13"} <= files or not any("cuda" in name for name in files)
 
 
+def test_nothing_is_packed_without_a_licence(tmp_path):
+    (tmp_path / "torch").mkdir()
+    for name in ("with", "without"):
+        (tmp_path / name / "lib").mkdir(parents=True)
+        (tmp_path / name / "lib" / "a.so").write_text("")
+        (tmp_path / name / "LICENSE.txt").write_text(f"of {name}")
+        (tmp_path / f"{name}-1.dist-info").mkdir()
+    (tmp_path / "with-1.dist-info" / "RECORD").write_text("with/LICENSE.txt,sha256=x,7\nwith/lib/a.so,sha256=x,0\n")
+    (tmp_path / "without-1.dist-info" / "RECORD").write_text("without/lib/a.so,sha256=x,0\n")
+    licences = linked.Licences(tmp_path / "licenses", tmp_path / "torch")
+    licences.of_library("lib/a.so", tmp_path / "with" / "lib" / "a.so")
+    (text,) = licences.files["lib/a.so"]
+    assert (tmp_path / "licenses" / text).read_text() == "of with"
+    with pytest.raises(linked.PackageError, match="no Python package with a licence has it"):
+        licences.of_library("lib/b.so", tmp_path / "without" / "lib" / "a.so")
+
+
 def test_the_program_needs_no_cuda_and_no_later_system_than_the_tag_says(made, environment):
     (package,) = environment.glob("lib/python3*/site-packages/stuffed_rnn")
     needed = linked.needed(package / "stuffed")
