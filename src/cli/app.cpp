@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "src/cli/config_file.h"
+#include "src/cli/help/formatter.h"
 #include "src/cli/options.h"
 #include "src/cli/run/failure.h"
 #include "src/cli/run/invocation.h"
@@ -39,6 +40,15 @@ std::vector<std::string> with_dashes(std::vector<std::string> arguments) {
           argument.begin(),
           argument.begin() + static_cast<int64_t>(std::min(argument.find('='), argument.size())),
           '_', '-');
+  }
+  return arguments;
+}
+
+/// `help COMMAND` is `COMMAND --help`.
+std::vector<std::string> with_help(std::vector<std::string> arguments) {
+  if (!arguments.empty() && arguments.front() == "help") {
+    arguments.erase(arguments.begin());
+    arguments.emplace_back("--help");
   }
   return arguments;
 }
@@ -142,12 +152,15 @@ std::unique_ptr<CLI::App> make_root(Commands& commands) {
   auto root = std::make_unique<CLI::App>(
       "Feeds very long token streams through recurrent language models and records what happens.",
       "stuffed");
-  root->set_version_flag("--version", version_text(),
+  root->formatter(std::make_shared<HelpFormatter>(help_width()));  // those below inherit it
+  root->get_formatter()->column_width(kHelpColumn);
+  root->set_version_flag("-V,--version", version_text(),
                          "Commit, LibTorch, CUDA and features of this binary");
   root->require_subcommand(1);
-  root->get_formatter()->column_width(kHelpColumn);
   root->footer(
-      std::string("Run 'stuffed COMMAND --help' for what a command needs, with examples.\n") +
+      std::string(
+          "Run 'stuffed COMMAND --help' or 'stuffed help COMMAND' for what a command needs, "
+          "with examples.\n") +
       kExitCodes);
   root->set_config("--config", "",
                    "Read options from a flat TOML file; those on the command line win")
@@ -177,7 +190,7 @@ void set_threads(int64_t asked) {
 }  // namespace
 
 Invocation::Invocation(const std::vector<std::string>& command_line) : root_(make_root(commands_)) {
-  if (!parse(*root_, with_dashes({command_line.begin() + 1, command_line.end()})))
+  if (!parse(*root_, with_help(with_dashes({command_line.begin() + 1, command_line.end()}))))
     return;
   const auto chosen = std::find_if(commands_.begin(), commands_.end(),
                                    [](const Command& command) { return command.app->parsed(); });

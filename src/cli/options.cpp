@@ -14,11 +14,9 @@ namespace stuffed::cli {
 
 const char* const kExitCodes =
     "Exit codes: 0 ok; 1 a comparison or verification failed; 2 wrong usage; 3 an input file is "
-    "missing, damaged,\n"
-    "foreign or unsupported; 4 not supported by this build or device; 5 out of memory; 6 a "
-    "non-finite number under\n"
-    "--fail-nonfinite; 7 an output cannot be written; 70 a bug in stuffed; 75 stopped by a signal, "
-    "resumable.";
+    "missing, damaged, foreign or unsupported; 4 not supported by this build or device; 5 out of "
+    "memory; 6 a non-finite number under --fail-nonfinite; 7 an output cannot be written; 70 a bug "
+    "in stuffed; 75 stopped by a signal, resumable.";
 
 namespace {
 
@@ -249,7 +247,6 @@ CLI::App* add_subcommand(CLI::App& root,
   CLI::App* app = root.add_subcommand(name, description);
   app->fallthrough();  // --config is the root's
   add_threads(*app);
-  app->get_formatter()->column_width(kHelpColumn);
   app->footer(
       "--config FILE.toml reads any of these options (without dashes) from a flat TOML file; the "
       "command line wins.\n"

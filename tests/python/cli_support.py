@@ -19,8 +19,8 @@ needs_binary = pytest.mark.skipif(not STUFFED.exists(), reason="build/stuffed is
 
 
 def stuffed(*arguments: object, **options: object) -> subprocess.CompletedProcess:
-    """Runs the binary on one thread; standard output and error are text unless redirected."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """Runs the binary on one thread, help unwrapped; standard output and error are text unless redirected."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "10000", **options.pop("env", {})}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     command = [str(argument) for argument in (STUFFED, *arguments)]
     return subprocess.run(command, text=True, errors="replace", env=environment, timeout=300, check=False, **options)
