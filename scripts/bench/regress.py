@@ -8,7 +8,7 @@
 The ratio is that of the median times (above 1: slower). Beside it stands the spread of both, (p90 - p10) /
 median: where it exceeds the limit, the ratio says little, and more --repeats or a quieter machine are needed. A
 measurement that was timed before and is now refused, out of memory or missing counts as a regression. Exit
-codes: 0 ok, 1 a regression, 2 wrong usage, 3 a file that cannot be read or files of different machines.
+codes: 0 ok, 1 a regression, 2 usage error, 3 a file that cannot be read or files of different machines.
 """
 
 import argparse

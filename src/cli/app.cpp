@@ -155,15 +155,16 @@ std::unique_ptr<CLI::App> make_root(Commands& commands) {
   root->formatter(std::make_shared<HelpFormatter>(help_width()));  // those below inherit it
   root->get_formatter()->column_width(kHelpColumn);
   root->set_version_flag("-V,--version", version_text(),
-                         "Commit, LibTorch, CUDA and features of this binary");
+                         "Print the commit, LibTorch, CUDA and features of this binary, and exit");
   root->require_subcommand(1);
   root->footer(
       std::string(
-          "Run 'stuffed COMMAND --help' or 'stuffed help COMMAND' for what a command needs, "
+          "Run 'stuffed COMMAND --help' or 'stuffed help COMMAND' for the options of a command, "
           "with examples.\n") +
       kExitCodes);
   root->set_config("--config", "",
-                   "Read options from a flat TOML file; those on the command line win")
+                   "Read the options of the command from a flat TOML file; those on the command "
+                   "line take precedence")
       ->check(CLI::Validator(
           [](const std::string& path) {
             io::check_regular_file(path);  // a pipe would be waited for

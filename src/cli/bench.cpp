@@ -119,7 +119,7 @@ class Report {
       journal_->finish();
     check(refused_ == 0, Error::Kind::Disagreement,
           "{} measurements REFUSED: the implementation is wrong at these shapes", refused_);
-    check(no_memory_ == 0, Error::Kind::Memory, "{} measurements did not fit the memory",
+    check(no_memory_ == 0, Error::Kind::Memory, "{} measurements did not fit in memory",
           no_memory_);
   }
 
@@ -190,7 +190,7 @@ void run_model(const ModelBenchOptions& options, Context& context) {
 }
 
 void add_shared_options(CLI::App& app, Options& options, const char* tokens_help) {
-  add_sizes(app, "--batch", options.batches, "Sequences side by side (default: 1)")
+  add_sizes(app, "--batch", options.batches, "Sequences per batch (default: 1)")
       ->type_name("N,...")
       ->group("Cases");
   add_sizes(app, "--tokens", options.lengths, tokens_help)->group("Cases");
@@ -203,17 +203,19 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
              "auto: bf16 on a GPU, f32 on the CPU")
       ->group(group);
   add_impl(app, options.impl)->group(group);
-  add_count(app, "--repeats", options.repeats, "Times measured; median, p10 and p90 are reported")
+  add_count(app, "--repeats", options.repeats,
+            "Number of timed runs; their median, p10 and p90 are reported")
       ->group(group);
-  add_count(app, "--warmup", options.warmup, "Untimed runs first", 0)->group(group);
+  add_count(app, "--warmup", options.warmup, "Number of untimed runs beforehand", 0)->group(group);
   app.add_flag("--no-ceilings", options.no_ceilings,
-               "Do not measure copy and matrix product first; then no floors are reported")
+               "Do not measure the speeds of a copy and of a matrix product first; no floors are "
+               "then reported")
       ->group(group);
   add_seed(app, options.seed, "Seed of inputs and random weights")->group(group);
   add_journal(app, "-o,--output", options.output,
-              "JSON Lines, written anew each time; - is standard output")
+              "Results, JSON Lines, rewritten by every run; - is standard output")
       ->group(group);
-  app.add_flag("--overwrite", options.overwrite, "Replace the results of other measurements, too")
+  app.add_flag("--overwrite", options.overwrite, "Replace even the results of other measurements")
       ->group(group);
   app.add_flag("--break", options.broken,
                "For tests: makes the recurrence 1 % wrong, which must be refused with exit code 1")
@@ -228,7 +230,8 @@ void add_scan(CLI::App& bench, Commands& commands) {
   auto options = std::make_shared<ScanOptions>();
   std::vector<std::string> families = family_names();
   families.emplace_back("all");
-  app->add_option("--family", options->families, "One or more, by commas; or all")
+  app->add_option("--family", options->families,
+                  "One or more families, separated by commas, or all")
       ->required()
       ->delimiter(',')
       ->check(CLI::IsMember(families).description(""))
@@ -261,11 +264,13 @@ void add_model(CLI::App& bench, Commands& commands) {
                  "Folder or weight file, or a repository in Hugging Face's cache")
       ->group("Cases");
   add_gated_norm(*app, options->gated_norm, "Cases");
-  app->add_option("--shape", options->shape, "Random weights of a published size instead")
+  app->add_option("--shape", options->shape,
+                  "Use random weights in this published shape, instead of --model")
       ->check(CLI::IsMember(shape_names()).description(""))
       ->type_name(fmt::format("{}", fmt::join(shape_names(), "|")))
       ->group("Cases");
-  app->add_option("--phase", options->phases, "One or more, by commas (default: all three)")
+  app->add_option("--phase", options->phases,
+                  "One or more phases, separated by commas (default: all three)")
       ->delimiter(',')
       ->check(CLI::IsMember({"prefill", "evaluate", "decode"}).description(""))
       ->type_name("prefill|evaluate|decode")
@@ -284,11 +289,12 @@ void add_model(CLI::App& bench, Commands& commands) {
 void add_bench(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "bench",
-      "Measure speed, and how far it is from what the machine allows. A result that fails its "
+      "Measure speed, and compare it with what the machine allows. A result that fails its "
       "accuracy check is not timed (exit code 1).",
       "  stuffed bench scan --help\n  stuffed bench model --help\n"
-      "\nThe floor of a measurement is the time that its least bytes need at the speed of a large "
-      "copy, or its FLOPs at the speed\n"
+      "\n"
+      "The floor of a measurement is the time to move the fewest bytes it needs at the speed of a "
+      "large copy, or its FLOPs at the speed\n"
       "of a large matrix product, whichever is longer; both speeds are measured first, on the same "
       "device.\n");
   app->require_subcommand(1);

@@ -31,10 +31,11 @@ void add_data_options(CLI::App& app, DataOptions& options) {
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
-  app.add_option("--tokens", source.tokens, "safetensors with token ids [documents, N+1]")
+  app.add_option("--tokens", source.tokens,
+                 "safetensors file of token ids [documents, N+1]: N targets per document")
       ->type_name("FILE")
       ->group(group);
-  app.add_option("--tokens-key", source.tokens_key, "Name of the tensor")
+  app.add_option("--tokens-key", source.tokens_key, "Name of the tensor in the --tokens file")
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
@@ -47,7 +48,7 @@ void add_data_options(CLI::App& app, DataOptions& options) {
   add_count(app, "--documents", source.documents,
             source.documents > 0 ? "Documents to read" : "Documents to read (default: all)")
       ->group(group);
-  add_part(app, source.part, source.parts, "Documents")->group(group);
+  add_part(app, source.part, source.parts, "Read only documents")->group(group);
   app.add_flag("--skip-short", options.skip_short,
                "Skip documents shorter than --length, and list them in the results")
       ->group(group);
@@ -55,11 +56,11 @@ void add_data_options(CLI::App& app, DataOptions& options) {
                "Concatenate documents until --length is reached; the boundaries are recorded")
       ->group(group);
   app.add_flag("--skip-bad-lines", source.skip_bad_lines,
-               "Skip lines of --jsonl that cannot be read, and list them in the results; later "
+               "Skip --jsonl lines that cannot be read, and list them in the results; the other "
                "documents keep their numbers")
       ->group(group);
   app.add_flag("--wait", source.wait,
-               "Keep waiting for a pipe that gives nothing for 10 s (default: an error)")
+               "Keep waiting when a pipe delivers nothing for 10 s (default: fail)")
       ->group(group);
 }
 
@@ -104,7 +105,7 @@ SideBySide documents_side_by_side(const DataOptions& data,
   if (is_one)
     return {};
   check(can_be_read_twice(data.source), Error::Kind::Usage,
-        "--batch-size auto: counts the documents first, and a pipe can be read only once; give a "
+        "--batch-size auto counts the documents first, but a pipe can be read only once; give a "
         "number");
   DataOptions first = data;
   first.source.part = 0;  // no part has more, and all find the same
@@ -243,7 +244,8 @@ void check_outputs(const EvaluationOptions& options,
     guard.writes("-o", state);
   check(!options.overwrite || !fs::exists(state, ignored) || io::has_metadata(state, io::kStateKey),
         Error::Kind::Input,
-        "{}: is where a stopped run keeps its state, and holds something else; name another -o",
+        "{}: a stopped run would keep its state here, but the file holds something else; choose "
+        "another -o",
         state);
 }
 
@@ -258,7 +260,9 @@ fs::path arrays_beside(const std::string& output) {
   const fs::path beside = io::sidecar_beside(output),
                  older = fs::path(output).replace_extension(".safetensors");
   check(older != output, Error::Kind::Usage,
-        "-o {}: is the name of arrays; end it in .jsonl, or give --arrays", output);
+        "-o {}: the arrays would take this name; give -o a name that ends in .jsonl, or give "
+        "--arrays",
+        output);
   std::error_code ignored;
   if (older == beside || !fs::is_regular_file(output, ignored))
     return beside;

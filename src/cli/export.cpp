@@ -25,7 +25,7 @@ void say(const std::vector<std::filesystem::path>& written,
          const std::string& output) {
   for (const std::string& warning : warnings)
     cli::print(stderr, "export: {}\n", warning);
-  cli::print(stdout, "{} files written in {}\n", written.size(), output);
+  cli::print(stdout, "{} files written to {}\n", written.size(), output);
 }
 
 void run_export(const ExportArguments& options) {
@@ -39,7 +39,7 @@ void run_export(const ExportArguments& options) {
     return say(files.written, files.warnings, options.output);
   }
   check(options.per_token.empty() && options.drop_chunk_targets == 0, Error::Kind::Usage,
-        "--per-token and --drop-chunk-targets are of --format paper, not of {}", options.format);
+        "--per-token and --drop-chunk-targets go with --format paper, not {}", options.format);
   const eval::ExportOptions how{.partial = options.partial, .overwrite = options.overwrite};
   const eval::ExportedFiles files =
       options.format == "csv" ? eval::export_csv(options.results, options.output, how)
@@ -68,19 +68,20 @@ void add_export(CLI::App& root, Commands& commands) {
       "byte_perplexity,\n"
       "bits_per_byte); of a sweep a folder per cell.\n"
       "paper: the files that the code published with arXiv:2410.07145 writes.\n"
-      "passkey: args.json and passkey/preds_<tokens>.jsonl; relative_postion is where the needle "
-      "is among the blocks (of a\n"
-      "--protocol paper-code run on its own grid the depth asked for, as that code writes it).\n"
+      "passkey: args.json and passkey/preds_<tokens>.jsonl; relative_postion (sic) is where the "
+      "needle is among the blocks;\n"
+      "of a --protocol paper-code run on its own grid it is the depth asked for, as that code "
+      "writes it.\n"
       "ppl-by-length --per-token: result_per_token/<model>/<text>/args.json and per_token_loss.pt, "
       "[documents, T-1] f32 in nats,\n"
       "which torch.load(weights_only=True) reads; column j scores token j+1.\n"
-      "A journal that is not finished is refused without --partial (losses of every token always), "
-      "and a folder that holds\n"
-      "something without --overwrite.\n");
+      "An unfinished journal is refused without --partial (with --per-token, always), and a folder "
+      "that is not empty\n"
+      "without --overwrite.\n");
   auto options = std::make_shared<ExportArguments>();
   app->add_option("results", options->results,
-                  "Journal; for --format paper of a passkey run, or of a ppl-by-length run with "
-                  "--per-token")
+                  "Journal; --format paper takes that of a passkey run, or of a ppl-by-length run "
+                  "with --per-token")
       ->required()
       ->type_name("RESULTS.jsonl");
   add_choice(*app, "--format", options->format, {"csv", "lm-eval", "paper"},
@@ -88,16 +89,16 @@ void add_export(CLI::App& root, Commands& commands) {
   app->add_option("-o,--output", options->output, "Folder to write to")
       ->required()
       ->type_name("DIR");
-  app->add_flag("--partial", options->partial,
-                "Export a journal that is not finished, as far as it is");
-  app->add_flag("--overwrite", options->overwrite,
-                "Write into a folder that holds something, and replace what an export wrote there");
+  app->add_flag("--partial", options->partial, "Export an unfinished journal, as far as it goes");
+  app->add_flag(
+      "--overwrite", options->overwrite,
+      "Write into a folder that is not empty, and replace what an earlier export wrote there");
   app->add_option("--per-token", options->per_token,
                   "File with the losses (default: the one that the journal names)")
       ->type_name("FILE.safetensors");
   add_size(*app, "--drop-chunk-targets", options->drop_chunk_targets,
            "Leave out the loss of the first token of every chunk of this size, as the published "
-           "code does (131072 there); default: none");
+           "code does with 131072 (default: drop none)");
   commands.push_back({.app = app, .run = [options](Context&) { run_export(*options); }});
 }
 

@@ -30,7 +30,8 @@ struct Options {
 /// Row 0 of a token file.
 std::vector<int32_t> read_tokens(const std::string& path, const std::string& key) {
   const auto file = io::TensorFile::open(path);
-  check(file.has(key), Error::Kind::Input, "{}: holds no tensor '{}'; see --tokens-key", path, key);
+  check(file.has(key), Error::Kind::Input, "{}: has no tensor '{}'; name it with --tokens-key",
+        path, key);
   const Tensor tokens = file.load(key);
   check(at::isIntegralType(tokens.scalar_type(), false) && tokens.dim() == 2 && tokens.size(0) > 0,
         Error::Kind::Input, "{}: '{}' is {} with {} axes, expected integers [documents, N]", path,
@@ -198,7 +199,7 @@ void run(Options options, Context& context) {
 
 void add_prompt_options(CLI::App& app, Options& options) {
   const char* const group =
-      "Prompt (one of --prompt, --prompt-file, --tokens, or --load-state alone)";
+      "Prompt (one of --prompt, --prompt-file and --tokens; with --load-state it may be left out)";
   auto* text = app.add_option("--prompt", options.prompt, "The text to continue")
                    ->type_name("TEXT")
                    ->group(group);
@@ -208,12 +209,12 @@ void add_prompt_options(CLI::App& app, Options& options) {
           ->group(group)
           ->excludes(text);
   app.add_option("--tokens", options.tokens,
-                 "safetensors with token ids [documents, N]: row 0; needs no tokenizer")
+                 "safetensors file of token ids [documents, N]: continue row 0; needs no tokenizer")
       ->type_name("FILE")
       ->group(group)
       ->excludes(text)
       ->excludes(file);
-  app.add_option("--tokens-key", options.tokens_key, "Name of the tensor")
+  app.add_option("--tokens-key", options.tokens_key, "Name of the tensor in the --tokens file")
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
@@ -225,16 +226,16 @@ void add_prompt_options(CLI::App& app, Options& options) {
 
 void add_sampling_options(CLI::App& app, Options& options) {
   const char* const group = "Sampling (greedy unless one of these is given; seeded by --seed)";
-  app.add_option("--temperature", options.temperature, "Divide the logits by it")
+  app.add_option("--temperature", options.temperature, "Divide the logits by X")
       ->check(CLI::Range(1e-6, 1e6).description(""))
       ->type_name("X")
       ->group(group);
-  app.add_option("--top-k", options.top_k, "Sample from the k most likely tokens")
+  app.add_option("--top-k", options.top_k, "Sample from the K most likely tokens")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))
       ->type_name("K")
       ->group(group);
   app.add_option("--top-p", options.top_p,
-                 "Sample from the fewest tokens whose probability reaches p")
+                 "Sample from the fewest most likely tokens whose total probability reaches P")
       ->check(CLI::Range(1e-9, 1.0).description(""))
       ->type_name("P")
       ->group(group);
@@ -254,9 +255,11 @@ void add_generate(CLI::App& root, Commands& commands) {
   add_model_options(*app, options->model);
   add_prompt_options(*app, *options);
   add_sampling_options(*app, *options);
-  add_count(*app, "--max-new-tokens", options->how.max_new_tokens, "Tokens to generate, at most", 0)
+  add_count(*app, "--max-new-tokens", options->how.max_new_tokens,
+            "Maximum number of tokens to generate", 0)
       ->group("Output");
-  app->add_option("--stop", options->how.stop, "Stop once the new text contains this; repeatable")
+  app->add_option("--stop", options->how.stop,
+                  "Stop once the generated text contains TEXT; repeatable")
       ->type_name("TEXT")
       ->group("Output");
   app->add_flag("--stop-eos", options->how.stop_eos, "Stop at the tokenizer's end-of-text token")

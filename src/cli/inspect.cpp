@@ -93,7 +93,7 @@ void add_inspect(CLI::App& root, Commands& commands) {
       "Describe a checkpoint: family, layout, parameters, dtypes, shapes, tokenizer, hashes, state "
       "size, and what the paper's fits predict for that size. Weights are not read into memory.",
       "  stuffed inspect mamba2-130m\n"
-      "  stuffed inspect RWKV-x060-World-1B6.pth --json > model.json");
+      "  stuffed inspect RWKV-x060-World-1B6.pth --json > model.json\n");
   add_checkpoint(*app, "model,--model", options->model,
                  "Folder or weight file of the model, or a repository in Hugging Face's cache")
       ->required();

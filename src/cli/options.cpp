@@ -13,8 +13,9 @@
 namespace stuffed::cli {
 
 const char* const kExitCodes =
-    "Exit codes: 0 ok; 1 a comparison or verification failed; 2 wrong usage; 3 an input file is "
-    "missing, damaged, foreign or unsupported; 4 not supported by this build or device; 5 out of "
+    "Exit codes: 0 ok; 1 a comparison or verification failed; 2 usage error; 3 an input file is "
+    "missing, damaged, of the wrong kind or unsupported; 4 not supported by this build or device; "
+    "5 out of "
     "memory; 6 a non-finite number under --fail-nonfinite; 7 an output cannot be written; 70 a bug "
     "in stuffed; 75 stopped by a signal, resumable.";
 
@@ -55,7 +56,9 @@ void append_range(std::vector<int64_t>& out, std::string_view text, std::string_
   const int64_t first = parse_size(text.substr(0, dots), what);
   const int64_t last = parse_size(text.substr(dots + 2, colon - dots - 2), what);
   const int64_t step = parse_size(text.substr(colon + 1), what);
-  check(step > 0 && first <= last, Error::Kind::Usage, "{}: the range '{}' is empty or endless",
+  check(step > 0 && first <= last, Error::Kind::Usage,
+        "{}: the range '{}' is empty or endless; FIRST may not exceed LAST, and STEP must be at "
+        "least 1",
         what, text);
   constexpr int64_t kMost =
       1 << 20;  // more is a slip of the pen, and would fill the memory before anything runs
@@ -77,14 +80,14 @@ int64_t parse_size(std::string_view text, std::string_view what) {
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   const int shift = rest + 1 == end ? shift_of(*rest) : 0;
   const bool whole = rest == end || (rest + 1 == end && shift > 0);
-  check(
-      error == std::errc() && whole, Error::Kind::Usage,
-      "{}: '{}' is not a size; expected a whole number, or one with K, M or G behind it (K = 1024)",
-      what, text);
+  check(error == std::errc() && whole, Error::Kind::Usage,
+        "{}: '{}' is not a size; expected a whole number, optionally followed by K, M or G (K = "
+        "1024)",
+        what, text);
   // What is above is a slip of the pen: no stream is that long, and no machine.
   constexpr int64_t kMost = int64_t{1} << 40;
   check(value <= kMost >> shift && value >= 0, Error::Kind::Usage,
-        "{}: '{}' is out of range, the most is 1024G", what, text);
+        "{}: '{}' is out of range; expected 0 to 1024G", what, text);
   return value << shift;
 }
 
@@ -157,10 +160,9 @@ CLI::Option* add_part(CLI::App& app, int64_t& part, int64_t& parts, const std::s
   return app
       .add_option_function<std::string>(
           "--part", set,
-          fmt::format(
-              "{} i, i+n, i+2n, ... alone, so that n processes share a run; `stuffed merge` "
-              "joins their results as if it had been one",
-              what))
+          fmt::format("{} i, i+n, i+2n, ..., so that n processes can share one run; `stuffed "
+                      "merge` joins their results",
+                      what))
       ->type_name("i/n");
 }
 
@@ -192,8 +194,8 @@ CLI::Option* add_sizes(CLI::App& app,
 
 void add_save_every(CLI::App& app, double& home, const std::string& group) {
   app.add_option("--save-every", home,
-                 "Seconds between saves of an unfinished measurement: what a kill without warning "
-                 "can cost. A signal always saves; 0: save on signals only")
+                 "Seconds between saves of an unfinished measurement, which is the most that "
+                 "SIGKILL can lose. Signals that can be caught always save; 0: save only on those")
       ->check(CLI::Range(0.0, 1e9).description(""))
       ->type_name("SECONDS")
       ->capture_default_str()
@@ -216,7 +218,7 @@ CLI::Option* add_journal(CLI::App& app,
                          std::string& home,
                          const std::string& description) {
   const auto set = [&home, name = flag_name(flag)](const std::string& text) {
-    check(!text.empty(), Error::Kind::Usage, "{}: a name is expected, or - for standard output",
+    check(!text.empty(), Error::Kind::Usage, "{}: expected a file name, or - for standard output",
           name);
     home = io::output_name(text);
   };
@@ -229,12 +231,13 @@ namespace {
 void add_threads(CLI::App& app) {
   const auto check_count = [](const std::string& text) {
     const int64_t threads = at_least(parse_size(text, "--threads"), 1, "--threads");
-    check(threads <= 4096, Error::Kind::Usage, "--threads: found {}, the most is 4096", threads);
+    check(threads <= 4096, Error::Kind::Usage, "--threads: found {}, expected at most 4096",
+          threads);
   };
   app.add_option_function<std::string>(
          "--threads", check_count,
-         "CPU threads; recorded, and never in the way of resuming (default: OMP_NUM_THREADS, else "
-         "the cores this process may use)")
+         "CPU threads; recorded, but a run may be resumed with another number (default: "
+         "OMP_NUM_THREADS, else the cores this process may use)")
       ->type_name("N");
 }
 
@@ -248,10 +251,13 @@ CLI::App* add_subcommand(CLI::App& root,
   app->fallthrough();  // --config is the root's
   add_threads(*app);
   app->footer(
-      "--config FILE.toml reads any of these options (without dashes) from a flat TOML file; the "
-      "command line wins.\n"
-      "A SIZE is a number of tokens such as 8192, 8K, 1M (K = 1024). In options, _ may be written "
-      "for -.\n\nExamples:\n" +
+      "--config FILE.toml reads any of these options (written without the leading dashes) from a "
+      "flat TOML file;\n"
+      "the command line takes precedence.\n"
+      "A SIZE is a number of tokens such as 8192, 8K, 1M (K = 1024). Option names may be written "
+      "with _ for -.\n"
+      "\n"
+      "Examples:\n" +
       examples + "\n" + kExitCodes);
   return app;
 }
@@ -282,7 +288,9 @@ namespace {
 
 /// The paragraph on operations that the help of a command with --impl ends with.
 std::string forms_paragraph() {
-  std::string text = "\nOperations and their forms for --impl, beside auto:\n";
+  std::string text =
+      "\n"
+      "Operations and their forms for --impl, besides auto:\n";
   for (const ops::Op* op : ops::all_ops()) {
     std::vector<std::string_view> forms;
     for (const Impl form : op->forms)
@@ -320,26 +328,28 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
       ->type_name("auto|cpu|cuda[:i]")
       ->capture_default_str()
       ->group(group);
-  add_choice(app, "--dtype", options.dtype, {"f32", "bf16"}, "Type of weights and activations")
+  add_choice(app, "--dtype", options.dtype, {"f32", "bf16"}, "Data type of weights and activations")
       ->group(group);
   add_choice(app, "--state-dtype", options.state_dtype, {"f32", "bf16"},
-             "Type that the state is rounded to between segments")
+             "Data type to which the state is rounded between segments")
       ->group(group);
   add_impl(app, options.impl)->group(group);
-  add_size(app, "--segment", options.segment, "Tokens fed at a time; affects rounding only")
+  add_size(app, "--segment", options.segment,
+           "Tokens fed at a time; affects speed, memory and rounding, but nothing else")
       ->group(group);
   app.add_option("--mitigation", options.mitigations,
-                 "Change the recurrence (NAME:key=value,...); repeatable, applied in order; "
-                 "`stuffed mitigations` lists all")
+                 "Change the recurrence; repeatable, applied in the order given; `stuffed "
+                 "mitigations` lists them")
       ->take_all()
       ->expected(1)
-      ->type_name("NAME:KEY=VALUE")
+      ->type_name("NAME[:KEY=VALUE,...]")
       ->group(group);
-  app.add_flag("--force", options.force,
-               "Run what is refused for its cost: clamp_norm with every=1 beyond 64K tokens")
+  app.add_flag(
+         "--force", options.force,
+         "Run what is otherwise refused for its cost: clamp_norm with every=1 beyond 64K tokens")
       ->group(group);
   add_gated_norm(app, options.gated_norm, group);
-  add_seed(app, options.seed, "Seed of everything random")->group(group);
+  add_seed(app, options.seed, "Seed of all random numbers")->group(group);
   std::string footer = app.get_footer();
   const size_t examples = std::min(footer.find("\nExamples:\n"), footer.size());
   app.footer(footer.insert(examples, mitigations_paragraph()));
@@ -353,16 +363,17 @@ CLI::Option* add_impl(CLI::App& app, std::string& home) {
   return app
       .add_option_function<std::string>(
           "--impl", set,
-          "Form of the recurrence, or of any operations; one that is named never falls back to "
-          "another. They are listed below")
+          "Form (implementation) of the recurrence, or of any of the operations listed below; a "
+          "form named here is used or refused, never replaced")
       ->type_name("FORM|OP=FORM,...")
       ->default_str(home);
 }
 
 void add_gated_norm(CLI::App& app, std::string& home, const std::string& group) {
   app.add_option("--gated-norm", home,
-                 "Mamba-2 with several groups: the gated norm is over each group (mamba_ssm) or "
-                 "the whole width (transformers) (default: what the folder says, else group)")
+                 "Mamba-2 with several groups: take the gated norm per group (as mamba_ssm does) "
+                 "or over the whole width (as transformers does) (default: what the model's folder "
+                 "says, else group)")
       ->check(CLI::IsMember({"group", "whole"}).description(""))
       ->type_name("group|whole")
       ->group(group);

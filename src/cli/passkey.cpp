@@ -54,11 +54,10 @@ void warn_of_cut_answers(const eval::PasskeyTask& task, int64_t max_new_tokens) 
   for (const eval::PasskeyTrial& trial : task.trials)
     longest = std::max(longest, trial.answer.size());
   if (cut > 0)
-    cli::print(
-        stderr,
-        "passkey: {} of {} answers have up to {} tokens with this tokenizer, and only {} are "
-        "decoded: they count in no accuracy; give --max-new-tokens {}\n",
-        cut, task.trials.size(), longest, max_new_tokens, longest);
+    cli::print(stderr,
+               "passkey: {} of {} answers have up to {} tokens with this tokenizer, but only {} "
+               "are decoded: these trials count in no accuracy; give --max-new-tokens {}\n",
+               cut, task.trials.size(), longest, max_new_tokens, longest);
 }
 
 /// Of any part of the run.
@@ -160,21 +159,21 @@ void add_task_options(CLI::App& app, Options& options) {
       ->group(group);
   add_count(app, "--depths", task.depths, "Needle positions per length")->group(group);
   add_count(app, "--trials", task.trials, "Samples per length and needle position")->group(group);
-  add_part(app, task.part, task.parts, "Of each length and depth trials")->group(group);
+  add_part(app, task.part, task.parts, "At each length and depth, run only trials")->group(group);
   add_choice(app, "--protocol", options.protocol, {"ours", "paper-code", "paper-text"},
-             "Prompt and rules: ours leaves room for the answer; paper-code is the published "
-             "code's (5 new tokens); paper-text is the prompt printed in the paper")
+             "Prompt and rules: ours reserves room for the answer; paper-code follows the "
+             "published code (5 new tokens); paper-text uses the prompt printed in the paper")
       ->group(group);
   app.add_option("--grid", options.grid,
-                 "shared: lengths share needles, so one stream answers many; per-length: every "
-                 "sample has its own (default: shared for ours, per-length for the paper's)")
+                 "shared: the lengths share needles, so that one stream serves many prompts; "
+                 "per-length: every sample has its own needle (default: shared for ours, "
+                 "per-length for paper-code and paper-text)")
       ->check(CLI::IsMember({"shared", "per-length"}).description(""))
       ->type_name("shared|per-length")
       ->group(group);
-  app.add_flag("--use-bos", task.use_bos, "Put the text <|endoftext|> in front of the prompt")
+  app.add_flag("--use-bos", task.use_bos, "Prepend the text <|endoftext|> to the prompt")
       ->group(group);
-  app.add_flag("--add-prefix", task.add_prefix,
-               "Put 1200 sentences of filler in front of the prompt")
+  app.add_flag("--add-prefix", task.add_prefix, "Prepend 1200 sentences of filler to the prompt")
       ->group(group);
   add_count(app, "--digits", task.digits, "Digits in the passkey")->group(group);
   add_count(app, "--max-new-tokens", options.max_new_tokens,

@@ -114,20 +114,20 @@ void add_ppl_by_length(CLI::App& root, Commands& commands) {
   auto options = std::make_shared<Options>();
   add_model_options(*app, options->model);
   add_data_options(*app, options->data);
-  add_size(*app, "--bucket", options->bucket, "Positions per bucket of the averages")
-      ->group("Evaluation");
+  add_size(*app, "--bucket", options->bucket, "Positions averaged per bucket")->group("Evaluation");
   add_batch_size(*app, options->batch_size,
-                 "Documents of equal length fed in one batch (one short document leaves a GPU "
-                 "idle); no record depends on its neighbours. auto: the most that fit the memory, "
-                 "found once and recorded as a number, which the same command takes again; on a "
-                 "CPU what makes 8K tokens, 64 at most")
+                 "Documents of equal length per batch (one short document alone leaves a GPU "
+                 "mostly idle); no record depends on the other documents of its batch. auto: the "
+                 "most that fit in memory, found once and recorded, so that the same command "
+                 "resumes with it; on a CPU enough for 8K tokens, at most 64")
       ->group("Evaluation");
   add_size(*app, "--train-len", options->train_len,
-           "Training length of the model; the onset of collapse is looked for beyond it")
+           "Training length of the model; the onset of collapse is sought beyond it")
       ->group("Evaluation");
   add_output_option(*app, *options);
   app->add_option("--per-token", options->per_token,
-                  "Write every loss: nll [documents, N] f32, in nats; column j scores token j+1")
+                  "Write the loss of every token: nll [documents, N] f32, in nats; column j scores "
+                  "token j+1")
       ->type_name("OUT.safetensors")
       ->group("Output");
   add_rerun_options(*app, *options, "a loss");

@@ -57,12 +57,13 @@ void add_train_len(CLI::App& app, PromptOptions& options, const std::string& gro
 
 void add_prompt_options(CLI::App& app, PromptOptions& options) {
   add_size(app, "--state-memory", options.state_memory_bytes,
-           "Bytes for the states held at a time, mitigations' included; more gives wider batches")
+           "Bytes (not tokens) for the states held at one time, including what mitigations keep; "
+           "more memory allows larger batches")
       ->default_str("4G")
       ->group("Evaluation");
   add_batch_size(app, options.batch_size,
-                 "Most sequences per batch. auto: the most that fit the memory, found once and "
-                 "recorded as a number, which the same command takes again; on a CPU 64 at most")
+                 "Maximum number of sequences per batch. auto: the most that fit in memory, found "
+                 "once and recorded, so that the same command resumes with it; on a CPU at most 64")
       ->group("Evaluation");
   add_journal(app, "-o,--output", options.output,
               "Results, JSON Lines; - is standard output (which cannot be resumed)")

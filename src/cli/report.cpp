@@ -40,25 +40,26 @@ void add_report(CLI::App& root, Commands& commands) {
       "over the prefix, over the last\n"
       "tokens), mitigations beside the plain model, passkeys, states by layer and head, retention, "
       "training, verdicts and times;\n"
-      "beneath each figure its numbers. Runs of one command are drawn over one another; a sweep "
-      "that was merged is shown by its\n"
-      "cells. Unfinished journals are drawn as far as they are, and marked.\n");
+      "beneath each figure stand its numbers. Runs of one command are drawn over one another; a "
+      "sweep that was merged is shown by its\n"
+      "cells. Unfinished journals are drawn as far as they go, and marked.\n");
   auto options = std::make_shared<ReportArguments>();
   app->add_option("results", options->results,
-                  "Journals of any commands, or folders that hold some")
+                  "Journals of any command, or folders that contain journals")
       ->required()
       ->type_name("RESULTS");
   app->add_option("-o,--output", options->output, "The page")->required()->type_name("PAGE.html");
   app->add_option("--title", options->how.title, "Heading of the page")->capture_default_str();
   app->add_option("--label", options->how.labels,
-                  "Name of a result, in their order; repeatable (default: the name of its file)")
+                  "Name of a result, in the order of RESULTS; repeatable (default: its file name)")
       ->take_all()
       ->expected(1)
       ->type_name("NAME");
-  add_size(
-      *app, "--last-tokens", options->how.last_tokens,
-      "How many tokens the loss over the last tokens before a position takes in, in whole buckets");
-  app->add_flag("--overwrite", options->how.overwrite, "Replace a file that is no report");
+  add_size(*app, "--last-tokens", options->how.last_tokens,
+           "Tokens averaged in 'the loss over the last tokens before a position'; rounded to whole "
+           "buckets");
+  app->add_flag("--overwrite", options->how.overwrite,
+                "Replace an existing file that is not a report");
   commands.push_back({.app = app, .run = [options](Context&) { run_report(*options); }});
 }
 

@@ -45,7 +45,7 @@ void check_starts(const Options& options) {
                              ? options.data.source.length
                              : *std::ranges::max_element(options.read_tokens);
   check(tokens == 0 || options.half_life_starts <= tokens / 2, Error::Kind::Usage,
-        "--half-life-starts {}: the first half of the {} tokens read has not so many",
+        "--half-life-starts {}: the first half of the {} tokens read has fewer positions",
         options.half_life_starts, tokens);
 }
 
@@ -104,12 +104,14 @@ void add_task_options(CLI::App& app, Options& options) {
             "Positions to measure at (default: the end of each document)")
       ->group(group);
   add_count(app, "--points", options.points,
-            "Suffix lengths n per --at, log-spaced from 1 to all tokens read")
+            "Number of suffix lengths n per --at position, log-spaced from 1 to all tokens read")
       ->group(group);
-  add_sizes(app, "--grid", options.suffixes, "Suffix lengths n, instead of --points")->group(group);
+  add_sizes(app, "--grid", options.suffixes,
+            "The suffix lengths n themselves, instead of a number of --points")
+      ->group(group);
   add_count(app, "--half-life-starts", options.half_life_starts,
-            "Positions that half-lives are measured from, evenly over the first half (default: 15, "
-            "or as many as it has)")
+            "Number of positions from which half-lives are measured, spaced evenly over the first "
+            "half of the stream (default: 15, or as many as there are)")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
            "Training length of the model; recorded, and drawn in figures")
@@ -132,19 +134,19 @@ void add_retention(CLI::App& root, Commands& commands) {
       "\n"
       "Surviving weight of token t after T tokens, per head: exp of the sum of its log decays over "
       "tokens t+1..T-1, summed\n"
-      "in f64; where the decay is a vector (RWKV, HGRN-2, Mamba-1) the arithmetic mean over the "
-      "key channels; least and most\n"
-      "are in the arrays, too.\n"
-      "Half-life of a head: tokens until that weight, begun anew at a starting position, is below "
+      "in f64; where the decay is a vector (RWKV, HGRN-2, Mamba-1), their arithmetic mean over the "
+      "key channels; the least and the\n"
+      "most are in the arrays, too.\n"
+      "Half-life of a head: tokens until that weight, counted from a starting position, is below "
       "1/2; the median over\n"
       "--half-life-starts positions, each followed for as long as the last one can be (half the "
-      "stream). A median that does\n"
-      "not end by then is censored: \">= N\" here, null in the results.\n"
+      "stream). A median that is\n"
+      "not reached by then is censored: \">= N\" here, null in the results.\n"
       "Decays are the model's own, before any --mitigation; with one, the same is recorded once "
       "more "
       "as the mitigation has it\n"
-      "(\"mitigated_\" before the names): its decays, what clamp_norm rescales the state by, and "
-      "nothing of tokens that have left\n"
+      "(\"mitigated_\" before the names): its decays, the factors by which clamp_norm rescales the "
+      "state, and a weight of 0 for tokens that have left\n"
       "a sliding window. RWKV-7's transition is not diagonal (its erase term): its weights and "
       "half-lives are those of the\n"
       "diagonal part alone, and labelled so.\n"
@@ -155,15 +157,13 @@ void add_retention(CLI::App& root, Commands& commands) {
       "predictions from all T tokens and\n"
       "from the last n alone, read from the empty state. 0: what came before them does not matter. "
       "Any family, mitigations\n"
-      "included. All suffixes are rows of one pass; with --points they cost a few times the "
-      "stream.\n"
+      "included. All suffixes are rows of one pass; with --points they cost a few times as much as "
+      "the stream.\n"
       "Arrays, f32: surviving_weight.read=T, surviving_weight/least.read=T, "
       "surviving_weight/most.read=T [documents, layers,\n"
       "heads, suffixes]; half_life_tokens [documents, layers, heads] and half_life_tokens/median "
-      "[layers, heads], NaN: censored; alpha.mean, alpha.geometric [documents, layers, heads], "
-      "f64; "
-      "with --mitigation the same\n"
-      "names behind mitigated/.\n"
+      "[layers, heads], NaN: censored; alpha.mean, alpha.geometric\n"
+      "[documents, layers, heads], f64; with --mitigation the same again under mitigated/.\n"
       "They gather in OUT.safetensors.partial/. If the run is killed, run the same command again: "
       "it resumes, and ends\n"
       "with the same records and arrays.\n");

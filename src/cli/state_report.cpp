@@ -56,7 +56,7 @@ std::string state_table(const io::json& summary) {
   std::string table = curve_table(summary) + alpha_line(summary);
   table += summary.at("exploding").is_array()
                ? exploding_table(summary)
-               : "--train-len was not given: heads that explode past it are not looked for\n";
+               : "--train-len was not given, so exploding heads were not sought\n";
   return table + skipped_documents(summary);
 }
 

@@ -32,7 +32,8 @@ struct Options : EvaluationOptions {
 fs::path arrays_path(const Options& options) {
   if (!options.arrays.empty())
     return options.arrays;
-  check(options.output != "-", Error::Kind::Usage, "-o -: name the arrays' file by --arrays");
+  check(options.output != "-", Error::Kind::Usage,
+        "-o -: name a file for the arrays with --arrays");
   return arrays_beside(options.output);
 }
 
@@ -60,7 +61,8 @@ io::json describe_task(const eval::StateStatsOptions& task,
 std::optional<eval::DumpOptions> dump_of(const Options& options, const ModelConfig& model) {
   if (options.dump.empty())
     return std::nullopt;
-  check(options.output != "-", Error::Kind::Usage, "-o -: a dump needs a file to lie beside");
+  check(options.output != "-", Error::Kind::Usage,
+        "-o -: --dump writes beside the results, so -o must name a file");
   check(options.data.source.documents == 1, Error::Kind::Usage,
         "--dump: takes the states of one document; give --documents 1");
   const DumpSelection chosen = parse_dump(options.dump);
@@ -78,7 +80,7 @@ std::optional<eval::DumpOptions> dump_of(const Options& options, const ModelConf
   dump.positions.erase(repeated.begin(), repeated.end());
   const int64_t length = options.data.source.length;
   check(length == 0 || dump.positions.back() <= length, Error::Kind::Usage,
-        "--dump {}: --length {} ends before it", dump.positions.back(), length);
+        "--dump {}: lies past the end of --length {}", dump.positions.back(), length);
   return dump;
 }
 
@@ -90,11 +92,10 @@ void check_dump_size(const eval::StateDump& dump, bool force) {
   const double size = static_cast<double>(dump.bytes()) / kGB;
   cli::print(stderr, "dump: {:.3f} GB to {} (positions x layers x heads: {} x {} x {})\n", size,
              what.file.string(), what.positions.size(), what.layers.size(), what.heads.size());
-  check(
-      force || size <= kMostGB, Error::Kind::Usage,
-      "--dump: {:.1f} GB are more than {:.0f}; choose fewer positions, layers or heads, or insist "
-      "with --force",
-      size, kMostGB);
+  check(force || size <= kMostGB, Error::Kind::Usage,
+        "--dump: {:.1f} GB is more than {:.0f}; choose fewer positions, layers or heads, or give "
+        "--force",
+        size, kMostGB);
 }
 
 /// A dump replaces nothing but the dump of its own journal.
@@ -175,12 +176,12 @@ void add_statistics_options(CLI::App& app, Options& options) {
   const char* const group = "Statistics";
   eval::StateStatsOptions& task = options.task;
   add_size(app, "--stride", task.stride,
-           "Tokens between samples of the state, whatever --segment; inputs and losses are "
-           "averaged over as many")
+           "Tokens between samples of the state, independent of --segment; inputs and losses are "
+           "averaged over the same tokens")
       ->group(group);
   add_size(app, "--train-len", options.train_len,
-           "Training length of the model; heads that explode past it are found, and the limits "
-           "that clamp_norm reads are written")
+           "Training length of the model: find the heads whose state explodes past it, and write "
+           "the limits that clamp_norm reads")
       ->group(group);
   add_sizes(app, "--layers", task.layers, "Layers to record, such as 0,3 or 0..47:1 (default: all)",
             0)
@@ -195,16 +196,16 @@ void add_statistics_options(CLI::App& app, Options& options) {
          "Skip the effective rank, which costs an eigenvalue problem per sample, layer and head")
       ->group(group);
   add_sizes(app, "--histogram-at", task.histogram_at,
-            "Positions (multiples of --stride) to take a histogram of each head's state at, over "
-            "their common range")
+            "Positions (multiples of --stride) at which to take a histogram of each head's state; "
+            "the positions share one range")
       ->group(group);
   add_count(app, "--histogram-bins", task.histogram_bins, "Bins of each histogram")->group(group);
   app.add_option("--dump", options.dump,
-                 "Write whole states and gates at these positions, of these layers and heads "
-                 "(default: those recorded), to OUT.dump.safetensors; such as 8K,20K:38:0..7:1")
+                 "Write the whole states and gates at these positions, of these layers and heads "
+                 "(default: those recorded), to OUT.dump.safetensors; for example 8K,20K:38:0..7:1")
       ->type_name("POSITIONS[:LAYERS[:HEADS]]")
       ->group(group);
-  add_count(app, "--top", task.top, "Rows in the table of exploding heads")->group(group);
+  add_count(app, "--top", task.top, "Number of rows in the table of exploding heads")->group(group);
 }
 
 }  // namespace
@@ -227,8 +228,8 @@ void add_state_stats(CLI::App& root, Commands& commands) {
           eval::kStateStatsArrays + eval::kStateDumpTensors +
           "The arrays take 180 bytes per document, sample, layer and head: 280 MB for 1M tokens at "
           "a stride of 1K of a model of\n"
-          "48 x 32 heads. If it is killed, run the same command again: it resumes, and ends with "
-          "the same records and arrays.\n");
+          "48 x 32 heads. If the run is killed, run the same command again: it resumes, and ends "
+          "with the same records and arrays.\n");
   auto options = std::make_shared<Options>();
   options->data.source.documents = 1;
   add_model_options(*app, options->model);

@@ -20,9 +20,8 @@ std::string bar(double share) {
 
 std::string skipped_documents(const io::json& summary) {
   const io::json& skipped = summary.at("skipped");
-  return skipped.empty()
-             ? ""
-             : fmt::format("{} documents were too short and left out\n", skipped.size());
+  return skipped.empty() ? ""
+                         : fmt::format("too short and left out: {} documents\n", skipped.size());
 }
 
 }  // namespace stuffed::cli

@@ -37,7 +37,7 @@ constexpr const char* kExamples =
     "  stuffed tokenize --tokenizer tokenizer.json book.txt | stuffed tokenize --tokenizer "
     "tokenizer.json --decode\n"
     "  stuffed tokenize --tokenizer bytes --shards out/shards --min-document 4K --jsonl "
-    "books.jsonl.zst";
+    "books.jsonl.zst\n";
 
 using Sink = std::function<void(std::span<const int32_t>)>;
 
@@ -129,8 +129,8 @@ void write_ids(const io::Tokenizer& tokenizer, const TokenizeOptions& options) {
     encode(tokenizer, file, options, [&](std::span<const int32_t> ids) { writer.add(ids); });
     const int64_t length = writer.end_document();
     check(length == first.value_or(length), Error::Kind::Usage,
-          "-o: the documents of one token file have equal lengths, but {} has {} tokens and {} has "
-          "{}; write a file for each",
+          "-o: the documents of one token file must have equal lengths, but {} has {} tokens and "
+          "{} has {}; write one file per document",
           options.files.front(), first.value_or(0), file, length);
     first = length;
   }
@@ -144,7 +144,7 @@ void print_text(const io::Tokenizer& tokenizer, const std::string& path, bool wa
     return id.is_number_unsigned() && id.template get<uint64_t>() < (uint64_t{1} << 31);
   };
   check(ids.is_array() && std::all_of(ids.begin(), ids.end(), is_id), Error::Kind::Input,
-        "{}: not one JSON array of token ids, such as [510,1509]", path);
+        "{}: is not a single JSON array of token ids, such as [510,1509]", path);
   const std::string text = tokenizer.decode(ids.get<std::vector<int32_t>>());
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
@@ -206,18 +206,18 @@ void add_tokenize(CLI::App& root, Commands& commands) {
       "Write a safetensors file with `tokens` [documents, N] i64 instead of printing");
   output->type_name("OUT.safetensors");
   app->add_flag("--no-bos", options->no_bos,
-                "Do not put the tokenizer's beginning-of-text token in front");
+                "Do not prepend the tokenizer's beginning-of-text token");
   app->add_flag(
       "--literal-special", options->literal_special,
       "Encode special tokens written in the text, such as <|endoftext|>, as ordinary text");
   CLI::Option* decode =
       app->add_flag("--decode", options->decode,
-                    "The reverse: each FILE is a JSON array of ids; print their text")
+                    "Decode instead: each FILE is a JSON array of ids, whose text is printed")
           ->excludes(output);
   add_shard_options(*app, options->shards);
   app->get_option("--shards")->excludes(output)->excludes(decode);
   app->add_flag("--wait", options->wait,
-                "Keep waiting for a pipe that gives nothing for 10 s (default: an error)");
+                "Keep waiting when a pipe delivers nothing for 10 s (default: fail)");
   app->add_flag("--time", options->time, "Report the seconds spent encoding, on standard error");
   commands.push_back({.app = app, .run = [options](Context&) { run_tokenize(*options); }});
 }

@@ -113,24 +113,25 @@ void add_shard_options(CLI::App& app, TokenizeShardsOptions& options) {
                  "JSON Lines files, each line a document; gzip and zstd are read too")
       ->type_name("FILE")
       ->group(group);
-  app.add_option("--field", options.field, "Key of the text in a JSONL line; a.b descends")
+  app.add_option("--field", options.field,
+                 "Key of the text in a JSONL line; a.b descends into objects, and into JSON held "
+                 "in strings")
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
   add_size(app, "--min-document", options.shards.shortest_tokens,
-           "Leave out documents of fewer tokens")
+           "Leave out documents with fewer tokens")
       ->group(group);
   add_size(app, "--shard-size", options.shards.shard_tokens,
-           "Close a shard once it has so many tokens")
+           "Begin a new shard once one has this many tokens")
       ->group(group);
   app.add_flag("--no-eos", options.no_eos,
-               "Do not end documents with the tokenizer's end of text, if it has one")
+               "Do not append the tokenizer's end-of-text token, if it has one, to documents")
       ->group(group);
   app.add_flag("--skip-bad-lines", options.skip_bad_lines,
                "Leave out lines of --jsonl that cannot be read")
       ->group(group);
-  app.add_flag("--overwrite", options.overwrite, "Replace a set of shards that is there")
-      ->group(group);
+  app.add_flag("--overwrite", options.overwrite, "Replace an existing set of shards")->group(group);
 }
 
 void tokenize_to_shards(const std::vector<std::string>& texts,

@@ -51,8 +51,7 @@ std::map<std::string, std::filesystem::path> parse_shards(const char* flag,
     const bool is_new =
         sets.emplace(name, equals == part.npos ? part : part.substr(equals + 1)).second;
     check(is_new && !name.empty(), Error::Kind::Usage,
-          "{} {}: '{}' is there already; give each set a name of its own, NAME=DIR", flag, part,
-          name);
+          "{} {}: the name '{}' is taken; give each set its own name, NAME=DIR", flag, part, name);
   }
   return sets;
 }
@@ -118,7 +117,7 @@ void read_data_options(const TrainOptions& options, train::TrainConfig& config) 
 void read_model_options(const TrainOptions& options, train::TrainConfig& config) {
   config.init_from = options.init_from;
   check(options.model_config.empty() != options.init_from.empty(), Error::Kind::Usage,
-        "give either --model-config, for a new model, or --init-from");
+        "give exactly one of --model-config (a new model) and --init-from (a checkpoint)");
   if (!options.init_from.empty())
     return;
   config.model = parse_model_config(options.model_config);
@@ -151,23 +150,24 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
   const char* const group = "Data";
   train::DataConfig& data = options.config.data;
   app.add_flag("--wait", data.wait,
-               "Keep waiting for a pipe that gives nothing for 10 s (default: an error)")
+               "Keep waiting when a pipe delivers nothing for 10 s (default: fail)")
       ->group(group);
   app.add_option("--text", options.text,
-                 "Files whose bytes are trained on; repeatable. - is standard input; pipes, gzip "
-                 "and zstd are read too")
+                 "Text files to train on; repeatable. - is standard input; pipes, gzip and zstd "
+                 "are read too")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--held-out", options.held_out, "Files for validation, never trained on")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--shards", options.shards,
-                 "Folders of `tokenize --shards`; repeatable, each with a name of its own. Their "
-                 "documents come in a random order, each once an epoch, end to end")
+                 "Folders written by `tokenize --shards`; repeatable, each with its own name. "
+                 "Their documents are drawn in random order, each once per epoch, and concatenated")
       ->type_name("[NAME=]DIR")
       ->group(group);
   app.add_option("--held-out-shards", options.held_out_shards,
-                 "Shards for validation of the training shards of the same name")
+                 "Shards for validation, never trained on; each set belongs to the training shards "
+                 "of the same name")
       ->type_name("[NAME=]DIR")
       ->group(group);
   add_checkpoint(app, "--tokenizer", data.tokenizer,
@@ -183,7 +183,7 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
       ->type_name("SOURCE=SHARE")
       ->group(group);
   add_choice(app, "--documents", options.documents, {"reset", "carry"},
-             "Where a document begins inside a window the state is emptied, or goes on")
+             "Where a document begins inside a window, reset the state or carry it on")
       ->group(group);
   add_size(app, "--repeat-min", data.repeat_min, "Shortest string of 'repeat'")->group(group);
   add_size(app, "--repeat-max", data.repeat_max, "Longest string of 'repeat'")->group(group);
@@ -213,10 +213,12 @@ void add_optimiser_options(CLI::App& app, TrainOptions& options) {
                      : fmt::format("found {}, expected a number from {} to {}", text, low, high);
         });
   };
-  number("--lr", config.schedule.peak, "Learning rate between warm-up and decay (AdamW)", 0, 1e3);
+  number("--lr", config.schedule.peak, "Peak learning rate of AdamW, reached after --warmup steps",
+         0, 1e3);
   number("--last-lr", config.schedule.last, "Learning rate of the last step", 0, 1e3);
   add_choice(app, "--schedule", options.schedule, {"wsd", "cosine"},
-             "Behind the warm-up: constant, with --decay at the end; or half a cosine")
+             "After the warm-up, wsd: constant, with --decay steps of decay at the end; cosine: "
+             "half a cosine")
       ->group(group);
   add_count(app, "--warmup", config.schedule.warmup, "Steps of linear warm-up", 0)->group(group);
   add_count(app, "--decay", config.schedule.decay, "Steps of linear decay at the end (wsd)", 0)
@@ -224,35 +226,38 @@ void add_optimiser_options(CLI::App& app, TrainOptions& options) {
   number("--weight-decay", config.weight_decay, "Weight decay, on matrices and the embedding only",
          0, 1e3);
   app.add_option("--no-weight-decay", config.undecayed,
-                 "Nor on weights with this in their names; repeatable")
+                 "No weight decay on weights with PART in their names; repeatable")
       ->type_name("PART")
       ->group(group);
   number("--beta1", config.beta1, "AdamW's beta1", 0, 0.999999);
   number("--beta2", config.beta2, "AdamW's beta2", 0, 0.999999);
   number("--adam-eps", config.eps, "AdamW's eps", 0, 1);
-  number("--clip", config.clip, "Clip the gradient's norm to this; 0: do not clip", 0, 1e30);
+  number("--clip", config.clip, "Clip the norm of the gradient to X; 0: do not clip", 0, 1e30);
 }
 
 void add_state_options(CLI::App& app, TrainOptions& options) {
   const char* const group = "States and memory";
   train::TrainConfig& config = options.config;
   add_count(app, "--segments", config.segments,
-            "Truncated back-propagation: a row goes on over so many steps, its state carried from "
-            "one to the next without a gradient")
+            "Truncated back-propagation through time: a row continues over N steps, its state "
+            "carried from one to the next without a gradient")
       ->group(group);
   add_choice(app, "--initial-state", options.initial_state,
              {"empty", "passed", "noise", "fitted-noise"},
-             "What a row starts from: nothing; what the row before it left; normal numbers; those "
-             "with the mean and deviation of each head that the row before it left")
+             "State that a row starts from. empty: zeros; passed: the last state of the row before "
+             "it; noise: normal noise; fitted-noise: normal noise with the mean and deviation, per "
+             "head, of the last state of the row before it")
       ->group(group);
-  app.add_option("--noise-deviation", config.noise_deviation, "Of --initial-state noise")
+  app.add_option("--noise-deviation", config.noise_deviation,
+                 "Standard deviation for --initial-state noise")
       ->type_name("X")
       ->group(group);
   add_count(app, "--accumulate", config.accumulate,
-            "Feed a batch in so many parts, whose gradients are added")
+            "Feed a batch in N parts and add up their gradients")
       ->group(group);
   app.add_flag("--recompute", config.recompute,
-               "Keep the inputs of blocks alone, and compute the rest again in the backward pass")
+               "Keep only the inputs of each block, and recompute the rest in the backward pass "
+               "(activation checkpointing)")
       ->group(group);
 }
 
@@ -263,21 +268,21 @@ void add_record_options(CLI::App& app, train::TrainConfig& config) {
   add_count(app, "--validate-every", config.validate_every, "Steps between validations")
       ->group(group);
   add_count(app, "--checkpoint-every", config.checkpoint_every,
-            "Steps between checkpoints, which the same command resumes from")
+            "Steps between checkpoints, from which the same command resumes")
       ->group(group);
   add_save_every(app, config.save_every, group);
-  add_count(app, "--validation-rows", config.validation_rows, "Validation sequences of each source")
+  add_count(app, "--validation-rows", config.validation_rows, "Validation sequences per source")
       ->group(group);
   add_size(app, "--validation-length", config.validation_length,
-           "Tokens of a validation sequence; default: --length. Beyond --length the loss is "
-           "reported apart")
+           "Tokens per validation sequence (default: --length). The loss beyond --length is "
+           "reported separately")
       ->group(group);
 }
 
 /// Which families can be made, and of which keys.
 std::string families_paragraph() {
   std::string text =
-      "Families, with the keys of --model-config; what they are without it in brackets:\n";
+      "Families, with the keys of --model-config and, in brackets, their defaults:\n";
   for (const std::string& name : family_names(/*new_only=*/true)) {
     std::string line = fmt::format("  {}:", name);
     for (const NewKey& key : find_family(name).new_keys) {
@@ -303,9 +308,8 @@ void add_train(CLI::App& root, Commands& commands) {
   train::TrainConfig& config = options->config;
   CLI::App* app = add_subcommand(
       root, "train",
-      "Train a model of any family, from nothing or from a checkpoint, which the other commands "
-      "and "
-      "transformers or flash-linear-attention read",
+      "Train a model of any family, from scratch or from a checkpoint; the other commands and "
+      "transformers or flash-linear-attention read the result",
       "  stuffed train --config configs/smoke/train_bytes.toml\n"
       "  stuffed train --model-config '{\"hidden_size\":96,\"num_hidden_layers\":4,\"head_dim\":32,"
       "\"state_size\":128}'\n"
@@ -318,15 +322,16 @@ void add_train(CLI::App& root, Commands& commands) {
       ->type_name(fmt::format("{}", fmt::join(family_names(/*new_only=*/true), "|")))
       ->capture_default_str();
   add_checkpoint(*app, "--init-from", options->init_from,
-                 "Begin with the weights of this checkpoint, of any family and layout that is "
-                 "read; a folder, a file or a repository in Hugging Face's cache");
+                 "Start from the weights of this checkpoint, of any supported family and layout: a "
+                 "folder, a file or a repository in Hugging Face's cache");
   app->add_option("--model-config", options->model_config,
-                  "config.json of the new model: a file, or the JSON itself, in the keys below; "
-                  "one that is unknown or cannot be honoured is refused")
+                  "config.json of the new model: a file, or the JSON itself, with the keys below; "
+                  "a key that is unknown or cannot be honoured is refused")
       ->type_name("FILE|JSON");
-  app->add_option("--gated-norm", options->gated_norm,
-                  "With n_groups > 1: the gated norm is over the whole width, as transformers "
-                  "reads it (default), or over each group, saved in the original layout")
+  app->add_option(
+         "--gated-norm", options->gated_norm,
+         "With n_groups > 1: take the gated norm over the whole width, as transformers does "
+         "(default), or per group; a model with the latter is saved in the original layout")
       ->check(CLI::IsMember({"group", "whole"}).description(""))
       ->type_name("group|whole");
   app->add_option("-o,--output", options->output,
@@ -344,7 +349,7 @@ void add_train(CLI::App& root, Commands& commands) {
       ->capture_default_str();
   add_choice(*app, "--dtype", config.dtype, {"f32", "bf16"},
              "Type of activations; weights, states and moments are f32");
-  add_seed(*app, config.seed, "Initial weights and every draw are functions of it");
+  add_seed(*app, config.seed, "Seed of the initial weights and of every random draw");
   add_data_options(*app, *options);
   add_state_options(*app, *options);
   add_optimiser_options(*app, *options);

@@ -180,7 +180,7 @@ void run(const Options& options, Context& context) {
         "give either a MODEL or --kernels");
   check(options.kernels || options.op.empty(), Error::Kind::Usage, "--op goes with --kernels");
   check(options.family == "all" || op_of(options) == "scan", Error::Kind::Usage,
-        "--family is the recurrence's: it goes with --op scan, not {}", options.op);
+        "--family applies to the recurrence alone: it goes with --op scan, not {}", options.op);
   io::OutputGuard guard = guard_inputs(options.model);
   guard.reads("--text", options.text);
   guard.writes("-o", options.output);
@@ -243,9 +243,10 @@ void add_options(CLI::App& app, Options& options) {
   add_checkpoint(app, "model,--model", options.model.model,
                  "Folder or weight file of the model, or a repository in Hugging Face's cache");
   add_gated_norm(app, options.model.gated_norm, "Options");
-  app.add_flag("--kernels", options.kernels,
-               "Check every form of the operations against f64, the recurrence at all families' "
-               "shapes, with adversarial decays, lengths and cuts; needs no model");
+  app.add_flag(
+      "--kernels", options.kernels,
+      "Check every form of every operation against references in f64, the recurrence at the shapes "
+      "of all families, with adversarial decays, lengths and cuts; needs no model");
   app.add_option("--device", options.model.device,
                  "auto: the CPU, and the first GPU if there is one; otherwise this device alone")
       ->type_name("auto|cpu|cuda[:i]")
@@ -260,11 +261,12 @@ void add_options(CLI::App& app, Options& options) {
   add_choice(app, "--dtype", options.dtype, {"both", "f32", "bf16"},
              "Types of weights and activations")
       ->group(stream);
-  app.add_option("--text", options.text, "Tokens of this text; default: random ids from --seed")
+  app.add_option("--text", options.text,
+                 "Feed the tokens of this text (default: random ids from --seed)")
       ->type_name("FILE")
       ->group(stream);
   add_checkpoint(app, "--tokenizer", options.model.tokenizer,
-                 "Default: the one in the model's folder")
+                 "Tokenizer of --text (default: the one in the model's folder)")
       ->type_name("PATH|NAME|bytes")
       ->group(stream);
   add_seed(app, options.model.seed, "Seed of the random ids")->group(stream);
@@ -275,18 +277,18 @@ void add_options(CLI::App& app, Options& options) {
   add_sizes(app, "--segments", options.segments,
             "Segment lengths to compare (default: 1,37,512, those shorter than --length)")
       ->group(stream);
-  add_sizes(app, "--long", options.long_lengths,
-            "Longer streams, whole against pieces of --piece, without the reference; default: on a "
-            "GPU one whose widest activation exceeds 2^31 elements, on the CPU none")
+  add_sizes(
+      app, "--long", options.long_lengths,
+      "Lengths of longer streams, compared whole and in pieces of --piece, without the reference "
+      "(default: on a GPU, one whose widest activation exceeds 2^31 elements; on the CPU, none)")
       ->group(stream);
-  add_size(app, "--piece", options.piece, "Pieces that a --long stream is compared in")
-      ->group(stream);
+  add_size(app, "--piece", options.piece, "Tokens per piece of a --long stream")->group(stream);
   app.add_flag(
       "--no-long", options.no_long,
       "Skip long streams, and with --kernels whatever has a million tokens or 2^31 elements");
   add_journal(app, "-o,--output,--json", options.output,
-              "Verdicts, JSON Lines, written anew each time; - is standard output");
-  app.add_flag("--overwrite", options.overwrite, "Replace the verdicts of another run, too");
+              "Verdicts, JSON Lines, rewritten by every run; - is standard output");
+  app.add_flag("--overwrite", options.overwrite, "Replace even the verdicts of another run");
   add_choice(app, "--break", options.broken, form_names(),
              "For tests: makes every insertion of this implementation 1 % too large, which must "
              "end in exit code 1")
@@ -304,10 +306,11 @@ void add_verify(CLI::App& root, Commands& commands) {
       "  stuffed verify mamba2-130m\n"
       "  stuffed verify mamba2-1.3b --device cuda --text war.txt --length 2K -o verdicts.jsonl\n"
       "  stuffed verify --kernels --op norm\n"
-      "\nErrors are RMS of the difference over RMS of what it is compared with: of the losses "
-      "(with --kernels of y, the worst\n"
-      "head's), and of the final state, the worst layer's or head's. Bounds: f32 1e-4 between "
-      "paths of a model, bf16 2e-2 and\n"
+      "\n"
+      "An error is the RMS of the difference over the RMS of the reference: of the losses (with "
+      "--kernels: of y, in the worst\n"
+      "head), and of the final state, in the worst layer or head. Bounds: f32 1e-4 between paths "
+      "of a model, bf16 2e-2 and\n"
       "5e-2 (its activations round differently when cut differently), bf16 against f32 5e-2 and "
       "2e-1; kernels 1e-5 in f32, 5e-3\n"
       "and 3e-3 in bf16.\n");

@@ -58,14 +58,13 @@ std::string what_to_try(const CLI::App& command, const Context& context) {
   const eval::Feeding& feeding = *context.feeding;
   const int64_t needed = feeding_bytes(model->config(), model->dtype(), feeding);
   const std::string what = fmt::format(
-      ": sequences side by side {}, tokens of each {}: by estimate {} beside the weights, and {} "
-      "are free",
+      ": {} sequences of {} tokens each take an estimated {} besides the weights, and {} are free",
       feeding.rows, feeding.segment_tokens, gibibytes(needed), gibibytes(free_bytes));
   const std::vector<std::string> fits =
       needed > free_bytes ? fitting(command, *model, feeding, free_bytes - free_bytes / 8)
                           : std::vector<std::string>();
   return what + (fits.empty() ? what_takes_less(command)
-                              : fmt::format("; what fits a new run: {}", fmt::join(fits, ", or ")));
+                              : fmt::format("; a new run fits with {}", fmt::join(fits, ", or ")));
 }
 
 }  // namespace stuffed::cli

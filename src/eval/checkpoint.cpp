@@ -118,11 +118,11 @@ void Checkpoint::stop() {
   if (last_)
     write();
   check(!path_.empty(), Error::Kind::Interrupted,
-        "stopped by {}; results that are no file cannot be resumed: give -o a file to be able to "
-        "go on",
+        "stopped by {}; results that do not go to a file cannot be resumed: give -o a file name to "
+        "be able to resume",
         signal_name());
   fail(Error::Kind::Interrupted,
-       "stopped by {}; what was measured so far is kept: run the same command again to go on",
+       "stopped by {}; what was measured so far is kept: run the same command again to resume",
        signal_name());
 }
 

@@ -137,8 +137,8 @@ class Run {
     progress_.document = batch.first;
     const std::string place = place_of(batch.documents.front());
     check(!resumed_ || resumed_->place == place, Error::Kind::Input,
-          "{}: was kept in the middle of another document or text ('{}', this is '{}'); give the "
-          "same input again, or --overwrite to start anew",
+          "{}: was saved in the middle of another document or text ('{}', but this is '{}'); give "
+          "the same input again, or --overwrite to start anew",
           checkpoint_.path().string(), resumed_ ? resumed_->place : "", place);
     Measuring measuring(checkpoint_, std::exchange(resumed_, std::nullopt), place, progress_,
                         on_progress_);

@@ -109,7 +109,7 @@ void JsonField::no_field(int level) const {
 }
 
 void JsonField::no_text(std::string_view type) const {
-  fail(Error::Kind::Input, "{}: field '{}' is {}, expected text", where_, field_, type);
+  fail(Error::Kind::Input, "{}: field '{}' is {}, expected a string", where_, field_, type);
 }
 
 void JsonField::add(std::string_view text) {

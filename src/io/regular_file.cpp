@@ -26,7 +26,7 @@ void check_regular(const std::string& path, const struct stat& status) {
   const bool is_folder = S_ISDIR(status.st_mode);
   check(S_ISREG(status.st_mode), Error::Kind::Input, "{}: {} where a regular file was expected{}",
         path, kind_of(status.st_mode),
-        is_folder ? "" : "; write what it gives to a file, and name that");
+        is_folder ? "" : "; write its contents to a file, and give that file");
 }
 
 }  // namespace

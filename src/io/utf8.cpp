@@ -101,7 +101,7 @@ size_t Utf8Stream::add(std::string_view piece) {
 
 void check_utf8(size_t invalid, std::string_view where) {
   check(invalid == std::string_view::npos, Error::Kind::Input,
-        "{}: not UTF-8 at byte {}; convert it to UTF-8, or replace what is broken in it", where,
+        "{}: not UTF-8 at byte {}; convert the file to UTF-8, or repair the broken bytes", where,
         invalid);
 }
 

@@ -241,9 +241,7 @@ void check_new_config(const ConfigValues& config,
                fmt::join(table.model_types, "\" or \""));
   KeyCheck check(config, family, table);
   check.visit(config.all(), "");
-  config.check(check.unknown.empty(),
-               "'{}' is no key of a new {} model; those that say what it is "
-               "are {}",
+  config.check(check.unknown.empty(), "'{}' is not a key of a new {} model; its keys are {}",
                fmt::join(check.unknown, "', '"), family, fmt::join(table.read, ", "));
 }
 

@@ -196,8 +196,8 @@ std::optional<Recognition> recognise(const Checkpoint& checkpoint) {
     return std::nullopt;
   return Recognition{
       .layout = mamba_layout(checkpoint),
-      .why = fmt::format("'{}dt_bias' and a 1-D 'A_log' say Mamba-2; '{}' says whose names", first,
-                         mamba_embedding_name(checkpoint))};
+      .why = fmt::format("'{}dt_bias' and a 1-D 'A_log' say Mamba-2; '{}' says whose naming it is",
+                         first, mamba_embedding_name(checkpoint))};
 }
 
 std::unique_ptr<RecurrentLM> make(const Checkpoint& checkpoint, const Recognition& recognition) {

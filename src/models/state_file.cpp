@@ -53,8 +53,8 @@ void check_tag(const io::TensorFile& file, const StateTag& expected) {
   for (const auto& [name, value] : fields(expected)) {
     const auto found = metadata.find(name);
     check(found != metadata.end() && found->second == value, Error::Kind::Input,
-          "{}: {} of the saved state is '{}', this run's is '{}'; a state continues only the run "
-          "that made it",
+          "{}: {} of the saved state is '{}', but that of this run is '{}'; a state can be loaded "
+          "only with the model and settings that made it",
           path, name, found == metadata.end() ? "missing" : found->second, value);
   }
 }

@@ -182,8 +182,7 @@ bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
     if (takes(other, in, state))
       others.push_back(impl_name(other));
   fail(Error::Kind::Unsupported,
-       "decay_scan: the implementation '{}' does not take q {}, v {}, state {}{}{}; those that do: "
-       "{}",
+       "scan: the form '{}' does not take q {}, v {}, state {}{}{}; those that do: {}",
        impl_name(program), show(in.q), show(in.v), show(state),
        needs_gradient(in, state) ? " with a gradient" : "",
        program == Impl::Cuda && !cuda_library() ? fmt::format(" ({})", why_no_cuda()) : "",

@@ -62,7 +62,8 @@ int64_t Arguments::integer(const std::string& key,
     return *missing;
   const auto value = parse<int64_t>(*given);
   check(value && *value >= least && *value <= most, Error::Kind::Usage,
-        "mitigation {}: {}={} is not a whole number in [{}, {}]", name_, key, *given, least, most);
+        "mitigation {}: {}={} is not a whole number in [{}, {}] (no K, M or G)", name_, key, *given,
+        least, most);
   return *value;
 }
 

@@ -105,7 +105,7 @@ void check_cost(const std::vector<std::string>& mitigations, int64_t tokens) {
     check(recurrence::interval(mitigation) != 1 || tokens <= recurrence::kMostSingleSteps,
           Error::Kind::Usage,
           "--mitigation {}: every=1 takes {} tokens one at a time, which is slow beyond {}; choose "
-          "a larger interval, or insist with --force",
+          "a larger every=, or give --force",
           mitigation, tokens, recurrence::kMostSingleSteps);
 }
 

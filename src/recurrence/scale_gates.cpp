@@ -23,8 +23,8 @@ class ScaleGates : public Recurrence {
 
   Tensor advance(Where where, const ScanInputs& in, LayerState& layer) const override {
     check(scales_.dt == 1 || in.v_scale, Error::Kind::Usage,
-          "mitigation scale_gates: dt={} scales the step of Mamba, and this family has none; use "
-          "decay and insert",
+          "--mitigation: dt={} scales Mamba's step, which this family does not have; use decay and "
+          "insert",
           scales_.dt);
     if (scales_.decay == 1 && scales_.insert == 1 && scales_.dt == 1)
       return inner_->advance(where, in, layer);
@@ -41,8 +41,8 @@ class ScaleGates : public Recurrence {
     if (scales_.decay == 1 && scales_.dt == 1)
       return;
     check(!in.erase, Error::Kind::Unsupported,
-          "mitigation scale_gates: decay={} needs a decay that is a number per channel, and the "
-          "delta rule (RWKV-7) mixes channels; insert works",
+          "--mitigation: decay={} needs a decay that is one number per channel, but the delta rule "
+          "(RWKV-7) mixes channels; set decay=1 and use insert",
           scales_.decay);
     if (in.factored_decay) {
       FactoredDecay& decay = *in.factored_decay;

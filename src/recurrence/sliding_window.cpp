@@ -70,8 +70,8 @@ class SlidingWindow : public Recurrence {
   Tensor advance(Where where, const ScanInputs& given, LayerState& layer) const override {
     const ScanInputs in = ops::with_log_decay(given);
     check(!in.erase, Error::Kind::Unsupported,
-          "mitigation sliding_window: subtracting what has left needs a decay that is a number per "
-          "channel, and the delta rule (RWKV-7) mixes channels");
+          "mitigation sliding_window: subtracting the tokens that have left the window needs a "
+          "decay that is one number per channel, but the delta rule (RWKV-7) mixes channels");
     const Tokens all = held_and_new(where, in, layer);
     const int64_t T = in.q.size(1), held = all.at("window.k").size(1) - T;
     std::vector<Tensor> parts;

@@ -88,8 +88,8 @@ void add_overview(Page& page, const std::vector<Run>& runs) {
     if (!run.finished)
       unfinished += (unfinished.empty() ? "" : ", ") + run.name;
   if (!unfinished.empty())
-    page.warn("Unfinished, drawn as far as they are: " + unfinished +
-              ". The command of each goes on with it.");
+    page.warn("Unfinished, drawn as far as they go: " + unfinished +
+              ". Run the command of each again to resume it.");
 }
 
 void add_provenance(Page& page, const std::vector<Run>& runs) {

@@ -34,7 +34,7 @@ void check_place(const fs::path& page, bool overwrite) {
   const bool is_ours = fs::is_regular_file(page, error) &&
                        io::read_regular_file(page).substr(0, 4096).find(kOurs) != std::string::npos;
   check(is_ours, Error::Kind::Output,
-        "{}: is there and is no report; name another file, or give --overwrite", page.string());
+        "{}: exists and is not a report; choose another file, or give --overwrite", page.string());
 }
 
 Page page_of(const std::vector<Run>& runs, const ReportOptions& options) {

@@ -43,13 +43,14 @@ std::vector<std::string> deciding(const std::vector<std::string>& words) {
 Folder::Folder(fs::path path) : path_(std::move(path)) {
   std::error_code error;
   check(!fs::exists(path_, error) || fs::is_directory(path_, error), Error::Kind::Output,
-        "{}: is there and is no folder; name another", path_.string());
+        "{}: exists and is not a folder; choose another", path_.string());
   const fs::path plan = path_ / kPlan;
   if (!fs::exists(plan, error))
     return;
   const io::json found = io::read_json(plan);
   check(found.is_object() && found.value("schema", io::json()) == kSweepSchema, Error::Kind::Input,
-        "{}: is not the plan of a sweep, and is left as it is; name another folder", plan.string());
+        "{}: is not the plan of a sweep, and is left as it is; choose another folder",
+        plan.string());
 }
 
 Job Folder::job(const Cell& cell) const {

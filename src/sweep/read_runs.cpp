@@ -16,7 +16,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kShape =
-    "a sweep has [defaults] and [[runs]]; a run has command, options, and name, grid, only, except";
+    "a sweep has [defaults] and [[runs]]; a run has a command, options, and optionally name, grid, "
+    "only, except";
 
 struct Entry {
   std::string key;  // with dashes
@@ -34,7 +35,7 @@ std::vector<Entry> entries_of(const toml::table& table, const std::string& where
   std::set<std::string> keys;
   for (Entry& entry : entries) {
     std::ranges::replace(entry.key, '_', '-');
-    check(keys.insert(entry.key).second, Error::Kind::Usage, "{}: '{}' is there twice", where,
+    check(keys.insert(entry.key).second, Error::Kind::Usage, "{}: '{}' is given twice", where,
           entry.key);
   }
   return entries;
@@ -47,9 +48,8 @@ void check_key(const std::string& key,
                const std::string& where) {
   for (const char* own : {"output", "overwrite", "config", "help", "dry-run"})
     check(key != own, Error::Kind::Usage,
-          "{}: '{}' is no option of a cell: results go to the folder "
-          "of the sweep",
-          where, key);
+          "{}: '{}' may not be given in a sweep: results go to the folder of the sweep", where,
+          key);
   check(std::ranges::find(options, key) != options.end(), Error::Kind::Usage,
         "{}: {} has no option '{}'; 'stuffed {} --help' lists what there is", where, command, key,
         command);
@@ -86,14 +86,14 @@ class Reader {
   static const toml::table& as_table(const toml::node& node,
                                      const std::string& where,
                                      const std::string& key) {
-    check(node.is_table(), Error::Kind::Usage, "{}: '{}' is no table", where, key);
+    check(node.is_table(), Error::Kind::Usage, "{}: '{}' is not a table", where, key);
     return *node.as_table();
   }
   static std::vector<const toml::table*> as_tables(const toml::node& node,
                                                    const std::string& where,
                                                    const std::string& key) {
     check(node.is_array() && !node.as_array()->empty(), Error::Kind::Usage,
-          "{}: '{}' is no array of tables; write [[{}]]", where, key, key);
+          "{}: '{}' is not an array of tables; write [[{}]]", where, key, key);
     std::vector<const toml::table*> tables;
     for (const toml::node& element : *node.as_array())
       tables.push_back(&as_table(element, where, key));
@@ -101,7 +101,7 @@ class Reader {
   }
 
   std::string text(const toml::node& node, const std::string& where, const char* key) const {
-    check(node.is_string(), Error::Kind::Usage, "{}: '{}' is no string", where, key);
+    check(node.is_string(), Error::Kind::Usage, "{}: '{}' is not a string", where, key);
     return io::toml_texts(node, where, key).front();
   }
 
@@ -115,7 +115,8 @@ class Reader {
     check(!run.command.empty(), Error::Kind::Usage, "{}: has no command", where);
     const auto options = options_of_(run.command);
     check(options.has_value(), Error::Kind::Usage,
-          "{}: command = \"{}\" is none that a sweep can run", where, run.command);
+          "{}: command = \"{}\" cannot be run by a sweep; see `stuffed sweep --help`", where,
+          run.command);
     for (const Entry& entry : defaults_)
       if (std::ranges::find(*options, entry.key) != options->end()) {
         check_key(entry.key, run.command, *options, config_ + ": defaults");
@@ -155,7 +156,7 @@ class Reader {
   static Axis read_axis(const Entry& entry, const std::string& where) {
     const toml::array* const values = entry.node->as_array();
     check(values != nullptr && !values->empty(), Error::Kind::Usage,
-          "{}: grid: '{}' is no array of values", where, entry.key);
+          "{}: grid: '{}' must be an array of one or more values", where, entry.key);
     Axis axis{.key = entry.key, .values = {}};
     for (const toml::node& value : *values)
       axis.values.push_back(io::toml_texts(value, where, entry.key));

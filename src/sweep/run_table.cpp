@@ -89,11 +89,10 @@ std::string name_of(const RunTable& run, const Cell& cell) {
   constexpr size_t kLongest = 200;  // a file's name is 255 bytes at most, and others are made of it
   const bool good = !name.empty() && name.size() <= kLongest && name.find('/') == name.npos &&
                     name.find('\0') == name.npos && !name.starts_with('.');
-  check(
-      good, Error::Kind::Usage,
-      "{}: '{}' is no name of a file; a name has 1 to {} bytes, no slash, and does not begin with "
-      "a dot",
-      run.where, name, kLongest);
+  check(good, Error::Kind::Usage,
+        "{}: '{}' is not a valid file name; a name has 1 to {} bytes, no slash, and does not begin "
+        "with a dot",
+        run.where, name, kLongest);
   return name;
 }
 

@@ -29,7 +29,7 @@ TokenCorpus::TokenCorpus(const std::vector<std::filesystem::path>& files,
       ids_.insert(ids_.end(), ids.begin(), ids.end());
     }
     check(size() - begin >= at_least, Error::Kind::Input,
-          "{}: has {} {}, and a window needs {}; join short files, or draw shorter windows",
+          "{}: has {} {}, but a window needs {}; join short files, or give a smaller --window",
           path.string(), size() - begin, is_bytes ? "bytes" : "tokens", at_least);
     ends_.push_back(size());
   }

@@ -37,7 +37,8 @@ void check_mix(const DataConfig& config) {
                       [](double total, const auto& part) { return total + part.second; });
   check(std::ranges::all_of(mix, [](const auto& part) { return part.second >= 0; }) &&
             std::abs(sum - 1) < 1e-9,
-        Error::Kind::Usage, "--mix: the shares sum to {}, and must be positive and sum to 1", sum);
+        Error::Kind::Usage,
+        "--mix: the shares sum to {}; each must be positive, and their sum must be 1", sum);
   check(!mix.contains(Source::Text) || mix.at(Source::Text) == 0 || !config.text.empty(),
         Error::Kind::Usage, "--mix asks for text, and no --text FILE is named");
 }

@@ -125,7 +125,7 @@ TEST_F(ByteStreamTest, OfAPipeTheDecompressedBytesTakenAreRemembered) {
 TEST_F(ByteStreamTest, APipeThatGivesNothingIsGivenUpAndNamed) {
   const auto path = fifo();
   ByteStream stream = ByteStream::open(path, {.patience_seconds = 0.2});
-  expect_error(Error::Kind::Input, {"fifo", "nothing came", "--wait"}, [&] { stream.peek(); });
+  expect_error(Error::Kind::Input, {"fifo", "nothing arrived", "--wait"}, [&] { stream.peek(); });
 }
 
 TEST_F(ByteStreamTest, WhatIsNoFileAndNoPipeIsRefused) {

@@ -152,7 +152,7 @@ TEST(JsonField, SaysWhatIsWrongAndWhere) {
                [&] { read(R"({"texts":"x"})", "text"); });
   expect_error(Error::Kind::Input, {"no field 'b'", "--field a.b"},
                [&] { read(R"({"a":{"c":1}})", "a.b"); });
-  expect_error(Error::Kind::Input, {"field 'text' is array, expected text"},
+  expect_error(Error::Kind::Input, {"field 'text' is array, expected a string"},
                [&] { read(R"({"text":["x"]})", "text"); });
   expect_error(Error::Kind::Input, {"text", "twice"},
                [&] { read(R"({"text":"x","text":"y"})", "text"); });

@@ -110,7 +110,7 @@ def test_what_is_said_to_fit_when_the_memory_runs_out_does(tmp_path):
         ("--batch-size", ["--length", 64, "--batch-size", 100_000]),
     ):
         done = limited(room, *run, *more, "-o", tmp_path / f"{flag}.jsonl")
-        refused(done, 5, "out of memory", "what fits a new run", flag, "are free")
+        refused(done, 5, "out of memory", "a new run fits with", flag, "are free")
         (said,) = re.findall(rf"{flag} (\d+)", done.stderr)
         more[more.index(flag) + 1] = said
         again = limited(room, *run, *more, "-o", tmp_path / f"{flag}-again.jsonl")

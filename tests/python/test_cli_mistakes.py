@@ -79,7 +79,7 @@ def test_more_prompts_than_can_be_planned_are_refused_at_once(tmp_path):
         (["--lr", "nan"], 2, "--lr"),
         (["--beta2", "2"], 2, "--beta2"),
         (["--clip", "-1"], 2, "--clip"),
-        (["--family", "rwkv6"], 2, "'head_dim', 'state_size' is no key of a new rwkv6 model"),
+        (["--family", "rwkv6"], 2, "'head_dim', 'state_size' is not a key of a new rwkv6 model"),
         (["--text", ROOT / "tests"], 3, ROOT / "tests"),
     ],
 )

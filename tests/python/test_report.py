@@ -381,7 +381,7 @@ def test_nothing_but_a_report_is_replaced(tmp_path):
     refused(stuffed("report", sample, "-o", sample), 2)
     refused(stuffed("report", sample, "-o", "-"), 2, "a file is needed")
     (tmp_path / "notes.html").write_text("<p>mine</p>")
-    refused(stuffed("report", sample, "-o", tmp_path / "notes.html"), 7, "is no report")
+    refused(stuffed("report", sample, "-o", tmp_path / "notes.html"), 7, "is not a report")
     assert pathlib.Path(sample).read_bytes() == before and (tmp_path / "notes.html").read_text() == "<p>mine</p>"
     assert stuffed("report", sample, "--overwrite", "-o", tmp_path / "notes.html").returncode == 0
 

@@ -44,13 +44,13 @@ Limit parse_limit(const std::string& text) {
   std::ranges::replace(limit.metric, '-', '_');
   const std::vector<std::string> names = metric_names();
   check(std::ranges::find(names, limit.metric) != names.end(), Error::Kind::Usage,
-        "--fail-above: there is no metric '{}'{}; --list-metrics lists them", limit.metric,
+        "--fail-above: there is no metric '{}' (see --list-metrics){}", limit.metric,
         did_you_mean(limit.metric, names));
   const std::string value = equals == text.npos ? "" : text.substr(equals + 1);
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), limit.value);
   check(error == std::errc() && end == value.data() + value.size() && !value.empty() &&
             !std::isnan(limit.value),
-        Error::Kind::Usage, "--fail-above {}: '{}' is no number; write NAME=VALUE", text, value);
+        Error::Kind::Usage, "--fail-above {}: '{}' is not a number; write NAME=VALUE", text, value);
   return limit;
 }
 
@@ -144,9 +144,10 @@ void add_compare(CLI::App& root, Commands& commands) {
       "  stuffed compare plain.jsonl rri.jsonl --fail-above passkey_accuracy_drop=0.02\n"
       "  stuffed compare stored.jsonl new.jsonl --atol 0 --rtol 1e-4\n"
       "  stuffed compare --list-metrics\n"
-      "\nBoth must be finished, of one command, one model and the same tokens (else exit code 3); "
+      "\n"
+      "Both must be finished, of one command, one model and the same tokens (else exit code 3); "
       "documents are paired by the\n"
-      "hash of their tokens, in whatever order they were read, trials and other records by key. "
+      "hash of their tokens, in whatever order they were read; trials and other records, by key. "
       "Other settings may differ\n"
       "(mitigations, dtype, device), and are listed. The interval is that of the paired "
       "difference: Student's t over documents\n"
@@ -157,19 +158,22 @@ void add_compare(CLI::App& root, Commands& commands) {
   app->add_flag("--across-models", options->across_models,
                 "Compare results of different models, over the same tokens");
   app->add_option("--fail-above", options->fail_above,
-                  "Exit code 1 if this metric is larger; repeatable")
+                  "Exit with code 1 if the metric NAME exceeds VALUE; repeatable")
       ->take_all()
       ->expected(1)
       ->type_name("NAME=VALUE")
       ->group("Limits");
+  add_tolerance(*app, "--atol", options->atol,
+                "Exit with code 1 if a row differs by more than X + --rtol times A's value "
+                "(default: no limit)");
   add_tolerance(
-      *app, "--atol", options->atol,
-      "Exit code 1 if a row differs by more than this and --rtol together (default: no limit)");
-  add_tolerance(*app, "--rtol", options->rtol, "The same, as a share of A's value");
-  app->add_flag("--list-metrics", options->list_metrics, "List what --fail-above knows, and stop")
+      *app, "--rtol", options->rtol,
+      "Relative part of that limit: a share of A's value (default: 0 if --atol is given)");
+  app->add_flag("--list-metrics", options->list_metrics,
+                "List the metrics that --fail-above takes, and exit")
       ->group("Limits");
   add_choice(*app, "--format", options->format, {"md", "json", "csv"},
-             "md for people and comments; json and csv have every row");
+             "md: a table for people, thinned out if it is long; json and csv: every row");
   commands.push_back({.app = app, .run = [options](Context&) { run_compare(*options); }});
 }
 

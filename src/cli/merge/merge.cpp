@@ -44,28 +44,29 @@ void run_merge(const MergeArguments& options, const Context& context) {
 void add_merge(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "merge",
-      "Join the parts of a run as if one run had made them, or the cells of a sweep "
-      "in one file",
+      "Join the parts of a run into what a single run would have written, or the cells of a sweep "
+      "into one file",
       "  stuffed ppl-by-length --model DIR --jsonl books.jsonl --length 64K --skip-short --part "
       "0/2 "
       "-o part-0.jsonl\n"
       "  stuffed merge part-0.jsonl part-1.jsonl -o books.jsonl\n"
       "  stuffed merge out/models -o models.jsonl\n"
       "  stuffed merge node1/models node2/models -o models.jsonl\n"
-      "\nParts are finished journals of one command (--part i/n) whose headers agree but for "
-      "provenance, "
-      "paths, device and part;\na part, a document or "
-      "trial that is missing or there twice is refused by name (exit code 3). Summaries are made "
-      "anew; the arrays beside the parts\n"
-      "become OUT.safetensors. Of folders every cell of the plan must be finished, in one of them; "
-      "a record KEY of cell NAME\n"
-      "becomes NAME/KEY, and arrays stay where they are.\n");
+      "\n"
+      "Parts are finished journals of one command (--part i/n) whose headers agree except for "
+      "provenance, paths, device and\n"
+      "part. A part, document or trial that is missing or occurs twice is named in an error (exit "
+      "code 3). Summaries are\n"
+      "computed anew; the arrays beside the parts become OUT.safetensors. Of the folders of a "
+      "sweep, one must hold each cell of\n"
+      "the plan, finished; a record KEY of cell NAME becomes NAME/KEY, and the arrays stay where "
+      "they are.\n");
   auto options = std::make_shared<MergeArguments>();
   app->add_option("results", options->results, "Journals of the parts, or folders of a sweep")
       ->required()
       ->type_name("RESULTS");
   add_journal(*app, "-o,--output", options->output, "The merged results, JSON Lines")->required();
-  app->add_flag("--overwrite", options->overwrite, "Replace results that are there");
+  app->add_flag("--overwrite", options->overwrite, "Replace existing results");
   commands.push_back(
       {.app = app, .run = [options](Context& context) { run_merge(*options, context); }});
 }

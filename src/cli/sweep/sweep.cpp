@@ -86,7 +86,8 @@ void check_cell(const sweep::Cell& cell, const std::vector<std::string>& argumen
     for (const auto& [key, file] : files_of(cell)) {
       std::error_code ignored;
       check(file != "-", Error::Kind::Usage, "{} = \"-\": a sweep has no standard input", key);
-      check(fs::exists(file, ignored), Error::Kind::Usage, "{} = \"{}\": is not there", key, file);
+      check(fs::exists(file, ignored), Error::Kind::Usage, "{} = \"{}\": no such file or folder",
+            key, file);
     }
   } catch (const Error& error) {
     refuse(error.what());
@@ -258,16 +259,18 @@ void print_plan(const Sweep& sweep) {
       "one worker, {:.4g} with {}{}\n",
       rows.size(), sweep.all.size(), done, tokens, gibibytes(memory), hours,
       hours / static_cast<double>(sweep.workers), sweep.workers,
-      unknown > 0 ? fmt::format("; {} cells cannot be told", unknown) : "");
+      unknown > 0 ? fmt::format("; {} cells cannot be estimated", unknown) : "");
   if (measured > 0)
-    cli::print(stdout,
-               "Hours of {} cells are by the time that finished ones of their command took here.\n",
-               measured);
+    cli::print(
+        stdout,
+        "Hours of {} cells are estimated from finished cells of the same command in this folder.\n",
+        measured);
   if (guessed > 0)
     cli::print(stdout,
-               "Hours of {} cells are a guess that nothing was measured for: two FLOPs per "
-               "parameter and token at half the speed of\na large matrix product, measured now. "
-               "Small models take many times that; run one cell of each command, then ask again.\n",
+               "Hours of {} cells are a guess without any measurement of such a cell: two FLOPs "
+               "per parameter and token at half the speed of\n"
+               "a large matrix product, measured now. Small models take many times as long; run "
+               "one cell of each command, then repeat the dry run.\n",
                guessed);
 }
 
@@ -378,12 +381,13 @@ void run_sweep(const SweepArguments& options, int64_t threads, Context& context)
 void add_sweep(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "sweep",
-      "Run a command over models, lengths, mitigations and whatever else: a TOML of cells, spread "
-      "over processes, GPUs and machines; what is done is skipped",
+      "Run commands over a grid of models, lengths, mitigations or any other options: cells of a "
+      "TOML file, spread over processes, GPUs and machines; finished cells are skipped",
       "  stuffed sweep models.toml -o out/models --dry-run\n"
       "  stuffed sweep models.toml -o out/models --jobs 2\n"
       "  stuffed sweep models.toml -o out/models --shard 0/8\n"
-      "\n[defaults] holds options of all runs; each [[runs]] has command (ppl-by-length, "
+      "\n"
+      "[defaults] holds options of all runs; each [[runs]] has a command (ppl-by-length, "
       "state-stats, retention, passkey, retrieval, train,\n"
       "verify, bench scan, bench model), its options as in --config, and a grid whose every key is "
       "an axis and every element of\n"
@@ -400,30 +404,33 @@ void add_sweep(CLI::App& root, Commands& commands) {
       "  [[runs.except]]\n"
       "  model = \"mamba2-130m\"\n"
       "  length = \"1M\"\n"
-      "[[runs.only]] keeps the cells that match one of its tables, [[runs.except]] drops those "
-      "that "
-      "do. Without a name it is made\n"
-      "from the axes. Results are DIR/NAME.jsonl (of train DIR/NAME/), what a cell prints "
-      "DIR/NAME.log, an error DIR/NAME.error.json,\n"
-      "and DIR/sweep.json has the plan and each cell's status. per-token and arrays may be named "
-      "with {name} and lie in DIR.\n"
+      "[[runs.only]] keeps only the cells that match one of its tables, [[runs.except]] drops "
+      "those that match. A run without a\n"
+      "name takes it from its axes. Results go to DIR/NAME.jsonl (of train: DIR/NAME/), what a "
+      "cell prints to DIR/NAME.log, an\n"
+      "error to DIR/NAME.error.json; DIR/sweep.json has the plan and the status of each cell. The "
+      "files of per-token and arrays\n"
+      "may have {name} in their names, and lie in DIR.\n"
       "If the sweep is stopped or killed, run it again. Cells that another process is running are "
-      "left to it, so shards may overlap.\n"
-      "Exit code: 0; 75 if stopped; else that of the failing cells if they agree, else 1.\n");
+      "left to that process, so shards may overlap.\n"
+      "Exit code: 0 if all cells are done; 75 if stopped; else that of the failed cells if they "
+      "agree, else 1.\n");
   auto options = std::make_shared<SweepArguments>();
-  app->add_option("sweep", options->config, "The sweep")->type_name("CONFIG.toml");
-  app->add_option("-o,--output", options->output, "Folder for results, made if it is not there")
+  app->add_option("sweep", options->config, "TOML file that describes the sweep")
+      ->type_name("CONFIG.toml");
+  app->add_option("-o,--output", options->output, "Folder for the results, created if missing")
       ->type_name("DIR");
   app->add_option("--shard", options->shard,
-                  "Cells i, i+n, i+2n, ... alone (default: what a Slurm array says, else all)")
+                  "Run only cells i, i+n, i+2n, ... (default: those of this task of a Slurm array, "
+                  "else all)")
       ->type_name("i/n");
-  add_count(
-      *app, "--jobs", options->jobs,
-      "Cells at a time, each in a process of its own, the GPUs in turn (default: one per GPU, "
-      "else 1)");
-  app->add_flag("--dry-run", options->dry_run,
-                "Print cells, tokens, memory and hours, and stop; loads no weights. Hours are by "
-                "what finished cells of the same command took in DIR, else a guess");
+  add_count(*app, "--jobs", options->jobs,
+            "Number of cells run at a time, each in its own process, on the GPUs in turn (default: "
+            "one per GPU, else 1)");
+  app->add_flag(
+      "--dry-run", options->dry_run,
+      "Print the cells with their tokens, memory and hours, and exit; loads no weights. Hours are "
+      "estimated from finished cells of the same command in DIR, else from FLOPs");
   app->add_flag("--worker", options->worker, "A process of a sweep")->group("");
   commands.push_back(
       {.app = app,

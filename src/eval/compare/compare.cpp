@@ -54,8 +54,8 @@ void explained(const Side& side, const std::string& what, const std::function<vo
 
 Side open_side(const std::filesystem::path& path) {
   io::JournalEnd end = io::read_journal(path, [](const json&, io::LinePlace) {});
-  check(end.finished, Error::Kind::Input,
-        "{}: is not finished; run its command again, which goes on with it", path.string());
+  check(end.finished, Error::Kind::Input, "{}: is not finished; run its command again to resume it",
+        path.string());
   Side side{.path = path,
             .config = std::move(end.header.config),
             .provenance = std::move(end.header.provenance),
@@ -115,7 +115,8 @@ void list_settings(const json& a, const json& b, const std::string& where, Resul
 void check_models(const Side& a, const Side& b, bool across_models) {
   const json of_a = model_of(a.config), of_b = model_of(b.config);
   check(across_models || of_a == of_b, Error::Kind::Input,
-        "{} and {}: are of two models ({} and {}); --across-models compares them all the same",
+        "{} and {}: are of different models ({} and {}); to compare them nevertheless, give "
+        "--across-models",
         a.path.string(), b.path.string(), setting_text(of_a), setting_text(of_b));
 }
 
@@ -159,19 +160,20 @@ const std::vector<MetricHelp>& compare_metrics() {
   static const std::vector<MetricHelp> kMetrics = {
       {"nll_mean", "ppl-by-length, state-stats", "nats per token", "how much the mean loss rose"},
       {"nll_mean_low", "ppl-by-length, state-stats", "nats per token",
-       "lower end of the 95 % interval of nll_mean: above 0 if it rose for certain"},
+       "lower end of the 95 % interval of nll_mean: above 0 if the rise is significant"},
       {"nll_mean_relative", "ppl-by-length, state-stats", "share",
        "nll_mean over A's mean loss: 0.001 is 0.1 %"},
       {"nll_bucket_max", "ppl-by-length", "nats per token",
        "how much the mean loss of a bucket rose, the worst bucket"},
       {"bits_per_byte", "ppl-by-length", "bits per byte",
-       "how much they rose, where the text is known"},
+       "how much the bits per byte rose, where the text is known"},
       {"collapse_onset_drop", "ppl-by-length", "tokens",
        "how much earlier the loss collapses, with --train-len"},
       {"not_finite", "ppl-by-length, state-stats", "count",
-       "losses or states that are not finite in B, less those in A"},
+       "losses or states that are not finite: B's number minus A's"},
       {"passkey_accuracy_drop", "passkey", "share", "how much the accuracy over all trials fell"},
-      {"passkey_accuracy_drop_max", "passkey", "share", "the same of the worst length"},
+      {"passkey_accuracy_drop_max", "passkey", "share",
+       "how much the accuracy of the worst length fell"},
       {"passkey_length_drop", "passkey", "tokens", "how much the effective length fell"},
       {"retrieval_accuracy_drop", "retrieval", "share",
        "how much the mean score over all trials fell"},

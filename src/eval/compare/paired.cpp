@@ -50,8 +50,8 @@ std::vector<size_t> pair_documents(const Side& a,
     waiting.emplace(key(of_b[i]), i);
   const auto differ = [&](const Side& with, const DocumentName& name, const Side& without) {
     fail(Error::Kind::Input,
-         "{}: has no document of the tokens of document={} of {} ({}, {} targets); both must have "
-         "read the same",
+         "{}: no document has the tokens of document={} of {} ({}, {} targets); both runs must "
+         "have read the same documents",
          without.path.string(), name.number, with.path.string(), name.name, name.targets);
   };
   std::vector<size_t> pairs;

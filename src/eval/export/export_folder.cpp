@@ -7,10 +7,10 @@ namespace stuffed::eval {
 namespace fs = std::filesystem;
 
 void check_finished(const fs::path& journal, bool finished, bool partial) {
-  check(
-      finished || partial, Error::Kind::Input,
-      "{}: is not finished; its run's command goes on with it, and --partial exports what is there",
-      journal.string());
+  check(finished || partial, Error::Kind::Input,
+        "{}: is not finished; run its command again to resume it, or give --partial to export what "
+        "is there",
+        journal.string());
 }
 
 void check_folder(const fs::path& folder, bool overwrite) {
@@ -18,12 +18,11 @@ void check_folder(const fs::path& folder, bool overwrite) {
   if (!fs::exists(folder, error))
     return;
   check(fs::is_directory(folder, error), Error::Kind::Output,
-        "{}: is there and is no folder; name another", folder.string());
-  check(
-      overwrite || fs::is_empty(folder, error), Error::Kind::Output,
-      "{}: is there already, and is not empty; name another folder, or give --overwrite to replace "
-      "what an export writes",
-      folder.string());
+        "{}: exists and is not a folder; choose another", folder.string());
+  check(overwrite || fs::is_empty(folder, error), Error::Kind::Output,
+        "{}: exists and is not empty; choose another folder, or give --overwrite to replace what "
+        "an export writes",
+        folder.string());
 }
 
 void make_folder(const fs::path& folder) {

@@ -108,7 +108,7 @@ fs::path losses_path(const ReadJournal& journal, const Asked& asked, const Paper
   const fs::path beside = folder / named.filename();
   const fs::path found = fs::exists(named, ignored) ? named : beside;
   check(!named.empty() && fs::exists(found, ignored), Error::Kind::Input,
-        "{}: does not say where its losses are; name their file by --per-token",
+        "{}: does not say where its losses are; name their file with --per-token",
         journal.path.string());
   return found;
 }
@@ -142,7 +142,7 @@ Tensor read_losses(const ReadJournal& journal,
                    const fs::path& path,
                    PaperFiles& files) {
   check(journal.end.finished && !targets.empty(), Error::Kind::Input,
-        "{}: is not finished, so its losses are not complete; the run's command goes on with it",
+        "{}: is not finished, so its losses are not complete; run its command again to resume it",
         journal.path.string());
   const io::TensorFile file = io::TensorFile::open(path);
   check(file.has("nll"), Error::Kind::Input,

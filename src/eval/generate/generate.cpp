@@ -34,8 +34,9 @@ void feed_prompt(const RecurrentLM& model,
                  const std::function<void(int64_t fed)>& on_progress) {
   for (const int32_t id : prompt)
     check(id >= 0 && id < model.config().vocab, Error::Kind::Input,
-          "token id {} is not in the model's vocabulary of {}; is it the model's tokenizer?", id,
-          model.config().vocab);
+          "token id {} is not in the model's vocabulary of {}; were the tokens made with the "
+          "model's tokenizer?",
+          id, model.config().vocab);
   for (size_t begin = 0; begin < prompt.size();) {
     const int64_t to_boundary = segment - saved.state.position % segment;
     const auto part =

@@ -31,7 +31,7 @@ Part read_part(const fs::path& path) {
   const io::JournalEnd end = io::read_journal(path, [&](const json& record, io::LinePlace) {
     part.records.emplace(record.at("key").get<std::string>(), record);
   });
-  check(end.finished, Error::Kind::Input, "{}: is not finished; run its command again",
+  check(end.finished, Error::Kind::Input, "{}: is not finished; run its command again to resume it",
         path.string());
   part.header = end.header;
   return part;
@@ -58,7 +58,8 @@ void check_headers(const std::vector<Part>& parts) {
   for (const Part& part : parts) {
     const bool same =
         part.header.schema == first.header.schema && part.header.version == first.header.version;
-    check(same, Error::Kind::Input, "{} and {}: hold '{}' of version {} and '{}' of version {}",
+    check(same, Error::Kind::Input,
+          "{} and {}: are not parts of one run: they hold '{}' version {} and '{}' version {}",
           first.path.string(), part.path.string(), first.header.schema, first.header.version,
           part.header.schema, part.header.version);
     const std::string why =
@@ -93,7 +94,7 @@ void check_parts(const std::vector<Part>& parts) {
 }
 
 [[noreturn]] void refuse_overlap(const std::string& key, const fs::path& a, const fs::path& b) {
-  fail(Error::Kind::Input, "'{}' is in both {} and {}; give each once", key, a.string(),
+  fail(Error::Kind::Input, "'{}' is in both {} and {}; give each part once", key, a.string(),
        b.string());
 }
 
@@ -162,7 +163,7 @@ void check_schema(const Part& part) {
         "passkey and retrieval have",
         part.path.string(), part.header.schema);
   check(!part.header.config.contains("dump"), Error::Kind::Input,
-        "{}: has a dump beside it, which is of one document: there is nothing to merge",
+        "{}: has a --dump, which is of a single document, so there is nothing to merge",
         part.path.string());
 }
 

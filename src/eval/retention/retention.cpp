@@ -55,14 +55,14 @@ Plan plan_of(const io::Document& document, const RetentionOptions& options) {
   const int64_t needed =
       options.read_tokens.empty() ? 2 : std::max<int64_t>(2, std::ranges::max(options.read_tokens));
   check(targets >= needed, Error::Kind::Input,
-        "{}: has {} targets, but {} tokens are to be read before a target", document.name, targets,
-        needed);
+        "{}: has {} targets, but --at asks for {} tokens before a target; give a smaller --at",
+        document.name, targets, needed);
   Plan plan{.points = points_of(options, targets), .half_life = {}};
   check(plan.points.back().read >= 2, Error::Kind::Usage,
-        "half-lives need at least 2 tokens, {} is asked for", plan.points.back().read);
+        "half-lives need at least 2 tokens, but {} was asked for", plan.points.back().read);
   check(options.fewer_starts || options.half_life_starts <= plan.points.back().read / 2,
         Error::Kind::Usage,
-        "--half-life-starts {}: the first half of the {} tokens read has not so many",
+        "--half-life-starts {}: the first half of the {} tokens read has fewer positions",
         options.half_life_starts, plan.points.back().read);
   plan.half_life = plan_half_lives(plan.points.back().read, options.half_life_starts);
   return plan;

@@ -102,8 +102,8 @@ std::optional<fs::path> find(const fs::path& folder, const Repository& asked) {
     return std::nullopt;
   const std::vector<fs::path> found = snapshots_of(folder, commit);
   check(found.size() < 2, Error::Kind::Input,
-        "{}@{}: {} commits in the cache begin so; give more digits", asked.name, asked.revision,
-        found.size());
+        "{}@{}: {} commits in the cache begin like this; give more digits", asked.name,
+        asked.revision, found.size());
   return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
@@ -121,7 +121,7 @@ fs::path find_checkpoint(const std::string& given, const std::string& option) {
     return given;
   const bool has_others = fs::is_directory(folder, error);
   fail(Error::Kind::Input,
-       "{}: no such file or folder ({}), and {} in Hugging Face's cache, {}; bring it with: {}",
+       "{}: no such file or folder ({}), and {} in Hugging Face's cache, {}; fetch it with: {}",
        given, option, has_others ? "no such revision of it" : "no repository of this name",
        folder.string(), asked->command());
 }
@@ -151,7 +151,7 @@ std::string why_absent(const fs::path& folder, const std::string& file) {
   std::error_code error;
   if (fs::exists(repository / ".no_exist" / snapshot->commit / file, error))
     return fmt::format(" (the repository {} has no {})", snapshot->name, file);
-  return fmt::format(" (if {} has it, bring it with: hf download {} {} --revision {})",
+  return fmt::format(" (if {} has it, fetch it with: hf download {} {} --revision {})",
                      snapshot->name, snapshot->name, file, snapshot->commit);
 }
 

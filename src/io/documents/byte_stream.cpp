@@ -86,7 +86,7 @@ void ByteStream::Impl::wait() const {
     stop_if_interrupted();
     const std::chrono::duration<double> waited = Clock::now() - begin;
     check(is_patient || waited.count() < options.patience_seconds, Error::Kind::Input,
-          "{}: nothing came for {} s; does anything write to it? --wait waits for it without end",
+          "{}: nothing arrived for {} s; does anything write to it? To wait longer, give --wait",
           name, options.patience_seconds);
   }
 }
@@ -206,7 +206,7 @@ std::string read_stream(const fs::path& path, const StreamOptions& options) {
   for (std::string_view more; !(more = stream.peek()).empty(); stream.take(more.size())) {
     all += more;
     check(stream.is_limited() || all.size() <= kMost, Error::Kind::Input,
-          "{}: more than {} bytes, and no end in sight; write the text to a file first",
+          "{}: more than {} bytes, and the end is not reached; write the text to a file first",
           stream.name(), kMost);
   }
   return all;

@@ -265,7 +265,7 @@ RawDocuments token_documents(const SourceOptions& options, json& identity) {
   const TensorFile file = TensorFile::open(options.tokens);
   const std::string where = options.tokens.string();
   check(file.has(options.tokens_key), Error::Kind::Input,
-        "{}: has no tensor '{}'; name it by --tokens-key", where, options.tokens_key);
+        "{}: has no tensor '{}'; name it with --tokens-key", where, options.tokens_key);
   Tensor tokens = file.load(options.tokens_key);
   check(at::isIntegralType(tokens.scalar_type(), false) && (tokens.dim() == 1 || tokens.dim() == 2),
         Error::Kind::Input,
@@ -288,7 +288,7 @@ RawDocuments token_documents(const SourceOptions& options, json& identity) {
 RawDocuments prompt_document(const SourceOptions& options,
                              std::shared_ptr<const Tokenizer> tokenizer,
                              json& identity) {
-  check(options.length > 0, Error::Kind::Usage, "--prompt repeats without end: give --length");
+  check(options.length > 0, Error::Kind::Usage, "--prompt repeats without end; give --length");
   identity["kind"] = "prompt";
   identity["name"] = options.prompt;
   std::string once;

@@ -184,12 +184,13 @@ ShardWriter::ShardWriter(const fs::path& folder,
   const bool is_set = holds_shards(folder);
   check(is_set || !fs::exists(folder, error) || fs::is_empty(folder, error) ||
             has_leavings_alone(folder, saved_tokenizer_name(*tokenizer_)),
-        Error::Kind::Input, "{}: is there, and no set of shards; name another folder",
+        Error::Kind::Input, "{}: exists and is not a set of shards; choose another folder",
         folder.string());
   if (is_set) {
     read_index(folder / kShardsFile);
     check(overwrite, Error::Kind::Usage,
-          "{}: holds a set of shards from something else; name another folder, or --overwrite",
+          "{}: holds a set of shards made from other input or options; choose another folder, or "
+          "give --overwrite",
           folder.string());
     fs::remove(folder / kShardsFile, error);
   }
@@ -233,7 +234,7 @@ void ShardWriter::close_shard() {
 void ShardWriter::finish(const json& sources) {
   close_shard();
   check(documents_ > 0, Error::Kind::Input,
-        "no document has {} tokens ({} were shorter); give a smaller --min-document",
+        "no document has {} tokens or more ({} were shorter); give a smaller --min-document",
         options_.shortest_tokens, left_out_);
   save_tokenizer(*tokenizer_, folder_);
   const auto id = [](const std::optional<int64_t>& token) { return token ? json(*token) : json(); };

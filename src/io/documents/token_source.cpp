@@ -49,8 +49,7 @@ void check_options(const SourceOptions& options, const Tokenizer* tokenizer) {
         "text without a tokenizer");
   const auto files = static_cast<int64_t>(options.text.size());
   check(options.when_short == Short::Pack || files == 0 || options.documents <= files,
-        Error::Kind::Usage, "--documents {}: only {} --text files are given", options.documents,
-        files);
+        Error::Kind::Usage, "--documents {}: --text names only {}", options.documents, files);
   check(options.prompt.empty() || options.documents <= 1, Error::Kind::Usage,
         "--documents {}: a --prompt is one document", options.documents);
   check(std::ranges::count(options.text, std::filesystem::path("-")) <= 1, Error::Kind::Usage,
@@ -77,7 +76,8 @@ void TokenSource::Impl::read(RawDocument& document, size_t count, std::vector<in
   document.read(count, tokens);
   for (size_t i = before; i < tokens.size(); ++i)
     check(tokens[i] < vocab, Error::Kind::Input,
-          "{}: token {} is {}, but the model knows ids below {}; is it the model's tokenizer?",
+          "{}: token {} is {}, but the model has only {} ids; were the tokens made with the "
+          "model's tokenizer?",
           document.name(), document.given() + i - before, tokens[i], vocab);
   document.give(tokens.size() - before);
 }
@@ -120,7 +120,7 @@ std::optional<Document> TokenSource::Impl::next_cut() {
       return document;
     }
     check(options.when_short == Short::Skip, Error::Kind::Input,
-          "{}: has {} targets to score, but {} are asked for; give --skip-short, --pack, or a "
+          "{}: has {} targets to score, but at least {} are needed; give --skip-short, --pack or a "
           "smaller --length",
           document->name, targets, std::max<int64_t>(1, options.length));
     skipped.push_back({document->name, targets});
@@ -230,7 +230,7 @@ std::optional<Document> TokenSource::Impl::next() {
     return {};
   std::optional<Document> document = options.when_short == Short::Pack ? next_packed() : next_cut();
   check(document.has_value() || given >= std::max<int64_t>(1, wanted), Error::Kind::Input,
-        "there are only {} documents of {} targets, and {} are asked for; give a smaller --length "
+        "found {} documents of at least {} targets, expected {} or more; give a smaller --length "
         "or --documents",
         given, std::max<int64_t>(1, options.length), std::max<int64_t>(1, wanted));
   given += document.has_value();
@@ -242,8 +242,8 @@ std::optional<Document> TokenSource::next() {
   while (document && document->number % impl_->options.parts != impl_->options.part)
     document = impl_->next();
   check(document.has_value() || !impl_->is_empty, Error::Kind::Usage,
-        "--part {}/{}: holds no document, there are only {}; give fewer parts", impl_->options.part,
-        impl_->options.parts, impl_->given);
+        "--part {}/{}: holds no document, as there are only {}; use fewer parts",
+        impl_->options.part, impl_->options.parts, impl_->given);
   impl_->is_empty = false;
   if (document && impl_->piped->bytes() > 0)
     document->piped = {.bytes = impl_->piped->bytes(), .sha256 = impl_->piped->sha256()};

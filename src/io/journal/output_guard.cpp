@@ -133,15 +133,16 @@ void OutputGuard::writes(std::string_view flag, const fs::path& path) {
           path.string(), input.flag);
   for (const File& output : outputs_)
     check(!file.is(output), Error::Kind::Usage,
-          "{} {}: is the file of {}; the results would be lost, name another", flag, path.string(),
-          output.flag);
+          "{} {}: is also the file of {}, and the results would be lost; choose another", flag,
+          path.string(), output.flag);
   for (const auto& [descriptor, name] :
        {std::pair{STDOUT_FILENO, "standard output"}, {STDERR_FILENO, "standard error"}}) {
     struct stat status = {};
     const bool is_file = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     check(!is_file || !file.is_there || status.st_dev != file.device || status.st_ino != file.inode,
-          Error::Kind::Usage, "{} {}: is where {} goes; give -o - instead, or name another file",
-          flag, path.string(), name);
+          Error::Kind::Usage,
+          "{} {}: {} goes there, too; give -o - instead, or choose another file", flag,
+          path.string(), name);
   }
   outputs_.push_back(file);
 }
@@ -159,7 +160,7 @@ void check_place(const fs::path& path, const std::function<bool(const TensorFile
   } catch (const Error&) {  // not even safetensors
   }
   check(ours, Error::Kind::Input,
-        "{}: is there and holds something else, which is left as it is; name another file",
+        "{}: exists and holds something else, which is left as it is; choose another file",
         path.string());
 }
 

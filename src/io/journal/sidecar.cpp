@@ -85,7 +85,7 @@ struct Finished {
 };
 Finished read_finished(const fs::path& path, const std::string& schema) {
   const char* const foreign =
-      "{}: is there and holds no arrays of stuffed; it is left as it is, name another file";
+      "{}: exists and holds no arrays of stuffed; it is left as it is; choose another file";
   std::error_code error;
   check(fs::is_regular_file(path, error), Error::Kind::Output,
         "{}: is a folder, a device or a pipe; name a file", path.string());

@@ -30,8 +30,8 @@ constexpr std::string_view kWhereToGet =
 
 std::string read_all(const std::string& path) {
   std::error_code ignored;
-  check(fs::exists(path, ignored), Error::Kind::Input, "{}: this tokenizer cannot be read. {}",
-        path, kWhereToGet);
+  check(fs::exists(path, ignored), Error::Kind::Input,
+        "{}: no such tokenizer file, folder or repository. {}", path, kWhereToGet);
   constexpr int64_t kMostBytes = int64_t{1} << 28;  // published ones have some MB
   return read_regular_file(path, kMostBytes);
 }
