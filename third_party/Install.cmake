@@ -1,8 +1,13 @@
 # cmake --install: the program, what shells and man read, the configs, and the licence. LibTorch stays where it is: the
 # program finds it there.
 include(GNUInstallDirs)
-set_target_properties(stuffed PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+set_target_properties(stuffed PROPERTIES INSTALL_RPATH ${LibTorch_LIBRARY_DIR})
 install(TARGETS stuffed)
+if(CUDA_BUILD)  # beside the program, which looks for it there
+  get_target_property(cuda_rpath stuffed_cuda BUILD_RPATH)
+  set_target_properties(stuffed_cuda PROPERTIES INSTALL_RPATH "${LibTorch_LIBRARY_DIR}$<$<BOOL:${cuda_rpath}>:;${cuda_rpath}>")
+  install(TARGETS stuffed_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 install(CODE "
   set(share \"\$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR}\")
   set(bash \"\${share}/bash-completion/completions/stuffed\")

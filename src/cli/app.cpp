@@ -74,6 +74,10 @@ void check_command(const CLI::App& root, const std::vector<std::string>& argumen
     if (word.starts_with('-') && app != &root)
       return;  // an option's value may follow
     if (word.starts_with('-')) {
+      check(root.get_option_no_throw(word.substr(0, word.find('='))) != nullptr, Error::Kind::Usage,
+            "{}: the options of a command go behind its name\nRun 'stuffed --help' for the "
+            "commands.",
+            word);
       i += word == "--config";
       continue;
     }
@@ -131,7 +135,8 @@ bool parse(CLI::App& root, std::vector<std::string> arguments) {
     // What is missing is noticed first, but what is mistyped is what the user wants to hear of.
     const std::vector<std::string> unknown = root.remaining(/*recurse=*/true);
     const bool mistyped = !unknown.empty() && (dynamic_cast<const CLI::RequiredError*>(&error) ||
-                                               dynamic_cast<const CLI::ExtrasError*>(&error));
+                                               dynamic_cast<const CLI::ExtrasError*>(&error) ||
+                                               dynamic_cast<const CLI::ValidationError*>(&error));
     fail(Error::Kind::Usage, "{}\nRun 'stuffed{} --help' for the {}.",
          mistyped ? not_known(app, unknown.front()) : error.what(), chosen,
          chosen.empty() ? "commands" : "options");

@@ -1,6 +1,7 @@
 // `stuffed bench`: options, and the table of what was measured.
 #include "stuffed/check/bench.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -132,7 +133,7 @@ class Report {
 
 void run_scan(const ScanOptions& options, Context& context) {
   const eval::BenchOptions shared = how(options);
-  const bool all = options.families == std::vector<std::string>{"all"};
+  const bool all = std::ranges::find(options.families, "all") != options.families.end();
   std::vector<eval::ScanCase> cases;
   for (const std::string& family : all ? family_names() : options.families)
     for (const int64_t batch : options.batches)
@@ -195,9 +196,7 @@ void add_shared_options(CLI::App& app, Options& options, const char* tokens_help
       ->group("Cases");
   add_sizes(app, "--tokens", options.lengths, tokens_help)->group("Cases");
   const char* const group = "Measurement";
-  app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
-      ->type_name("auto|cpu|cuda[:i]")
-      ->capture_default_str()
+  add_device(app, options.device, "auto: the first GPU if there is one, else the CPU")
       ->group(group);
   add_choice(app, "--dtype", options.dtype, {"auto", "f32", "bf16"},
              "auto: bf16 on a GPU, f32 on the CPU")

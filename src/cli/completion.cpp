@@ -1,8 +1,9 @@
 // `stuffed completion`: what shells read, made from the help.
+#include "src/cli/help/completion.h"
+
 #include <memory>
 
 #include "src/cli/app.h"
-#include "src/cli/help/completion.h"
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 
@@ -11,8 +12,9 @@ namespace stuffed::cli {
 void add_completion(CLI::App& root, Commands& commands) {
   CLI::App* app = add_subcommand(
       root, "completion", "Print a script that completes commands, options and values in a shell",
-      "  source <(stuffed completion bash)      # this shell; put it into ~/.bashrc for all\n"
-      "  stuffed completion zsh > ~/.zfunc/_stuffed   # a folder in fpath\n");
+      "  source <(stuffed completion bash)\n"
+      "  stuffed completion bash >> ~/.bash_completion\n"
+      "  stuffed completion zsh > \"${fpath[1]}/_stuffed\"\n");
   auto shell = std::make_shared<std::string>();
   app->add_option("SHELL", *shell, "bash or zsh")
       ->check(CLI::IsMember({"bash", "zsh"}).description(""))

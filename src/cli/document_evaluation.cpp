@@ -39,6 +39,8 @@ void add_data_options(CLI::App& app, DataOptions& options) {
       ->capture_default_str()
       ->type_name("NAME")
       ->group(group);
+  app.get_option("--field")->needs("--jsonl");
+  app.get_option("--tokens-key")->needs("--tokens");
   app.add_option("--prompt", source.prompt, "Repeat this text until --length is reached")
       ->check(CLI::IsMember({"newlines", "capital"}).description(""))
       ->type_name("newlines|capital")

@@ -10,6 +10,7 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/atomic_file.h"
 #include "stuffed/io/regular_file.h"
 #include "stuffed/io/tensor_file.h"
 
@@ -141,9 +142,12 @@ void check_save_state(const Options& options) {
   guard.reads("--load-state", options.load_state);
   guard.writes("--save-state", options.save_state);
   check_state_place(options.save_state);
+  io::make_folder_of(options.save_state);
 }
 
 void run(Options options, Context& context) {
+  check(std::ranges::find(options.how.stop, "") == options.how.stop.end(), Error::Kind::Usage,
+        "--stop '': every text contains it; give the text to stop at");
   if (!options.save_state.empty())
     check_save_state(options);
   const auto tokenizer = find_tokenizer(options);
@@ -227,7 +231,7 @@ void add_prompt_options(CLI::App& app, Options& options) {
 void add_sampling_options(CLI::App& app, Options& options) {
   const char* const group = "Sampling (greedy unless one of these is given; seeded by --seed)";
   app.add_option("--temperature", options.temperature, "Divide the logits by X")
-      ->check(CLI::Range(1e-6, 1e6).description(""))
+      ->check(number_between(1e-6, 1e6))
       ->type_name("X")
       ->group(group);
   app.add_option("--top-k", options.top_k, "Sample from the K most likely tokens")
@@ -236,7 +240,7 @@ void add_sampling_options(CLI::App& app, Options& options) {
       ->group(group);
   app.add_option("--top-p", options.top_p,
                  "Sample from the fewest most likely tokens whose total probability reaches P")
-      ->check(CLI::Range(1e-9, 1.0).description(""))
+      ->check(number_between(1e-9, 1))
       ->type_name("P")
       ->group(group);
 }

@@ -192,11 +192,38 @@ CLI::Option* add_sizes(CLI::App& app,
       ->type_name("SIZES");
 }
 
+CLI::Validator number_between(double low, double high) {
+  return CLI::Validator(
+      [low, high](const std::string& text) {
+        const char* const end = text.data() + text.size();
+        double x = 0;
+        const auto [rest, error] = std::from_chars(text.data(), end, x);
+        return error == std::errc() && rest == end && x >= low && x <= high  // false for NaN
+                   ? std::string()
+                   : fmt::format("found {}, expected a number from {} to {}", text, low, high);
+      },
+      "");
+}
+
+CLI::Option* add_device(CLI::App& app, std::string& home, const std::string& description) {
+  const auto check = [](const std::string& text) {
+    const bool indexed = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
+                         text.find_first_not_of("0123456789", 5) == text.npos;
+    return text == "auto" || text == "cpu" || text == "cuda" || indexed
+               ? std::string()
+               : "'" + text + "' is not auto, cpu, cuda or cuda:i";
+  };
+  return app.add_option("--device", home, description)
+      ->check(CLI::Validator(check, ""))
+      ->type_name("auto|cpu|cuda[:i]")
+      ->capture_default_str();
+}
+
 void add_save_every(CLI::App& app, double& home, const std::string& group) {
   app.add_option("--save-every", home,
                  "Seconds between saves of an unfinished measurement, which is the most that "
                  "SIGKILL can lose. Signals that can be caught always save; 0: save only on those")
-      ->check(CLI::Range(0.0, 1e9).description(""))
+      ->check(number_between(0, 1e9))
       ->type_name("SECONDS")
       ->capture_default_str()
       ->group(group);
@@ -315,18 +342,7 @@ void add_model_options(CLI::App& app, ModelOptions& options, bool model_required
                  "one of them, or 'bytes' (default: the one in the model's folder)")
       ->type_name("PATH|NAME|bytes")
       ->group(group);
-  app.add_option("--device", options.device, "auto: the first GPU if there is one, else the CPU")
-      ->check(CLI::Validator(
-          [](const std::string& text) {
-            const bool indexed = text.starts_with("cuda:") && text.size() > 5 && text.size() < 9 &&
-                                 text.find_first_not_of("0123456789", 5) == text.npos;
-            return text == "auto" || text == "cpu" || text == "cuda" || indexed
-                       ? std::string()
-                       : "'" + text + "' is not auto, cpu, cuda or cuda:i";
-          },
-          ""))
-      ->type_name("auto|cpu|cuda[:i]")
-      ->capture_default_str()
+  add_device(app, options.device, "auto: the first GPU if there is one, else the CPU")
       ->group(group);
   add_choice(app, "--dtype", options.dtype, {"f32", "bf16"}, "Data type of weights and activations")
       ->group(group);

@@ -83,6 +83,12 @@ CLI::Option* add_sizes(CLI::App& app,
                        const std::string& description,
                        int64_t minimum = 1);
 
+/// A check that a text is a number in [low, high]; NaN is in no range.
+CLI::Validator number_between(double low, double high);
+
+/// --device auto|cpu|cuda[:i].
+CLI::Option* add_device(CLI::App& app, std::string& home, const std::string& description);
+
 /// --save-every SECONDS: how much a kill without warning costs.
 void add_save_every(CLI::App& app, double& home, const std::string& group);
 

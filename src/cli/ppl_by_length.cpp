@@ -8,6 +8,7 @@
 #include "src/cli/document_evaluation.h"
 #include "src/cli/ppl_report.h"
 #include "src/cli/progress_line.h"
+#include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
 #include "stuffed/eval/state_bytes.h"
 #include "stuffed/eval/what_fits.h"
@@ -57,6 +58,10 @@ int64_t resolve_batch_size(const Options& options,
 
 void run(Options options, Context& context) {
   check_outputs(options, "--per-token", options.per_token);
+  check(options.train_len == 0 || options.bucket <= options.train_len / 4, Error::Kind::Usage,
+        "--bucket {} is larger than a quarter of --train-len {}; the baseline of the collapse "
+        "needs at least four buckets, so give a smaller --bucket",
+        options.bucket, options.train_len);
   Evaluation it = open_evaluation(options, context);
   const int64_t window = window_tokens(options.model.mitigations);
   const int64_t length = options.data.source.length;

@@ -72,7 +72,7 @@ void add_prompt_options(CLI::App& app, PromptOptions& options) {
   add_save_every(app, options.save_every, "Output");
   app.add_flag("--dry-run", options.dry_run,
                "Print the number of prompts, their tokens and the tokens to feed as JSON, and "
-               "stop; loads no weights except for sliding_window")
+               "exit; loads no weights, except with sliding_window")
       ->group("Output");
 }
 

@@ -6,6 +6,7 @@
 #include "src/cli/app.h"
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "stuffed/core/error.h"
 
 namespace stuffed::cli {
 
@@ -19,6 +20,9 @@ struct ReportArguments {
 
 void run_report(const ReportArguments& options) {
   const std::vector<std::filesystem::path> results(options.results.begin(), options.results.end());
+  check(options.how.labels.empty() || options.how.labels.size() == results.size(),
+        Error::Kind::Usage, "{} --label for {} RESULTS; give one for each, in their order",
+        options.how.labels.size(), results.size());
   const report::Report made = report::write_report(results, options.output, options.how);
   for (const std::string& warning : made.warnings)
     cli::print(stderr, "report: {}\n", warning);

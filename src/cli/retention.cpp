@@ -103,11 +103,13 @@ void add_task_options(CLI::App& app, Options& options) {
   add_sizes(app, "--at", options.read_tokens,
             "Positions to measure at (default: the end of each document)")
       ->group(group);
-  add_count(app, "--points", options.points,
-            "Number of suffix lengths n per --at position, log-spaced from 1 to all tokens read")
-      ->group(group);
+  CLI::Option* const points = add_count(
+      app, "--points", options.points,
+      "Number of suffix lengths n per --at position, log-spaced from 1 to all tokens read");
+  points->group(group);
   add_sizes(app, "--grid", options.suffixes,
             "The suffix lengths n themselves, instead of a number of --points")
+      ->excludes(points)
       ->group(group);
   add_count(app, "--half-life-starts", options.half_life_starts,
             "Number of positions from which half-lives are measured, spaced evenly over the first "

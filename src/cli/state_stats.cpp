@@ -199,7 +199,9 @@ void add_statistics_options(CLI::App& app, Options& options) {
             "Positions (multiples of --stride) at which to take a histogram of each head's state; "
             "the positions share one range")
       ->group(group);
-  add_count(app, "--histogram-bins", task.histogram_bins, "Bins of each histogram")->group(group);
+  add_count(app, "--histogram-bins", task.histogram_bins, "Bins of each histogram")
+      ->needs("--histogram-at")
+      ->group(group);
   app.add_option("--dump", options.dump,
                  "Write the whole states and gates at these positions, of these layers and heads "
                  "(default: those recorded), to OUT.dump.safetensors; for example 8K,20K:38:0..7:1")

@@ -13,6 +13,7 @@
 #include "src/cli/print.h"
 #include "src/cli/tokenize_shards.h"
 #include "stuffed/core/error.h"
+#include "stuffed/io/atomic_file.h"
 #include "stuffed/io/byte_stream.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/tensor_file.h"
@@ -145,7 +146,14 @@ void print_text(const io::Tokenizer& tokenizer, const std::string& path, bool wa
   };
   check(ids.is_array() && std::all_of(ids.begin(), ids.end(), is_id), Error::Kind::Input,
         "{}: is not a single JSON array of token ids, such as [510,1509]", path);
-  const std::string text = tokenizer.decode(ids.get<std::vector<int32_t>>());
+  const auto tokens = ids.get<std::vector<int32_t>>();
+  const auto unknown = std::ranges::find_if(
+      tokens, [&](int32_t id) { return int64_t{id} >= tokenizer.vocab_size(); });
+  check(unknown == tokens.end(), Error::Kind::Input,
+        "{}: token id {} is not in the tokenizer's vocabulary of {}; was it made with another "
+        "tokenizer?",
+        path, unknown == tokens.end() ? 0 : *unknown, tokenizer.vocab_size());
+  const std::string text = tokenizer.decode(tokens);
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
 
@@ -157,6 +165,7 @@ void check_output(const TokenizeOptions& options) {
   for (const std::string& file : options.files)
     guard.reads("FILE", file);
   guard.writes("-o", options.output);
+  io::make_folder_of(options.output);
   io::check_place(options.output, [](const io::TensorFile& file) {
     return file.has("tokens") && file.metadata().contains("tokenizer_sha256");
   });
@@ -166,8 +175,6 @@ void run_tokenize(TokenizeOptions options) {
   check_output(options);
   if (options.files.empty() && options.shards.jsonl.empty())
     options.files = {"-"};
-  check(!options.shards.folder.empty() || options.shards.jsonl.empty(), Error::Kind::Usage,
-        "--jsonl needs --shards");
   const auto tokenizer = io::load_tokenizer(
       options.tokenizer, {.add_bos = !options.no_bos, .parse_special = !options.literal_special});
   check(std::ranges::count(options.files, "-") <= 1, Error::Kind::Usage,

@@ -105,10 +105,10 @@ void check_places(const std::vector<std::string>& texts, const TokenizeShardsOpt
 
 void add_shard_options(CLI::App& app, TokenizeShardsOptions& options) {
   const char* const group = "Shards (what train reads)";
-  app.add_option("--shards", options.folder,
-                 "Write the documents as shards into this folder, with the tokenizer")
-      ->type_name("DIR")
-      ->group(group);
+  CLI::Option* const shards =
+      app.add_option("--shards", options.folder,
+                     "Write the documents as shards into this folder, with the tokenizer");
+  shards->type_name("DIR")->group(group);
   app.add_option("--jsonl", options.jsonl,
                  "JSON Lines files, each line a document; gzip and zstd are read too")
       ->type_name("FILE")
@@ -132,6 +132,9 @@ void add_shard_options(CLI::App& app, TokenizeShardsOptions& options) {
                "Leave out lines of --jsonl that cannot be read")
       ->group(group);
   app.add_flag("--overwrite", options.overwrite, "Replace an existing set of shards")->group(group);
+  for (const char* const option : {"--jsonl", "--field", "--min-document", "--shard-size",
+                                   "--no-eos", "--skip-bad-lines", "--overwrite"})
+    app.get_option(option)->needs(shards);
 }
 
 void tokenize_to_shards(const std::vector<std::string>& texts,

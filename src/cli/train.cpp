@@ -36,7 +36,8 @@ std::map<train::Source, double> parse_mix(const std::vector<std::string>& parts,
     const double share = equals == part.npos ? 0 : std::strtod(part.c_str() + equals + 1, &end);
     check(end && *end == '\0' && end != part.c_str() + equals + 1, Error::Kind::Usage,
           "--mix: '{}' is not SOURCE=SHARE, such as text=0.5", part);
-    mix[train::parse_source(part.substr(0, equals), data)] = share;
+    const auto added = mix.emplace(train::parse_source(part.substr(0, equals), data), share);
+    check(added.second, Error::Kind::Usage, "--mix: '{}' is given twice", part.substr(0, equals));
   }
   return mix;
 }
@@ -188,12 +189,13 @@ void add_data_options(CLI::App& app, TrainOptions& options) {
   add_size(app, "--repeat-min", data.repeat_min, "Shortest string of 'repeat'")->group(group);
   add_size(app, "--repeat-max", data.repeat_max, "Longest string of 'repeat'")->group(group);
   add_count(app, "--recall-pairs", data.recall_pairs,
-            "Keys of 'recall' and 'mqar' with their values, at most", 2)
+            "Maximum number of key-value pairs in 'recall' and 'mqar'", 2)
       ->group(group);
   options.window = add_size(app, "--window", data.window,
                             "Tokens drawn at once and cut into sequences: runs that differ in "
-                            "--length alone see the same tokens in the same steps. Where that does "
-                            "not fit and it is not given: --length times --segments");
+                            "--length alone see the same tokens in the same steps. If not given, "
+                            "and 512 does not fit --length, --segments and --batch: --length times "
+                            "--segments");
   options.window->group(group);
 }
 
@@ -206,12 +208,7 @@ void add_optimiser_options(CLI::App& app, TrainOptions& options) {
         ->type_name("X")
         ->capture_default_str()
         ->group(group)
-        ->check([low, high](const std::string& text) {
-          const double x = std::strtod(text.c_str(), nullptr);
-          return x >= low && x <= high  // false for NaN
-                     ? std::string()
-                     : fmt::format("found {}, expected a number from {} to {}", text, low, high);
-        });
+        ->check(number_between(low, high));
   };
   number("--lr", config.schedule.peak, "Peak learning rate of AdamW, reached after --warmup steps",
          0, 1e3);
@@ -324,6 +321,7 @@ void add_train(CLI::App& root, Commands& commands) {
   add_checkpoint(*app, "--init-from", options->init_from,
                  "Start from the weights of this checkpoint, of any supported family and layout: a "
                  "folder, a file or a repository in Hugging Face's cache");
+  app->get_option("--family")->excludes("--init-from");  // a checkpoint has its own
   app->add_option("--model-config", options->model_config,
                   "config.json of the new model: a file, or the JSON itself, with the keys below; "
                   "a key that is unknown or cannot be honoured is refused")
@@ -344,9 +342,7 @@ void add_train(CLI::App& root, Commands& commands) {
            "Tokens per training sequence, through which gradients flow");
   add_count(*app, "--batch", config.batch, "Sequences per step");
   add_count(*app, "--steps", config.schedule.steps, "Optimiser steps")->required();
-  app->add_option("--device", options->device, "auto: the first GPU if there is one, else the CPU")
-      ->type_name("auto|cpu|cuda[:i]")
-      ->capture_default_str();
+  add_device(*app, options->device, "auto: the first GPU if there is one, else the CPU");
   add_choice(*app, "--dtype", config.dtype, {"f32", "bf16"},
              "Type of activations; weights, states and moments are f32");
   add_seed(*app, config.seed, "Seed of the initial weights and of every random draw");

@@ -247,10 +247,8 @@ void add_options(CLI::App& app, Options& options) {
       "--kernels", options.kernels,
       "Check every form of every operation against references in f64, the recurrence at the shapes "
       "of all families, with adversarial decays, lengths and cuts; needs no model");
-  app.add_option("--device", options.model.device,
-                 "auto: the CPU, and the first GPU if there is one; otherwise this device alone")
-      ->type_name("auto|cpu|cuda[:i]")
-      ->capture_default_str();
+  add_device(app, options.model.device,
+             "auto: the CPU, and the first GPU if there is one; otherwise this device alone");
   std::vector<std::string> families = family_names();
   families.emplace(families.begin(), "all");
   add_choice(app, "--op", options.op, op_names(),

@@ -187,8 +187,12 @@ void JsonField::begin_value(char c) {
     refuse("expected a value");
   if (is_wanted() && c != '"')
     no_text(type_of(c));
-  if (descends() && c != '{' && (c != '"' || (is_inner_ && open_.empty())))
+  if (descends() && c != '{' && (c != '"' || (is_inner_ && open_.empty()))) {
+    check(!open_.empty() || is_inner_, Error::Kind::Input,
+          "{}: is not a JSON object, and so has no field '{}' (--field {})", where_,
+          keys_[static_cast<size_t>(level_)], field_);
     no_field(level_);
+  }
   if (c == '"')
     return begin_string(/*is_key=*/false);
   if (c == '{' || c == '[')

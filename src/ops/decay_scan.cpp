@@ -185,7 +185,10 @@ bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
        "scan: the form '{}' does not take q {}, v {}, state {}{}{}; those that do: {}",
        impl_name(program), show(in.q), show(in.v), show(state),
        needs_gradient(in, state) ? " with a gradient" : "",
-       program == Impl::Cuda && !cuda_library() ? fmt::format(" ({})", why_no_cuda()) : "",
+       program != Impl::Cuda       ? ""
+       : cuda_library() == nullptr ? fmt::format(" ({})", why_no_cuda())
+       : !in.q.is_cuda()           ? " (it needs a GPU: --device cuda)"
+                                   : "",
        fmt::join(others, ", "));
 }
 

@@ -117,7 +117,10 @@ void refuse(const Op& op, const Tensor& first, const std::vector<Impl>& takers) 
        "{}: the form '{}' does not take [{}] {} on {}{}{}; those that do: {}", op.name,
        impl_name(form), fmt::join(first.sizes(), ","), toString(first.scalar_type()),
        first.device().str(), first.requires_grad() ? " with a gradient" : "",
-       form == Impl::Cuda && !cuda_library() ? fmt::format(" ({})", why_no_cuda()) : "",
+       form != Impl::Cuda          ? ""
+       : cuda_library() == nullptr ? fmt::format(" ({})", why_no_cuda())
+       : !first.is_cuda()          ? " (it needs a GPU: --device cuda)"
+                                   : "",
        fmt::join(names_of(takers), ", "));
 }
 

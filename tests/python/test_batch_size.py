@@ -102,7 +102,7 @@ def limited(mebibytes, *arguments):
 
 @pytest.mark.skipif("asan" in os.environ.get("STUFFED", ""), reason="the sanitizers take all addresses")
 def test_what_is_said_to_fit_when_the_memory_runs_out_does(tmp_path):
-    room = 3000
+    room = 1600
     run = ["ppl-by-length", "--model", MODEL, "--device", "cpu", "--tokenizer", "bytes", "--prompt", "newlines"]
     # Too long a segment, and too many rows; each with what is said to fit instead.
     for flag, more in (

@@ -32,6 +32,9 @@ class AtomicFile {
   int file_ = -1;
 };
 
+/// Makes the folder that the file is to lie in. That it could not be made, writing the file says.
+void make_folder_of(const std::filesystem::path& file);
+
 /// May this text be written there? Only where there is nothing or the same, unless `overwrite`.
 /// Errors  Output if something else is there
 void check_text_place(const std::filesystem::path& path, std::string_view text, bool overwrite);

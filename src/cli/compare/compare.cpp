@@ -127,7 +127,7 @@ void run_compare(const CompareArguments& options) {
 
 void add_tolerance(CLI::App& app, const char* flag, std::optional<double>& home, const char* what) {
   app.add_option(flag, home, what)
-      ->check(CLI::Range(0.0, 1e300).description(""))
+      ->check(number_between(0, 1e300))
       ->type_name("X")
       ->group("Limits");
 }

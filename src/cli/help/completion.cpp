@@ -29,19 +29,31 @@ std::vector<std::string> flags_of(const CLI::Option& option) {
 std::vector<std::string> words_of(const CLI::App& app) {
   std::vector<std::string> words;
   for (const CLI::App* command : commands_of(app))
+    words.push_back(command->get_name());
+  for (const CLI::Option* option : shown_options(app))
+    for (const std::string& name : option->get_lnames())
+      words.push_back("--" + name);
+  return words;
+}
+
+/// The cases of bash's script for one command and what is below it: `path` is " bench scan".
+struct BashCases {
+  std::vector<std::string> paths, values, commands, options;
+
+  void add(const CLI::App& app, const std::string& path) {
     (commands_of(app).empty() ? options : commands)
         .push_back(
             fmt::format("      \"{}\") words=\"{}\" ;;\n", path, fmt::join(words_of(app), " ")));
-  for (const CLI::Option* option : shown_options(app))
-    if (const auto choices = values_of(*option); !choices.empty())
-      for (const std::string& flag : flags_of(*option))
-        values.push_back(
-            fmt::format("    \"{} {}\") words=\"{}\" ;;\n", path, flag, fmt::join(choices, " ")));
-  for (const CLI::App* command : commands_of(app)) {
-    paths.push_back(fmt::format("\"{} {}\"", path, command->get_name()));
-    add(*command, path + " " + command->get_name());
+    for (const CLI::Option* option : shown_options(app))
+      if (const auto choices = values_of(*option); !choices.empty())
+        for (const std::string& flag : flags_of(*option))
+          values.push_back(
+              fmt::format("    \"{} {}\") words=\"{}\" ;;\n", path, flag, fmt::join(choices, " ")));
+    for (const CLI::App* command : commands_of(app)) {
+      paths.push_back(fmt::format("\"{} {}\"", path, command->get_name()));
+      add(*command, path + " " + command->get_name());
+    }
   }
-}
 };
 
 /// Within single quotes of zsh, in _arguments' own notation.

@@ -139,9 +139,9 @@ void check_prompts(const Side& a, const Answers& of_a, const Side& b, const Answ
     for (const auto& [place, trial] : trials->trials) {
       const auto found = others->trials.find(place);
       check(found != others->trials.end() && found->second.same_prompt(trial), Error::Kind::Input,
-            "{}: has not the prompt len={}/depth={}/trial={} of {}; both must have asked the same "
-            "(tokenizer, --lengths, --depths, --trials, --grid, --seed and what else decides the "
-            "task)",
+            "{}: does not have the prompt len={}/depth={}/trial={} of {}; both runs must use the "
+            "same prompts (tokenizer, --lengths, --depths, --trials, --grid, --seed and what else "
+            "decides the task)",
             without->path.string(), std::get<0>(place), std::get<1>(place), std::get<2>(place),
             with->path.string());
     }

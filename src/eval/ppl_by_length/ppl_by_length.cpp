@@ -176,11 +176,6 @@ io::json run_ppl_by_length(const RecurrentLM& model,
                            io::Journal& journal,
                            Checkpoint& checkpoint,
                            const OnProgress& on_progress) {
-  if (options.train_len)
-    check(options.bucket <= *options.train_len / 4, Error::Kind::Usage,
-          "--bucket {} is larger than a quarter of --train-len {}; the baseline of the collapse "
-          "needs at least four buckets, so give a smaller --bucket",
-          options.bucket, *options.train_len);
   PplByLength task(model, rule, tokenizer, options, journal);
   return run_documents(task, source, journal, checkpoint, on_progress);
 }

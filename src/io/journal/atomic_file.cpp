@@ -139,6 +139,12 @@ void AtomicFile::commit() {
   sync_folder(path_);
 }
 
+void make_folder_of(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (file.has_parent_path())
+    std::filesystem::create_directories(file.parent_path(), ignored);
+}
+
 void check_text_place(const fs::path& path, std::string_view text, bool overwrite) {
   std::error_code error;
   if (overwrite || !fs::exists(path, error))

@@ -15,6 +15,7 @@
 #include "pipe_output.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/atomic_file.h"
 #include "stuffed/io/in_use.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/record_fields.h"
@@ -181,8 +182,7 @@ void Journal::Impl::open_file() {
   } else {
     check(!fs::is_block_file(path, ignored), Error::Kind::Output,
           "{}: is a block device, which is left alone; name a file", path.string());
-    if (path.has_parent_path())
-      fs::create_directories(path.parent_path(), ignored);
+    make_folder_of(path);
     fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   }
   struct stat status = {};
