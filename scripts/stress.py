@@ -196,6 +196,9 @@ WORKLOADS = {
     "compare": Workload(
         lambda folder: ["compare", folder / "in" / "big.jsonl", folder / "in" / "big.jsonl", "--atol", 0], big_journal
     ),
+    "fit": Workload(
+        lambda folder: ["fit", "forget", "--published", "-o", folder / "out.jsonl"],
+    ),
     "report": Workload(lambda folder: ["report", folder / "in" / "big.jsonl", "-o", folder / "page.html"], big_journal),
     "export-csv": export("csv"),
     "export-lm-eval": export("lm-eval"),

@@ -14,6 +14,7 @@ import sys
 # The newest version of each schema that this reader knows. A newer file is refused, never guessed.
 KNOWN = {
     "stuffed.bench": 1,
+    "stuffed.fit": 1,
     "stuffed.passkey": 1,
     "stuffed.ppl_by_length": 1,
     "stuffed.state_stats": 1,

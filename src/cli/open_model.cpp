@@ -11,6 +11,7 @@
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/eval/fit.h"
 #include "stuffed/io/hub_cache.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/io/tensor_file.h"
@@ -106,6 +107,7 @@ io::json provenance_of(const std::vector<std::string>& command_line,
   provenance["model"] = snapshot ? snapshot->name : options.model;
   if (snapshot)
     provenance["model_commit"] = snapshot->commit;
+  provenance.update(eval::facts_of_model(model, options.model));
   const ModelConfig& config = model.config();
   if (!config.warnings.empty())
     provenance["model_warnings"] = config.warnings;

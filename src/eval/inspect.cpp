@@ -1,9 +1,8 @@
 #include "stuffed/eval/inspect.h"
 
-#include <cmath>
-
 #include <ATen/ATen.h>
 
+#include "src/eval/fit/laws.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/tokenizer.h"
@@ -62,12 +61,13 @@ json or_null(std::optional<double> tokens) {
 }  // namespace
 
 PaperFits paper_fits(int64_t state_elements) {
-  const double millions = static_cast<double>(state_elements) / 1e6;
-  const auto if_any = [](double thousands) {
-    return thousands > 0 ? std::optional(1000 * thousands) : std::nullopt;
+  const double millions = static_cast<double>(state_elements) / fitting::kElements;
+  const auto if_any = [millions](Law law) {
+    const double tokens = fitting::kTokens * fitting::paper_curve(law)(millions);
+    return tokens > 0 ? std::optional(tokens) : std::nullopt;
   };
-  return {.forget_tokens = if_any(5.172 * millions - 4.469),
-          .recall_tokens = if_any(4.756 * (std::pow(1.365, millions) - 1) - 0.742),
+  return {.forget_tokens = if_any(Law::Forget),
+          .recall_tokens = if_any(Law::Recall),
           .extrapolated = millions > 12.95};
 }
 

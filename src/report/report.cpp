@@ -46,6 +46,7 @@ Page page_of(const std::vector<Run>& runs, const ReportOptions& options) {
   add_retrieval(page, of_schema(runs, "stuffed.retrieval"));
   add_states(page, of_schema(runs, "stuffed.state_stats"));
   add_retention(page, of_schema(runs, "stuffed.retention"));
+  add_fits(page, of_schema(runs, "stuffed.fit"));
   add_training(page, of_schema(runs, "stuffed.train"));
   add_checks(page, of_schema(runs, "stuffed.verify"), of_schema(runs, "stuffed.bench"));
   add_provenance(page, runs);

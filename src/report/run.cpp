@@ -20,9 +20,9 @@ namespace {
 constexpr int kNewestVersion = 1;  // of every schema
 
 const std::set<std::string> kSchemas = {
-    "stuffed.bench",     "stuffed.passkey",   "stuffed.ppl_by_length",
-    "stuffed.retention", "stuffed.retrieval", "stuffed.state_stats",
-    "stuffed.sweep",     "stuffed.train",     "stuffed.verify"};
+    "stuffed.bench",     "stuffed.fit",       "stuffed.passkey",     "stuffed.ppl_by_length",
+    "stuffed.retention", "stuffed.retrieval", "stuffed.state_stats", "stuffed.sweep",
+    "stuffed.train",     "stuffed.verify"};
 
 void check_schema(const fs::path& path, const std::string& schema, int64_t version) {
   check(kSchemas.contains(schema), Error::Kind::Input, "{}: schema {} is not known; known are {}",

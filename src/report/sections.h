@@ -17,6 +17,7 @@ void add_retrieval(Page& page, const Runs& runs);
 std::string mitigated_passkeys(const Runs& runs);
 void add_states(Page& page, const Runs& runs);
 void add_retention(Page& page, const Runs& runs);
+void add_fits(Page& page, const Runs& runs);
 void add_training(Page& page, const Runs& runs);
 /// Verdicts of `verify` and times of `bench`.
 void add_checks(Page& page, const Runs& verify, const Runs& bench);

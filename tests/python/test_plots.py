@@ -8,6 +8,7 @@ import sys
 import look
 import matplotlib.colors
 import numpy as np
+import plot_fit
 import plot_passkey
 import plot_ppl_by_length
 import plot_training
@@ -120,3 +121,18 @@ def test_validations_have_a_colour_bar_of_steps(drawn, tmp_path):
 def test_a_name_without_a_suffix_is_both_pictures(name, files, tmp_path):
     look.save(plt.figure(), tmp_path / name)
     assert sorted(file.name for file in tmp_path.iterdir()) == files
+
+
+def test_a_fit_has_its_points_its_band_and_the_papers_curve(drawn, tmp_path):
+    figure = drawn(plot_fit, RESULTS / "fit.v1.jsonl", "-o", tmp_path / "x.png")
+    lines = [json.loads(line) for line in (RESULTS / "fit.v1.jsonl").read_text().splitlines()]
+    points = [line for line in lines if line.get("key", "").startswith("point/")]
+    axes = figure.axes[0]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    shown = [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots]
+    assert shown == [(p["state_elements"], p["tokens"]) for p in points]
+    hollow = [dot.get_markerfacecolor() == "white" for dot in dots]
+    assert hollow == [p["censored"] != "no" for p in points] and any(hollow)
+    curve = next(line for line in lines if line.get("key") == "summary")["curve"]
+    assert list(axes.lines[0].get_ydata()) == curve["tokens"] and len(axes.collections) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fit.v1", "the paper's"]

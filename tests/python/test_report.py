@@ -179,6 +179,21 @@ def test_states_retention_and_training_are_those_of_the_journals(tables):
         assert [*within[1], *past[1]] == [record["within_length_nats"], record["beyond_length_nats"]]
 
 
+def test_fits_are_those_of_the_journal(tables):
+    run = stuffed_results.read(RESULTS / "fit.v1.jsonl")
+    found, paper = run.summary["coefficients"], run.summary["paper"]
+    *rows, last = rows_of(tables, "fit.v1: T = a S + b")
+    for name, value, printed, difference in rows:
+        expected = [found[name[0]][field] for field in ("value", "low", "high")]
+        assert value[1] == pytest.approx(expected, rel=1e-12)
+        assert printed[1] == [paper["coefficients"][name[0]]] and difference[1] == [paper["difference"][name[0]]]
+    assert last[1][1] == [run.summary["r_squared"]]
+    points = [record for key, record in run.records.items() if key.startswith("point/")]
+    signs = {"no": "", "at most": "\u2264 ", "at least": "\u2265 "}
+    shown = [(row[0][1][0], row[2][0]) for row in rows_of(tables, "fit.v1: the points")]
+    assert shown == [(p["state_elements"], f"{signs[p['censored']]}{p['tokens']}") for p in points]
+
+
 def test_cells_of_a_sweep_verdicts_and_times_are_there(tables):
     cells = [row[0][0] for row in rows_of(tables, "What is on this page")]
     assert {"64", "96"} <= set(cells) and "sweep.v1" not in cells

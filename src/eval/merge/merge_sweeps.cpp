@@ -93,6 +93,9 @@ json describe_cell(const PlannedCell& cell, const fs::path& output) {
   out["schema"] = end.header.schema;
   out["version"] = end.header.version;
   out["config"] = end.header.config;
+  for (const char* fact : {"state", "training"})  // of the model, for `fit`
+    if (end.header.provenance.is_object() && end.header.provenance.contains(fact))
+      out[fact] = end.header.provenance.at(fact);
   return out;
 }
 
