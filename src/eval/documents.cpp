@@ -57,13 +57,13 @@ std::string hash_of(const std::vector<int32_t>& tokens) {
                                  tokens.size() * sizeof(int32_t)));
 }
 
-class Run {
+class DocumentLoop {
  public:
-  Run(DocumentTask& task,
-      io::TokenSource& source,
-      io::Journal& journal,
-      Checkpoint& checkpoint,
-      const OnProgress& on_progress)
+  DocumentLoop(DocumentTask& task,
+               io::TokenSource& source,
+               io::Journal& journal,
+               Checkpoint& checkpoint,
+               const OnProgress& on_progress)
       : task_(task),
         source_(source),
         journal_(journal),
@@ -254,7 +254,7 @@ io::json run_documents(DocumentTask& task,
                        io::Journal& journal,
                        Checkpoint& checkpoint,
                        const OnProgress& on_progress) {
-  return Run(task, source, journal, checkpoint, on_progress).run();
+  return DocumentLoop(task, source, journal, checkpoint, on_progress).run();
 }
 
 Tensor tokens_of(const Batch& batch, int64_t rows) {
