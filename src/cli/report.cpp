@@ -20,8 +20,8 @@ struct ReportArguments {
 
 void run_report(const ReportArguments& options) {
   const std::vector<std::filesystem::path> results(options.results.begin(), options.results.end());
-  check(options.how.labels.empty() || options.how.labels.size() == results.size(),
-        Error::Kind::Usage, "{} --label for {} RESULTS; give one for each, in their order",
+  check(options.how.labels.size() <= results.size(), Error::Kind::Usage,
+        "{} --label for {} RESULTS; give at most one for each, in their order",
         options.how.labels.size(), results.size());
   const report::Report made = report::write_report(results, options.output, options.how);
   for (const std::string& warning : made.warnings)

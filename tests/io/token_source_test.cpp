@@ -112,11 +112,11 @@ TEST_F(TokenSourceTest, ShortDocumentsAreRefusedOrSkippedAndListed) {
   EXPECT_EQ(skipping.skipped()[1].targets, 0);
   options.documents = 3;
   auto too_few = open(options);
-  expect_error(Error::Kind::Input, {"only 2", "3 are asked for"}, [&] { texts(too_few); });
+  expect_error(Error::Kind::Input, {"found 2", "expected 3"}, [&] { texts(too_few); });
   options.length = 1000;
   options.documents = 0;
   auto none = open(options);
-  expect_error(Error::Kind::Input, {"only 0"}, [&] { none.next(); });
+  expect_error(Error::Kind::Input, {"found 0"}, [&] { none.next(); });
 }
 
 TEST_F(TokenSourceTest, PackingJoinsDocumentsAndKnowsWhereEachBegins) {

@@ -205,7 +205,7 @@ ROMANS = ["--model", MODEL, "--text", TEXT, "--length", 64, "-o", "out"]
         (["ppl-by-length", *ROMANS, "--tokens-key", "x"], 2, ["--tokens-key"]),
         (["retention", *ROMANS, "--grid", 4, "--points", 4], 2, ["--points"]),
         (["state-stats", *ROMANS, "--histogram-bins", 4], 2, ["--histogram-at"]),
-        (["report", "a", "b", "-o", "out", "--label", "one"], 2, ["--label", "one for each"]),
+        (["report", "a", "-o", "out", "--label", "one", "--label", "two"], 2, ["--label", "one for each"]),
         (["generate", "--model", MODEL, "--prompt", "a", "--stop", ""], 2, ["--stop"]),
         (["ppl-by-length", *ROMANS, "--impl", "cuda", "--device", "cpu"], 4, ["form 'cuda'"]),
         (["ppl-by-length", *ROMANS, "--train-len", 128, "--bucket", 64], 2, ["--bucket"]),

@@ -32,7 +32,8 @@ def tokens(tmp_path):
 
 
 def command(tokens, out, *more, model=MODEL):
-    return [STUFFED, "retention", "--model", model, "--tokens", tokens, "--points", "8", "-o", out, *more]
+    points = [] if "--grid" in more else ["--points", "8"]
+    return [STUFFED, "retention", "--model", model, "--tokens", tokens, *points, "-o", out, *more]
 
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # other numbers of threads round sums otherwise

@@ -277,7 +277,7 @@ def test_a_dry_run_counts_hours_by_the_cells_that_are_done(whole, tmp_path):
     for name in NAMES:
         assert hours[name] == pytest.approx(256 / 96 if "-256-" in name else 1, rel=1e-3)
     assert "4 done" in done.stdout and "about 10.67 hours" in done.stdout
-    assert "Hours of 4 cells are by the time" in done.stdout and "guess" not in done.stdout
+    assert "Hours of 4 cells are estimated from finished cells" in done.stdout and "guess" not in done.stdout
     # A file that says nothing leaves the guess, which says that it is one.
     for name in NAMES:
         (folder / f"{name}.time.json").write_text("{")
