@@ -1,6 +1,7 @@
 """What shells and man read of the command line: completion, manual pages, help that fits the terminal, and an
 installation."""
 
+import functools
 import os
 import pty
 import re
@@ -9,9 +10,14 @@ import subprocess
 
 import pytest
 from cli_support import ROOT, STUFFED, needs_binary, refused, stuffed
-from test_cli_help import COMMANDS
+from test_cli_help import COMMANDS, help_of
 
 pytestmark = needs_binary
+
+
+@functools.cache
+def bash_script() -> str:
+    return stuffed("completion", "bash").stdout
 
 
 def completed(*words: str) -> list[str]:
@@ -19,7 +25,7 @@ def completed(*words: str) -> list[str]:
     script = (
         """source /dev/stdin; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _stuffed; printf '%s\\n' "${COMPREPLY[@]}" """
     )
-    done = subprocess.run(["bash", "-c", script, "bash", "stuffed", *words], input=stuffed("completion", "bash").stdout,
+    done = subprocess.run(["bash", "-c", script, "bash", "stuffed", *words], input=bash_script(),
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stderr == ""
     return done.stdout.split()
@@ -42,8 +48,7 @@ def test_bash_completes_commands_options_and_values():
 
 def test_every_option_of_every_command_is_completed():
     for command in COMMANDS:
-        help_text = stuffed(*command.split(), "--help").stdout
-        known = set(re.findall(r"^  (?:-\S,)?(--[a-z0-9-]+)", help_text, re.MULTILINE))
+        known = set(re.findall(r"^  (?:-\S,)?(--[a-z0-9-]+)", help_of(*command.split()), re.MULTILINE))
         assert known <= set(completed(*command.split(), "--")), command
 
 
@@ -78,7 +83,7 @@ def test_manual_pages_say_what_help_says(tmp_path):
 
 
 def options_of(command: str) -> list[tuple[str, str]]:
-    text = stuffed(*command.split(), "--help").stdout
+    text = help_of(*command.split())
     rows = re.findall(r"^  (-.*?)\n? {2,}(\S.*(?:\n {30,}\S.*)*)", text, re.MULTILINE)
     assert len(rows) > 5
     return [(" ".join(name.split()), " ".join(description.split())) for name, description in rows]
