@@ -211,7 +211,7 @@ def test_what_is_unfinished_is_drawn_as_far_as_it_is_and_marked(page, tables):
     expected = sum(records[f"document={i}"]["nll_sum_nats"][0] for i in range(2)) / 32
     rows = rows_of(tables, "stopped (unfinished): loss")
     assert rows[0][1][1][0] == pytest.approx(expected, rel=1e-12)
-    assert "Unfinished, drawn as far as they are: stopped." in page.read_text()
+    assert "Unfinished, drawn as far as they go: stopped." in page.read_text()
 
 
 def test_arrays_of_runs_that_go_on_are_drawn_from_their_parts(tmp_path):
