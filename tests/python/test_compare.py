@@ -11,6 +11,8 @@ from cli_support import GOLDEN, ROOT, needs_binary, refused, stuffed
 
 pytestmark = needs_binary
 SAMPLES = GOLDEN / "results"
+# A fit is drawn from results that can be compared themselves.
+COMPARABLE = [path for path in sorted(SAMPLES.glob("*.jsonl")) if path.name != "fit.v1.jsonl"]
 MODEL = ROOT / "tests" / "models" / "mamba2-short"
 T_2 = 4.302652729696142  # 97.5 % quantile of Student's t with two degrees of freedom
 
@@ -40,13 +42,18 @@ def overall(found, metric):
     return row
 
 
-@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.jsonl")), ids=lambda path: path.name)
+@pytest.mark.parametrize("sample", COMPARABLE, ids=lambda path: path.name)
 def test_a_result_equals_itself(sample):
     done, found = compare(sample, sample, "--atol", 0)
     assert done.returncode == 0, done.stderr
     assert found["rows"] and found["metrics"] and found["settings"] == []
     assert all(value == 0 for value in found["metrics"].values() if value is not None)
     assert all(row["difference"] in (0, None) for row in found["rows"])
+
+
+def test_a_fit_is_refused():
+    fit = SAMPLES / "fit.v1.jsonl"
+    refused(stuffed("compare", fit, fit), 3, fit, "stuffed.fit", "cannot be compared")
 
 
 def shift_losses(lines, by):
@@ -233,7 +240,7 @@ def test_every_metric_is_listed_and_mistakes_are_named(tmp_path):
     listed = stuffed("compare", "--list-metrics").stdout
     names = {line.split()[0] for line in listed.splitlines()[1:]}
     seen = set()
-    for sample in SAMPLES.glob("*.jsonl"):
+    for sample in COMPARABLE:
         seen |= set(compare(sample, sample)[1]["metrics"])
     # The samples are older than some fields, and have no text.
     assert {"nll_mean", "nll_bucket_max", "passkey_accuracy_drop"} <= seen <= names
