@@ -184,6 +184,8 @@ def test_a_picture_of_an_unknown_kind_is_refused(script, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+MANY = ["--tokenizer", "bytes", "--lengths", "1K", "--depths", "1M", "--trials", "1M", "--dry-run"]
+FEW = ["--tokenizer", "bytes", "--lengths", "1K", "--depths", 2, "--trials", 2, "--dry-run"]
 ROMANS = ["--model", MODEL, "--text", TEXT, "--length", 64, "-o", "out"]
 
 
@@ -210,6 +212,10 @@ ROMANS = ["--model", MODEL, "--text", TEXT, "--length", 64, "-o", "out"]
         (["ppl-by-length", *ROMANS, "--impl", "cuda", "--device", "cpu"], 4, ["form 'cuda'"]),
         (["ppl-by-length", *ROMANS, "--train-len", 128, "--bucket", 64], 2, ["--bucket"]),
         (["--threads", 2, "inspect", MODEL], 2, ["--threads", "behind"]),
+        (["passkey", *MANY], 2, ["passkey", "too many prompts", "--depths"]),
+        (["retrieval", "--task", "niah-single", *MANY], 2, ["retrieval", "too many prompts", "--depths"]),
+        (["passkey", *FEW, "--part", "0/3"], 2, ["--part 0/3", "there are 2"]),
+        (["retrieval", "--task", "niah-single", *FEW, "--part", "0/3"], 2, ["--part 0/3", "there are 2"]),
     ],
     ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, list) else None,
 )  # fmt: skip

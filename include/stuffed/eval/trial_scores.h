@@ -19,6 +19,14 @@ struct TrialScore {
   io::json answer_nll_nats = {};  // null: not finite, or unknown
 };
 
+/// What a run of trials asks for; `command` is for messages.
+struct TrialCounts {
+  int64_t lengths, depths, trials;
+  int64_t part, parts;
+};
+/// Errors  Usage for none of a kind, more than can be planned, or a part without trials
+void check_trial_counts(const char* command, const TrialCounts& counts);
+
 /// Appends the summaries that are missing: "summary/len=N" per length, and "summary".
 void append_trial_summaries(const std::vector<TrialScore>& trials,
                             int64_t depths,

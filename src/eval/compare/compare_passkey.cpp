@@ -3,7 +3,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "src/eval/compare/intervals.h"
+#include "src/eval/compare/paired.h"
 #include "src/eval/compare/side.h"
 #include "stuffed/core/error.h"
 #include "stuffed/eval/check_records.h"
@@ -75,23 +75,6 @@ Answers read_answers(const Side& side) {
   return answers;
 }
 
-/// The mean of pairs, and the interval of their mean difference.
-ComparedValue row_of(const char* metric,
-                     const std::vector<double>& a,
-                     const std::vector<double>& b) {
-  ComparedValue row{.metric = metric, .a = 0, .b = 0, .pairs = std::ssize(a)};
-  std::vector<double> differences;
-  for (size_t i = 0; i < a.size(); ++i) {
-    row.a += a[i] / static_cast<double>(a.size());
-    row.b += b[i] / static_cast<double>(a.size());
-    differences.push_back(b[i] - a[i]);
-  }
-  const Interval95 interval = interval_of_mean(differences);
-  row.low = interval.low;
-  row.high = interval.high;
-  return row;
-}
-
 /// Trials by where they succeed.
 struct Shares {
   int64_t both = 0, only_a = 0, only_b = 0, neither = 0;
@@ -120,7 +103,7 @@ struct Shares {
   }
   /// Of trials with a score between.
   ComparedValue mean_score() const {
-    ComparedValue row = row_of("accuracy", score_a, score_b);
+    ComparedValue row = row_of_means("accuracy", score_a, score_b);
     if (score_a.empty())
       row.a = row.b = kUnknown;
     return row;
@@ -130,7 +113,7 @@ struct Shares {
     return std::ranges::any_of(score_a, is_part) || std::ranges::any_of(score_b, is_part);
   }
   ComparedValue accuracy_or_score() const { return has_parts() ? mean_score() : accuracy(); }
-  ComparedValue nll() const { return row_of("answer_nll_nats", nll_a, nll_b); }
+  ComparedValue nll() const { return row_of_means("answer_nll_nats", nll_a, nll_b); }
 };
 
 void check_prompts(const Side& a, const Answers& of_a, const Side& b, const Answers& of_b) {

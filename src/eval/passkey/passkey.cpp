@@ -8,6 +8,7 @@
 #include "passkey_questions.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
+#include "stuffed/eval/trial_scores.h"
 #include "stuffed/io/passkey_text.h"
 
 namespace stuffed::eval {
@@ -15,8 +16,6 @@ namespace stuffed::eval {
 namespace {
 
 constexpr int64_t kPrefixSentences = 1200;  // of --add-prefix, as in the published code
-// Each takes memory before anything runs; the paper's figure has 25,600.
-constexpr int64_t kMaxPrompts = 16'777'216;
 
 struct Wording {
   std::string prefix, filler, question, needle_end;
@@ -248,20 +247,13 @@ int64_t PasskeyTask::answers_cut(int64_t max_new_tokens) const {
 }
 
 PasskeyTask make_passkey(const io::Tokenizer& tokenizer, const PasskeyOptions& options) {
-  check(options.depths > 0 && options.trials > 0 && options.digits > 0 &&
-            options.max_new_tokens > 0 && !options.lengths_tokens.empty(),
-        Error::Kind::Usage,
-        "passkey: lengths, depths, trials, digits and new tokens must be at least one each");
-  check(double(options.lengths_tokens.size()) * double(options.depths) * double(options.trials) <=
-            double(kMaxPrompts),
-        Error::Kind::Usage,
-        "passkey: {} lengths x {} depths x {} trials are too many prompts, at most {} can be "
-        "planned; lower --depths or --trials",
-        options.lengths_tokens.size(), options.depths, options.trials, kMaxPrompts);
-  check(options.part < options.parts && options.parts <= options.trials, Error::Kind::Usage,
-        "--part {}/{}: takes trials of each length and depth, of which there are {}; give at most "
-        "as many parts",
-        options.part, options.parts, options.trials);
+  check(options.digits > 0 && options.max_new_tokens > 0, Error::Kind::Usage,
+        "passkey: digits and new tokens must be at least one each");
+  check_trial_counts("passkey", {.lengths = std::ssize(options.lengths_tokens),
+                                 .depths = options.depths,
+                                 .trials = options.trials,
+                                 .part = options.part,
+                                 .parts = options.parts});
   return PromptBuilder(tokenizer, options).build();
 }
 

@@ -4,10 +4,14 @@
 #include <map>
 #include <set>
 
+#include "stuffed/core/error.h"
+
 namespace stuffed::eval {
 
 namespace {
 
+// Each takes memory before anything runs; the paper's figure has 25,600.
+constexpr int64_t kMostPrompts = 16'777'216;
 constexpr double kEffective = 0.95;  // accuracy above which a length counts as solved
 
 /// Sums over trials.
@@ -138,6 +142,21 @@ io::json last_tokens_curves(const std::vector<TrialScore>& trials,
 }
 
 }  // namespace
+
+void check_trial_counts(const char* command, const TrialCounts& counts) {
+  check(counts.lengths > 0 && counts.depths > 0 && counts.trials > 0, Error::Kind::Usage,
+        "{}: lengths, depths and trials must be at least one each", command);
+  check(double(counts.lengths) * double(counts.depths) * double(counts.trials) <=
+            double(kMostPrompts),
+        Error::Kind::Usage,
+        "{}: {} lengths x {} depths x {} trials are too many prompts, at most {} can be planned; "
+        "lower --depths or --trials",
+        command, counts.lengths, counts.depths, counts.trials, kMostPrompts);
+  check(counts.part < counts.parts && counts.parts <= counts.trials, Error::Kind::Usage,
+        "--part {}/{}: takes trials of each length and depth, of which there are {}; give at most "
+        "as many parts",
+        counts.part, counts.parts, counts.trials);
+}
 
 ProportionInterval wilson(double successes, int64_t trials) {
   if (trials == 0)

@@ -7,27 +7,11 @@
 #include "retrieval_questions.h"
 #include "samples.h"
 #include "stuffed/core/error.h"
+#include "stuffed/eval/trial_scores.h"
 
 namespace stuffed::eval {
 
 namespace {
-
-constexpr int64_t kMostPrompts = 16'777'216;  // each takes memory before anything runs
-
-void check_counts(const RetrievalOptions& options) {
-  check(options.depths > 0 && options.trials > 0 && !options.lengths_tokens.empty(),
-        Error::Kind::Usage, "retrieval: lengths, depths and trials must be at least one each");
-  check(double(options.lengths_tokens.size()) * double(options.depths) * double(options.trials) <=
-            double(kMostPrompts),
-        Error::Kind::Usage,
-        "retrieval: {} lengths x {} depths x {} trials are too many prompts, at most {} can be "
-        "planned; lower --depths or --trials",
-        options.lengths_tokens.size(), options.depths, options.trials, kMostPrompts);
-  check(options.part < options.parts && options.parts <= options.trials, Error::Kind::Usage,
-        "--part {}/{}: takes trials of each length and depth, of which there are {}; give at most "
-        "as many parts",
-        options.part, options.parts, options.trials);
-}
 
 /// Trials are what they are in the whole run.
 void keep_part(const RetrievalOptions& options, Samples& samples) {
@@ -119,7 +103,11 @@ RetrievalTask make_retrieval(const io::Tokenizer* tokenizer, const RetrievalOpti
   if (options.kind == RetrievalKind::Jsonl) {
     add_jsonl(*tokenizer, options, samples);
   } else {
-    check_counts(options);
+    check_trial_counts("retrieval", {.lengths = std::ssize(options.lengths_tokens),
+                                     .depths = options.depths,
+                                     .trials = options.trials,
+                                     .part = options.part,
+                                     .parts = options.parts});
     if (is_recall(options.kind))
       add_recall(options, samples);
     else
