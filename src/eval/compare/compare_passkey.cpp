@@ -1,8 +1,10 @@
 // The same prompts, asked twice.
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <tuple>
 
+#include "src/eval/compare/intervals.h"
 #include "src/eval/compare/paired.h"
 #include "src/eval/compare/side.h"
 #include "stuffed/core/error.h"
