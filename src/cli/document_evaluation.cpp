@@ -5,6 +5,7 @@
 
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/output_guard.h"
 #include "stuffed/io/sidecar.h"
 
@@ -212,8 +213,8 @@ void list_bad_lines(const EvaluationOptions& options, const io::json& summary) {
   const io::json lines = bad.value("lines", io::json::array());
   if (lines.empty())
     return;
-  cli::print(stderr, "{}: {} lines could not be read and were left out: {}{}\n",
-             options.data.source.jsonl.string(), bad.at("count").get<int64_t>(),
+  cli::print(stderr, "{}: {} could not be read, left out: {}{}\n",
+             options.data.source.jsonl.string(), counted(bad.at("count").get<int64_t>(), "line"),
              fmt::join(lines.get<std::vector<int64_t>>(), ", "),
              lines.size() < bad.at("count").get<size_t>() ? ", ..." : "");
 }

@@ -7,6 +7,7 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/eval/export_paper.h"
 #include "stuffed/eval/export_tables.h"
 
@@ -25,7 +26,7 @@ void say(const std::vector<std::filesystem::path>& written,
          const std::string& output) {
   for (const std::string& warning : warnings)
     cli::print(stderr, "export: {}\n", warning);
-  cli::print(stdout, "{} files written to {}\n", written.size(), output);
+  cli::print(stdout, "{} written to {}\n", counted(std::ssize(written), "file"), output);
 }
 
 void run_export(const ExportArguments& options) {

@@ -128,7 +128,8 @@ at::Device parse_device(const std::string& name) {
         cuda_library() ? "no GPU is visible" : why_no_cuda());
   const at::Device device(name == "auto" || name == "cuda" ? "cuda:0" : name);
   check(device.index() < static_cast<int>(at::getNumGPUs()), Error::Kind::Unsupported,
-        "--device {}: only {} GPUs are visible", name, at::getNumGPUs());
+        "--device {}: only {} {} visible", name, at::getNumGPUs(),
+        at::getNumGPUs() == 1 ? "GPU is" : "GPUs are");
   return device;
 }
 

@@ -7,6 +7,7 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 
 namespace stuffed::cli {
 
@@ -26,7 +27,7 @@ void run_report(const ReportArguments& options) {
   const report::Report made = report::write_report(results, options.output, options.how);
   for (const std::string& warning : made.warnings)
     cli::print(stderr, "report: {}\n", warning);
-  cli::print(stdout, "{}: {} results{}, {:.1f} MB\n", options.output, made.results,
+  cli::print(stdout, "{}: {}{}, {:.1f} MB\n", options.output, counted(made.results, "result"),
              made.unfinished > 0 ? fmt::format(" ({} unfinished)", made.unfinished) : "",
              static_cast<double>(made.bytes) / 1e6);
 }
@@ -49,7 +50,7 @@ void add_report(CLI::App& root, Commands& commands) {
       "cells. Unfinished journals are drawn as far as they go, and marked.\n");
   auto options = std::make_shared<ReportArguments>();
   app->add_option("results", options->results,
-                  "Journals of any command, or folders that contain journals")
+                  "Journals of any command, or folders that contain journals or training runs")
       ->required()
       ->type_name("RESULTS");
   app->add_option("-o,--output", options->output, "The page")->required()->type_name("PAGE.html");

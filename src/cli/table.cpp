@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "stuffed/core/shown.h"
+
 namespace stuffed::cli {
 
 std::string cell(const io::json& value, std::string_view missing) {
@@ -21,7 +23,8 @@ std::string bar(double share) {
 std::string skipped_documents(const io::json& summary) {
   const io::json& skipped = summary.at("skipped");
   return skipped.empty() ? ""
-                         : fmt::format("too short and left out: {} documents\n", skipped.size());
+                         : fmt::format("too short and left out: {}\n",
+                                       counted(std::ssize(skipped), "document"));
 }
 
 }  // namespace stuffed::cli

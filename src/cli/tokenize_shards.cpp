@@ -6,6 +6,7 @@
 
 #include "src/cli/options.h"
 #include "src/cli/print.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/byte_stream.h"
 #include "stuffed/io/output_guard.h"
 
@@ -23,8 +24,8 @@ class Progress {
     if (now - last_ < std::chrono::seconds(10))
       return;
     last_ = now;
-    cli::print(stderr, "{} documents written, {} left out, {} tokens read, {:.0f} tokens/s\n",
-               writer.documents(), writer.left_out(), tokens_,
+    cli::print(stderr, "{} written, {} left out, {} tokens read, {:.0f} tokens/s\n",
+               counted(writer.documents(), "document"), writer.left_out(), tokens_,
                static_cast<double>(tokens_) / Seconds(now - start_).count());
   }
 
@@ -153,9 +154,9 @@ void tokenize_to_shards(const std::vector<std::string>& texts,
   for (const io::SourceOptions& source : sources)
     identities.push_back(add_documents(source, tokenizer, writer, progress));
   writer.finish(has_pipe(sources) ? io::json() : identities);
-  cli::print(stdout, "{}: {} documents, {} tokens; {} documents left out, shorter than {} tokens\n",
-             options.folder, writer.documents(), writer.tokens(), writer.left_out(),
-             how.shortest_tokens);
+  cli::print(stdout, "{}: {}, {} tokens; {} left out, shorter than {}\n", options.folder,
+             counted(writer.documents(), "document"), writer.tokens(),
+             counted(writer.left_out(), "document"), counted(how.shortest_tokens, "token"));
 }
 
 }  // namespace stuffed::cli

@@ -94,7 +94,7 @@ def test_what_is_done_is_not_run_again(whole, tmp_path):
     # Another text under the same names is noticed.
     other = config(tmp_path, HEAD.replace("james", "hebrews") + GRID)
     done = stuffed("sweep", other, "-o", folder, "--shard", "0/8")
-    refused(done, 2, "cells failed")
+    refused(done, 2, "1 cell failed")
     assert "config.data" in (folder / f"{NAMES[0]}.error.json").read_text()
     assert plan(folder)[0]["status"] == "failed" and plan(folder)[0]["exit_code"] == 2
     done = stuffed("sweep", config(tmp_path, HEAD + GRID), "-o", folder, "--shard", "0/8")

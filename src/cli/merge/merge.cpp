@@ -8,6 +8,7 @@
 #include "src/cli/options.h"
 #include "src/cli/print.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/provenance.h"
 
 namespace stuffed::cli {
@@ -34,8 +35,8 @@ void run_merge(const MergeArguments& options, const Context& context) {
                                .provenance = io::provenance(context.command_line, at::kCPU)};
   const eval::Merged merged = all ? eval::merge_sweeps(paths, options.output, how)
                                   : eval::merge_parts(paths, options.output, how);
-  cli::print(stdout, "{}: {} records of {} {}{}\n", options.output, merged.records, merged.parts,
-             all ? "cells" : "parts",
+  cli::print(stdout, "{}: {} of {}{}\n", options.output, counted(merged.records, "record"),
+             counted(merged.parts, all ? "cell" : "part"),
              merged.sidecar.empty() ? "" : ", arrays in " + merged.sidecar.string());
 }
 

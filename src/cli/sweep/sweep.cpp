@@ -19,6 +19,7 @@
 #include "stuffed/core/cores.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/shown.h"
 #include "stuffed/io/hub_cache.h"
 #include "stuffed/io/in_use.h"
 #include "stuffed/recurrence/recurrence.h"
@@ -337,9 +338,10 @@ void run_cells(const Sweep& sweep, const std::string& program) {
              sweep.own.size() - static_cast<size_t>(failed) - elsewhere, sweep.own.size(), failed,
              elsewhere > 0 ? fmt::format(", {} left to another process", elsewhere) : "");
   if (const int code = code_of(codes); code != 0)
-    throw Error(static_cast<Error::Kind>(code),
-                fmt::format("{} cells failed; {}/*.error.json and {}/sweep.json say why", failed,
-                            sweep.folder.path().string(), sweep.folder.path().string()));
+    throw Error(
+        static_cast<Error::Kind>(code),
+        fmt::format("{} failed; {}/*.error.json and {}/sweep.json say why", counted(failed, "cell"),
+                    sweep.folder.path().string(), sweep.folder.path().string()));
 }
 
 /// The worker's side.
@@ -416,9 +418,10 @@ void add_sweep(CLI::App& root, Commands& commands) {
       "Exit code: 0 if all cells are done; 75 if stopped; else that of the failed cells if they "
       "agree, else 1.\n");
   auto options = std::make_shared<SweepArguments>();
-  app->add_option("sweep", options->config, "TOML file that describes the sweep")
+  app->add_option("sweep", options->config, "TOML file that describes the sweep (required)")
       ->type_name("CONFIG.toml");
-  app->add_option("-o,--output", options->output, "Folder for the results, created if missing")
+  app->add_option("-o,--output", options->output,
+                  "Folder for the results, created if missing (required)")
       ->type_name("DIR");
   app->add_option("--shard", options->shard,
                   "Run only cells i, i+n, i+2n, ... (default: those of this task of a Slurm array, "
