@@ -153,8 +153,11 @@ void add_compare(CLI::App& root, Commands& commands) {
       "difference: Student's t over documents\n"
       "(over buckets, for the mean of a single document), Newcombe's for shares of trials.\n");
   auto options = std::make_shared<CompareArguments>();
-  app->add_option("a", options->a, "The results to compare with")->type_name("A.jsonl");
-  app->add_option("b", options->b, "The results that may be worse")->type_name("B.jsonl");
+  app->add_option("a", options->a,
+                  "The results to compare with (required, except with --list-metrics)")
+      ->type_name("A.jsonl");
+  app->add_option("b", options->b, "The results that may be worse (likewise)")
+      ->type_name("B.jsonl");
   app->add_flag("--across-models", options->across_models,
                 "Compare results of different models, over the same tokens");
   app->add_option("--fail-above", options->fail_above,

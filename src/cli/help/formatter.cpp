@@ -101,6 +101,10 @@ std::string HelpFormatter::make_help(const CLI::App* app,
 }
 
 std::string HelpFormatter::make_option(const CLI::Option* option, bool is_positional) const {
+  // What may be named or not is described once, where it stands without a name.
+  if (!is_positional && option->get_positional())
+    return row(make_option_name(option, false) + " " + option->get_type_name(),
+               "The same, by name");
   return row(make_option_name(option, is_positional) + make_option_opts(option),
              make_option_desc(option));
 }
