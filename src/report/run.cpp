@@ -110,18 +110,21 @@ bool is_journal(const fs::path& path) {
   }
 }
 
-/// The journals in a folder, in the order of their names; any other path is itself.
+/// The journals in a folder, and of the training runs in folders there, in the order of their names;
+/// any other path is itself.
 std::vector<fs::path> journals_of(const fs::path& path) {
   std::error_code error;
   if (!fs::is_directory(path, error))
     return {path};
   std::vector<fs::path> found;
-  for (const auto& entry : fs::directory_iterator(path))
-    if (entry.path().extension() == ".jsonl" && is_journal(entry.path()))
-      found.push_back(entry.path());
+  for (const auto& entry : fs::directory_iterator(path)) {
+    const fs::path file = entry.is_directory(error) ? entry.path() / "train.jsonl" : entry.path();
+    if (file.extension() == ".jsonl" && fs::is_regular_file(file, error) && is_journal(file))
+      found.push_back(file);
+  }
   std::ranges::sort(found);
-  check(!found.empty(), Error::Kind::Input, "{}: holds no journal (*.jsonl) of stuffed",
-        path.string());
+  check(!found.empty(), Error::Kind::Input,
+        "{}: holds no journal of stuffed (*.jsonl, or */train.jsonl)", path.string());
   return found;
 }
 

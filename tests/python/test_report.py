@@ -376,6 +376,17 @@ def test_the_same_results_give_the_same_page(page, tmp_path):
     assert done.returncode == 0 and (tmp_path / "page.html").read_bytes() == page.read_bytes()
 
 
+def test_training_runs_in_a_folder_are_found(tmp_path):
+    run = tmp_path / "runs" / "short"
+    run.mkdir(parents=True)
+    shutil.copy(RESULTS / "train.v1.jsonl", run / "train.jsonl")
+    shutil.copy(RESULTS / "verify.v1.jsonl", tmp_path / "runs")
+    done = stuffed("report", tmp_path / "runs", "-o", tmp_path / "page.html")
+    assert done.returncode == 0 and ": 2 results, " in done.stdout
+    done = stuffed("report", run, "-o", tmp_path / "one.html")
+    assert done.returncode == 0 and ": 1 result, " in done.stdout
+
+
 def test_what_is_no_result_is_refused(tmp_path):
     sample = RESULTS / "verify.v1.jsonl"
     (tmp_path / "text").write_text("hello\n")
