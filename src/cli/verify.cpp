@@ -142,6 +142,10 @@ void run_model(const Options& options, const RecurrentLM& skeleton, Report& repo
                                      .seed = options.model.seed,
                                      .broken = options.broken};
   const Tensor tokens = stream_of(options, skeleton.config().vocab);
+  for (const int64_t segment : options.segments)
+    if (segment >= options.length && options.segments != Options().segments)
+      cli::print(stderr, "verify: no segments of {}: the stream has {} tokens\n", segment,
+                 options.length);
   eval::verify_model(opener(options.model), tokens, how,
                      [&](const eval::Verdict& verdict, bool done) { report(verdict, done); });
   report_absent_gpu(options, "model", report);

@@ -94,7 +94,10 @@ Source parse_source(std::string_view name, const DataConfig& config) {
   check(config.shards.contains(std::string(name)), Error::Kind::Usage,
         "--mix: '{}' is no source of training tokens; there are text, repeat, passkey, recall, "
         "mqar{}{}",
-        name, sets.empty() ? "" : ", and the shards ", fmt::join(sets, ", "));
+        name,
+        sets.empty() ? ", and sets of shards by the names that --shards NAME=DIR gives them"
+                     : ", and the shards ",
+        fmt::join(sets, ", "));
   return {Source::Shards, std::string(name)};
 }
 

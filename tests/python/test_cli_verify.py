@@ -60,8 +60,8 @@ def test_a_text_and_long_streams_are_compared_too(tmp_path):
     text.write_text("How many tokens does a byte make? One. " * 4)
     model, out = GOLDEN / "rwkv5-pth", tmp_path / "v.jsonl"
     arguments = ["--device", "cpu", "--dtype", "f32", "--tokenizer", "bytes", "--text", text, "-o", out]
-    done = verify(model, *arguments, "--length", "50", "--segments", "7", "--long", "300", "--piece", "64")
-    assert done.returncode == 0, done.stderr
+    done = verify(model, *arguments, "--length", "50", "--segments", "7,50", "--long", "300", "--piece", "64")
+    assert done.returncode == 0 and "no segments of 50: the stream has 50 tokens" in done.stderr, done.stderr
     records = list(stuffed_results.read(out).records.values())
     assert [(r["path"], r["tokens"]) for r in records] == [("whole", 50), ("segments of 7", 50), ("whole", 300)]
     assert records[2]["against"] == "cpu f32 aten, segments of 64"

@@ -385,7 +385,7 @@ REFUSED = [
     (["--segments", "3", "--window", "128"], "--length"),
     (["--initial-state", "noise"], "--noise-deviation"),
     (["--schedule", "cosine", "--decay", "1"], "cosine"),
-    (["--mix", "books=1"], "books"),
+    (["--mix", "books=1"], "--shards NAME=DIR"),
     (["--init-from", "tests/golden/mamba2-hf"], "--model-config"),
 ]  # fmt: skip
 
