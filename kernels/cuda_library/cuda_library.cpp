@@ -15,6 +15,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/common/cuda_kernels.h"
+#include "kernels/cuda_library/nccl.h"
 
 namespace stuffed {
 
@@ -203,6 +204,7 @@ constexpr CudaLibrary kLibrary = {
     .peak_memory = peak,
     .time = time,
     .record = record,
+    .all_reduce = STUFFED_WITH_NCCL ? nccl_all_reduce : nullptr,
 };
 
 }  // namespace

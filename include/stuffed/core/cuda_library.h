@@ -3,12 +3,19 @@
 #pragma once
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include <c10/core/Device.h>
+#include <c10/util/intrusive_ptr.h>
+
+namespace c10d {
+class Store;
+}
 
 namespace stuffed {
 
+class AllReduce;
 namespace kernels {
 struct CudaKernels;
 }
@@ -39,6 +46,13 @@ struct CudaLibrary {
   std::function<void()> (*record)(at::Device device,
                                   const std::function<void()>& work,
                                   std::string* why_not);
+
+  /// By NCCL, between GPU `index` and those of the other ranks, which find one another in the store;
+  /// null in a build without NCCL's header.
+  std::unique_ptr<AllReduce> (*all_reduce)(const c10::intrusive_ptr<c10d::Store>& store,
+                                           int rank,
+                                           int size,
+                                           int index);
 };
 
 /// The one of this process, or null: see why_no_cuda. The first call opens it where there is an
