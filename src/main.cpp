@@ -67,7 +67,8 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const std::exception& error) {
     const stuffed::cli::Failure failure = stuffed::cli::failure_of(error);
-    stuffed::cli::print(stderr, "stuffed: {}\n", failure.message);
+    if (!failure.message.empty())  // else another process of the same run says it
+      stuffed::cli::print(stderr, "stuffed: {}\n", failure.message);
     return failure.exit_code;
   }
 }

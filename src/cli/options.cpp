@@ -13,7 +13,9 @@
 namespace stuffed::cli {
 
 const char* const kExitCodes =
-    "Exit codes: 0 ok; 1 a comparison or verification failed; 2 usage error; 3 an input file is "
+    "Exit codes: 0 ok; 1 a comparison or verification failed, or a rank of a distributed run is "
+    "gone; "
+    "2 usage error; 3 an input file is "
     "missing, damaged, of the wrong kind or unsupported; 4 not supported by this build or device; "
     "5 out of "
     "memory; 6 a non-finite number under --fail-nonfinite; 7 an output cannot be written; 70 a bug "

@@ -3,13 +3,18 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include <ATen/Context.h>
 #include <fmt/ranges.h>
 
 #include "src/cli/app.h"
 #include "src/cli/print.h"
+#include "src/cli/run/failure.h"
 #include "stuffed/core/error.h"
+#include "stuffed/core/interrupt.h"
 #include "stuffed/io/provenance.h"
 #include "stuffed/models/family.h"
+#include "stuffed/train/launch.h"
+#include "stuffed/train/ranks.h"
 #include "stuffed/train/trainer.h"
 
 namespace stuffed::cli {
@@ -23,7 +28,8 @@ struct TrainOptions {
   std::string device = "auto", output, gated_norm, init_from;
   std::string schedule = "wsd", documents = "reset", initial_state = "empty";
   CLI::Option* window = nullptr;
-  bool overwrite = false;
+  bool overwrite = false, distributed = false;
+  double rendezvous_timeout = 300;  // seconds
 };
 
 /// "text=0.5" and the like; shares that are left out are 0.
@@ -126,6 +132,36 @@ void read_model_options(const TrainOptions& options, train::TrainConfig& config)
     config.model_file = options.model_config;
 }
 
+/// The GPU of this rank, unless --device names one. A batch system may show each rank its own alone.
+at::Device device_of_rank(const std::string& name, const train::Launch& launch) {
+  const at::Device device = parse_device(name);
+  if (!device.is_cuda() || name.starts_with("cuda:") || at::getNumGPUs() == 1)
+    return device;
+  return parse_device(fmt::format("cuda:{}", launch.local_rank));
+}
+
+/// As one of several processes; one of them alone says what goes wrong.
+void train_distributed(const TrainOptions& options,
+                       const train::TrainConfig& config,
+                       const Context& context) {
+  const train::Launch launch =
+      train::read_launch([](const char* name) { return std::getenv(name); });
+  if (launch.rank != 0)
+    take_signals_quietly();
+  const at::Device device = device_of_rank(options.device, launch);
+  io::json provenance = io::provenance(context.command_line, device);
+  provenance["ranks"] = launch.size;
+  train::Ranks ranks(launch, device, options.rendezvous_timeout);
+  try {
+    train::train(config, device, options.output, provenance, options.overwrite,
+                 Report(config.batch * config.length), ranks);
+  } catch (const std::exception& error) {
+    const Failure failure = failure_of(error);
+    ranks.fail(failure.exit_code, failure.message);
+    throw;
+  }
+}
+
 void run_train(const TrainOptions& options, const Context& context) {
   train::TrainConfig config = options.config;
   read_model_options(options, config);
@@ -142,6 +178,8 @@ void run_train(const TrainOptions& options, const Context& context) {
   config.resets_documents = options.documents == "reset";
   config.initial_state = parse_initial_state(options.initial_state);
   config.schedule.shape = options.schedule == "cosine" ? train::Shape::Cosine : train::Shape::Wsd;
+  if (options.distributed)
+    return train_distributed(options, config, context);
   const at::Device device = parse_device(options.device);
   train::train(config, device, options.output, io::provenance(context.command_line, device),
                options.overwrite, Report(config.batch * config.length));
@@ -258,6 +296,22 @@ void add_state_options(CLI::App& app, TrainOptions& options) {
       ->group(group);
 }
 
+void add_distributed_options(CLI::App& app, TrainOptions& options) {
+  const char* const group = "Several processes";
+  app.add_flag(
+         "--distributed", options.distributed,
+         "Be one of several processes that train one model, each on its share of --batch: as "
+         "torchrun or Slurm's srun started them, whose environment variables are read with this "
+         "flag alone. On GPUs gradients are averaged by NCCL, on CPUs over TCP")
+      ->group(group);
+  app.add_option("--rendezvous-timeout", options.rendezvous_timeout,
+                 "Seconds that all processes have to come together")
+      ->check(number_between(0.1, 1e6))
+      ->type_name("SECONDS")
+      ->capture_default_str()
+      ->group(group);
+}
+
 void add_record_options(CLI::App& app, train::TrainConfig& config) {
   const char* const group = "Records";
   add_count(app, "--log-every", config.log_every, "Steps between reports of the loss")
@@ -312,7 +366,9 @@ void add_train(CLI::App& root, Commands& commands) {
       "\"state_size\":128}'\n"
       "    --text book.txt --mix text=0.5 repeat=0.5 --length 128 --steps 2000 -o out/short\n"
       "  stuffed train --init-from out/short --shards out/shards --length 1K --segments 12 "
-      "--steps 500 -o out/long\n\n" +
+      "--steps 500 -o out/long\n"
+      "  torchrun --no-python --nproc-per-node 2 stuffed train --distributed --config "
+      "configs/smoke/train_bytes.toml\n\n" +
           families_paragraph());
   app->add_option("--family", config.family, "Model family")
       ->check(CLI::IsMember(family_names(/*new_only=*/true)).description(""))
@@ -340,7 +396,7 @@ void add_train(CLI::App& root, Commands& commands) {
   app->add_flag("--overwrite", options->overwrite, "Start over if the folder holds a run");
   add_size(*app, "--length", config.length,
            "Tokens per training sequence, through which gradients flow");
-  add_count(*app, "--batch", config.batch, "Sequences per step");
+  add_count(*app, "--batch", config.batch, "Sequences per step, over all processes");
   add_count(*app, "--steps", config.schedule.steps, "Optimiser steps")->required();
   add_device(*app, options->device, "auto: the first GPU if there is one, else the CPU");
   add_choice(*app, "--dtype", config.dtype, {"f32", "bf16"},
@@ -348,6 +404,7 @@ void add_train(CLI::App& root, Commands& commands) {
   add_seed(*app, config.seed, "Seed of the initial weights and of every random draw");
   add_data_options(*app, *options);
   add_state_options(*app, *options);
+  add_distributed_options(*app, *options);
   add_optimiser_options(*app, *options);
   add_record_options(*app, config);
   commands.push_back({.app = app,

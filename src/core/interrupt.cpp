@@ -18,6 +18,7 @@ using Clock = std::chrono::steady_clock;
 
 // Written by the thread that takes the signals, read by those that compute.
 std::atomic<int> first_signal = 0;
+std::atomic<bool> is_quiet = false;
 std::atomic<Clock::rep> first_signal_at = 0;
 
 constexpr std::array kCaught = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
@@ -60,7 +61,8 @@ void act_by_default(int signal) {
       first_signal_at = Clock::now().time_since_epoch().count();
       first_signal = signal;
     }
-    announce(signal);
+    if (!is_quiet)
+      announce(signal);
   }
 }
 
@@ -80,6 +82,10 @@ void catch_signals() {
   pthread_sigmask(SIG_BLOCK, &caught, nullptr);
   std::thread(take_signals, caught).detach();
   std::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit: write() then fails, and we can say so
+}
+
+void take_signals_quietly() {
+  is_quiet = true;
 }
 
 bool interrupted() {

@@ -33,15 +33,21 @@ AdamW::AdamW(const ParameterList& parameters, const AdamWOptions& options) : opt
   steps_ = at::zeros({}, parameters.items.front().home->options().requires_grad(false));
 }
 
-Tensor AdamW::step(double learning_rate) {
+std::vector<Tensor> AdamW::gradients() {
   const at::NoGradGuard no_grad;
-  std::vector<Tensor> gradients;
+  std::vector<Tensor> all;
   for (Group& group : groups_)
     for (Tensor& weight : group.weights) {
-      if (!weight.grad().defined())  // of a weight that no loss depends on
+      if (!weight.grad().defined())
         weight.mutable_grad() = at::zeros_like(weight);
-      gradients.push_back(weight.grad());
+      all.push_back(weight.grad());
     }
+  return all;
+}
+
+Tensor AdamW::step(double learning_rate) {
+  const at::NoGradGuard no_grad;
+  const std::vector<Tensor> gradients = this->gradients();
   const Tensor norm = at::stack(at::_foreach_norm(gradients)).norm();
   if (options_.clip > 0)
     at::_foreach_mul_(gradients, (options_.clip / (norm + 1e-6)).clamp_max(1.0));

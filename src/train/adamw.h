@@ -22,6 +22,8 @@ class AdamW {
   /// The tensors of `parameters` become leaves that require gradients. Source  arXiv:1711.05101
   AdamW(const ParameterList& parameters, const AdamWOptions& options);
 
+  /// Those that backward() left, to be written to; zeros for a weight that no loss depends on.
+  std::vector<Tensor> gradients();
   /// Clips the gradients that backward() left, takes one step, clears them. Returns the norm before
   /// clipping (a scalar on the device, so nothing waits).
   Tensor step(double learning_rate);

@@ -29,11 +29,12 @@ void visit(State& state, const Visit& f) {
 
 }  // namespace
 
-CarriedState::CarriedState(const RecurrentLM& model, const TrainConfig& config)
+CarriedState::CarriedState(const RecurrentLM& model, const TrainConfig& config, Ranks& ranks)
     : model_(model),
+      ranks_(ranks),
       segments_(config.segments),
       parts_(config.accumulate),
-      rows_(config.batch / config.accumulate),
+      rows_(config.batch / config.accumulate / ranks.size()),
       initial_(config.initial_state),
       deviation_(config.noise_deviation),
       seed_(config.seed) {}
@@ -55,6 +56,29 @@ State CarriedState::start(int64_t step, int64_t part) const {
              : empty();
 }
 
+/// Over the rows of all ranks.
+CarriedState::Moments CarriedState::moments_of(const Tensor& recurrent) const {
+  const std::array<int64_t, 3> but_heads = {0, 2, 3};
+  const Tensor mean = recurrent.mean(but_heads, true);
+  if (ranks_.is_alone())
+    return {mean, recurrent.var(but_heads, /*unbiased=*/false, true).sqrt()};
+  ranks_.average({mean});
+  const Tensor variance = (recurrent - mean).square().mean(but_heads, true);
+  ranks_.average({variance});
+  return {mean, variance.sqrt()};
+}
+
+void CarriedState::prepare(int64_t step) {
+  moments_.clear();
+  if (initial_ != InitialState::FittedNoise || step % segments_ != 0)
+    return;
+  for (const State& state : left_) {
+    moments_.emplace_back();
+    for (const LayerState& layer : state.layers)
+      moments_.back().push_back(moments_of(layer.recurrent));
+  }
+}
+
 /// Fitted: with the mean and the deviation of each head's state that the step before left.
 State CarriedState::noise(int64_t step, int64_t part) const {
   State state = empty();
@@ -65,14 +89,14 @@ State CarriedState::noise(int64_t step, int64_t part) const {
     Tensor& recurrent = state.layers[i].recurrent;
     const at::Generator generator = at::detail::createCPUGenerator(
         Rng(seed_, fmt::format("initial state/{}/{}/{}", step, part, i)).next());
-    const Tensor normal =
-        at::normal(0.0, 1.0, recurrent.sizes(), generator, at::TensorOptions(at::kFloat))
-            .to(recurrent.device());
+    std::vector<int64_t> shape = recurrent.sizes().vec();
+    shape[0] *= ranks_.size();  // drawn for all ranks, whichever rows are whose
+    const Tensor normal = at::normal(0.0, 1.0, shape, generator, at::TensorOptions(at::kFloat))
+                              .narrow(0, ranks_.rank() * rows_, rows_)
+                              .to(recurrent.device());
     if (is_fitted) {
-      const Tensor& seen = left_[static_cast<size_t>(part)].layers[i].recurrent;
-      const std::array<int64_t, 3> but_heads = {0, 2, 3};
-      recurrent = seen.mean(but_heads, true) +
-                  normal * seen.var(but_heads, /*unbiased=*/false, true).sqrt();
+      const Moments& moments = moments_[static_cast<size_t>(part)][i];
+      recurrent = moments.mean + normal * moments.deviation;
     } else {
       recurrent = normal * deviation_;
     }
@@ -93,6 +117,13 @@ void CarriedState::finish(int64_t step, std::vector<State> left) {
 }
 
 NamedTensors CarriedState::tensors() const {
+  NamedTensors all = own_tensors();
+  for (auto& [name, tensor] : all)
+    tensor = ranks_.gather(tensor);
+  return all;
+}
+
+NamedTensors CarriedState::own_tensors() const {
   NamedTensors all;
   for (size_t part = 0; part < left_.size(); ++part) {
     State state = left_[part];
@@ -108,8 +139,21 @@ void CarriedState::restore(const SavedRun& saved) {
   if (!saved.has("state.0.0.recurrent"))
     return;
   for (int64_t part = 0; part < parts_; ++part)
-    left_.push_back(empty());
-  saved.restore(tensors());
+    left_.push_back(model_.initial_state(rows_ * ranks_.size()));
+  saved.restore(own_tensors());
+}
+
+void CarriedState::share() {
+  const auto parts = static_cast<uint32_t>(left_.size());
+  if (ranks_.is_alone() || ranks_.agree(parts) == 0)
+    return;
+  for (int64_t part = 0; part < parts_ && !ranks_.is_first(); ++part)
+    left_.push_back(model_.initial_state(rows_ * ranks_.size()));
+  for (State& state : left_)
+    visit(state, [this](const std::string&, Tensor& x) {
+      ranks_.broadcast(std::vector<Tensor>{x});
+      x = x.narrow(0, ranks_.rank() * rows_, rows_).clone();
+    });
 }
 
 void restart(State& state, const std::vector<int64_t>& rows) {

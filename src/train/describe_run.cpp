@@ -8,7 +8,7 @@ namespace {
 
 constexpr auto kUsage = Error::Kind::Usage;
 
-void check_shapes(const TrainConfig& config) {
+void check_shapes(const TrainConfig& config, int64_t ranks) {
   const int64_t window = config.data.window;
   check(config.length > 0 && config.segments > 0 && window % config.span() == 0, kUsage,
         "--length: {}{} does not divide the window of {} tokens (--window)", config.length,
@@ -18,6 +18,11 @@ void check_shapes(const TrainConfig& config) {
         config.span(), window);
   check(config.accumulate > 0 && config.batch % config.accumulate == 0, kUsage,
         "--accumulate: {} parts do not divide a batch of {}", config.accumulate, config.batch);
+  check(config.batch % (ranks * config.accumulate) == 0, kUsage,
+        "--batch: {} sequences, which are those of all {} ranks, do not divide by these times {} "
+        "parts "
+        "(--accumulate)",
+        config.batch, ranks, config.accumulate);
 }
 
 io::json shares(const DataConfig& data) {
@@ -76,8 +81,8 @@ void describe_later(const TrainConfig& config,
 
 }  // namespace
 
-void check_train_config(const TrainConfig& config) {
-  check_shapes(config);
+void check_train_config(const TrainConfig& config, int64_t ranks) {
+  check_shapes(config, ranks);
   check(config.schedule.steps > 0 && config.log_every > 0 && config.validate_every > 0 &&
             config.checkpoint_every > 0,
         kUsage, "--steps and the --*-every options must be positive");

@@ -33,6 +33,9 @@ constexpr const char* kJournalFile = "train.jsonl";
 constexpr const char* kCheckpointFile = "checkpoint.safetensors";
 constexpr std::array<const char*, 2> kModelFiles = {"model.safetensors", "config.json"};
 
+/// What ranks agree on between steps.
+enum Agreed : uint32_t { kStop = 1, kSave = 2 };
+
 /// Errors  Usage for a file of the run's own that it reads too
 void guard_files(const TrainConfig& config, const fs::path& folder, const std::string& tokenizer) {
   io::OutputGuard guard;
@@ -101,8 +104,10 @@ class Run {
       at::Device device,
       const fs::path& folder,
       const io::json& provenance,
-      bool overwrite)
-      : device_(device),
+      bool overwrite,
+      Ranks& ranks)
+      : ranks_(ranks),
+        device_(device),
         folder_(folder),
         data_(config.data),
         tokenizer_file_(io::saved_tokenizer_name(data_.tokenizer())),
@@ -110,17 +115,11 @@ class Run {
         model_(checked_model()),
         rule_(build_recurrence({.mitigations = {}, .impl = Impl::Chunked})),
         described_(describe_run(config_, data_, *model_, device)),
-        carried_(*model_, config_),
+        carried_(*model_, config_, ranks),
         loss_sum_(at::zeros({}, at::TensorOptions().device(device).dtype(at::kDouble))),
-        watch_(config_.log_every, device),
-        journal_(io::Journal::open(
-            folder / kJournalFile,
-            {.schema = "stuffed.train",
-             .version = 1,
-             .config = described_,
-             .provenance = provenance,
-             .check_record = [this](const io::json& record) { check_record(record, config_); }},
-            overwrite)) {
+        watch_(config_.log_every, device) {
+    if (ranks_.is_first())
+      journal_ = open_journal(provenance, overwrite);
     ParameterList parameters;
     model_->visit(parameters);
     optimiser_ =
@@ -130,28 +129,26 @@ class Run {
                                                          .beta2 = config.beta2,
                                                          .eps = config.eps,
                                                          .clip = config.clip});
-    if (overwrite)
-      for (const std::string& name : files())
-        fs::remove(folder / name);
-    restore();
-    check_complete();
+    if (ranks_.is_first()) {
+      if (overwrite)
+        for (const std::string& name : files())
+          fs::remove(folder / name);
+      restore();
+      check_complete();
+      is_finished_ = journal_->finished();
+    }
+    share();
   }
 
   void run(const std::function<void(const Progress&)>& on_progress) {
-    if (journal_.finished())
-      return;
-    try {
-      validate_if_due();  // in case that the run was stopped in it
-      while (step_ < config_.schedule.steps)
-        advance(on_progress);
-    } catch (const Error& error) {
-      if (error.kind() == Error::Kind::Interrupted)
-        stop();
-      throw;
+    if (!is_finished_ && !take_steps(on_progress))
+      stop();
+    if (!is_finished_ && ranks_.is_first()) {
+      save_model(*model_, folder_);
+      io::save_tokenizer(data_.tokenizer(), folder_);
+      journal_->finish();
     }
-    save_model(*model_, folder_);
-    io::save_tokenizer(data_.tokenizer(), folder_);
-    journal_.finish();
+    ranks_.end();
   }
 
  private:
@@ -162,9 +159,22 @@ class Run {
     return {kCheckpointFile, kModelFiles[0], kModelFiles[1], tokenizer_file_};
   }
 
+  io::Journal open_journal(const io::json& provenance, bool overwrite) {
+    return io::Journal::open(
+        folder_ / kJournalFile,
+        {.schema = "stuffed.train",
+         .version = 1,
+         .config = described_,
+         .provenance = provenance,
+         .check_record = [this](const io::json& record) { check_record(record, config_); }},
+        overwrite);
+  }
+
   std::unique_ptr<RecurrentLM> checked_model() {
-    guard_files(config_, folder_, tokenizer_file_);
-    check_folder(folder_, tokenizer_file_);
+    if (ranks_.is_first()) {
+      guard_files(config_, folder_, tokenizer_file_);
+      check_folder(folder_, tokenizer_file_);
+    }
     auto model = make_model(config_, data_.tokenizer(), device_);
     const int64_t ids = data_.tokenizer().vocab_size();
     check(model->config().vocab >= ids, Error::Kind::Usage,
@@ -177,19 +187,46 @@ class Run {
     return model;
   }
 
-  void advance(const std::function<void(const Progress&)>& on_progress) {
+  /// Until all are taken; false if a rank is to stop before: all leave at the same step.
+  bool take_steps(const std::function<void(const Progress&)>& on_progress) {
+    try {
+      validate_if_due();  // in case that the run was stopped in it
+      bool goes_on = settle(/*is_time_to_save=*/false);
+      while (goes_on && step_ < config_.schedule.steps)
+        goes_on = advance(on_progress);
+      return goes_on;
+    } catch (const Error& error) {
+      if (error.kind() != Error::Kind::Interrupted)
+        throw;
+      ranks_.agree(
+          kStop);  // the others ask at the end of the step or validation that this one left
+      return false;
+    }
+  }
+
+  bool advance(const std::function<void(const Progress&)>& on_progress) {
     const double rate = learning_rate(config_.schedule, step_);
-    const Tensor norm = take_step(rate);
+    const std::optional<Tensor> norm = take_step(rate);
+    if (!norm)
+      return false;
     ++step_;
     if (is_due(config_.log_every))
-      report(rate, norm, on_progress);
+      report(rate, *norm, on_progress);
     validate_if_due();
     const std::chrono::duration<double> unsaved = Clock::now() - saved_at_;
-    if (is_due(config_.checkpoint_every) ||
-        (config_.save_every > 0 && unsaved.count() >= config_.save_every))
+    return settle(is_due(config_.checkpoint_every) ||
+                  (config_.save_every > 0 && unsaved.count() >= config_.save_every));
+  }
+
+  /// Saves if rank 0 finds it is time to. False if a signal came to any rank.
+  bool settle(bool is_time_to_save) {
+    const bool saves = is_time_to_save && ranks_.is_first();  // clocks differ
+    const uint32_t agreed = ranks_.agree((interrupted() ? kStop : 0U) | (saves ? kSave : 0U));
+    if (agreed & kStop)
+      return false;
+    if (agreed & kSave)
       save_progress();
-    if (interrupted())
-      stop();
+    return true;
   }
 
   bool is_due(int64_t every) const { return step_ % every == 0 || step_ == config_.schedule.steps; }
@@ -197,7 +234,9 @@ class Run {
   // ---- checkpoints ----
 
   void save_progress() {
-    save_checkpoint(folder_ / kCheckpointFile, remembered(), step_, described_);
+    const NamedTensors tensors = remembered();
+    if (ranks_.is_first())
+      save_checkpoint(folder_ / kCheckpointFile, tensors, step_, described_);
     saved_at_ = Clock::now();
   }
 
@@ -205,10 +244,14 @@ class Run {
   [[noreturn]] void stop() {
     optimiser_->clear_gradients();
     save_progress();
+    ranks_.end();  // nobody leaves before rank 0 has saved: launchers end the others when one does
+    if (!ranks_.is_first())
+      throw Error(Error::Kind::Interrupted, "");
     fail(Error::Kind::Interrupted,
          "stopped by {} after step {} of {}, which is saved in {}: run the same command again to "
          "go on",
-         signal_name(), step_, config_.schedule.steps, (folder_ / kCheckpointFile).string());
+         interrupted() || ranks_.is_alone() ? signal_name() : "a signal to another rank", step_,
+         config_.schedule.steps, (folder_ / kCheckpointFile).string());
   }
 
   /// All that decides the steps to come, but for the carried states.
@@ -248,14 +291,41 @@ class Run {
     }
   }
 
+  /// Rank 0 tells the others where the run is, and gives them its weights and all the rest: they need
+  /// no file of it.
+  /// Errors  Usage if this rank was started with other options or data
+  void share() {
+    if (ranks_.is_alone())
+      return;
+    const io::json own = {{"config", described_},
+                          {"step", step_},
+                          {"is_finished", is_finished_},
+                          {"position", after_}};
+    const io::json first = io::parse_json(ranks_.broadcast(own.dump()), "rank 0");
+    for (const auto& [key, value] : first.at("config").items())
+      check(
+          described_.contains(key) && described_.at(key) == value, Error::Kind::Usage,
+          "--distributed: {} is {} here, but {} on rank 0; start all ranks with the same options, "
+          "files and build",
+          key, described_.contains(key) ? described_.at(key).dump() : "missing", value.dump());
+    step_ = first.at("step");
+    is_finished_ = first.at("is_finished");
+    after_ = first.at("position").get<DataPosition>();
+    std::vector<Tensor> tensors;
+    for (const auto& [name, tensor] : optimiser_->tensors())
+      tensors.push_back(tensor);
+    ranks_.broadcast(tensors);
+    carried_.share();
+  }
+
   /// What the journal says was done must be there, and the other way round.
   void check_complete() const {
     for (int64_t step = config_.log_every; step <= step_; step += config_.log_every)
-      check(journal_.done(step_key(step)), Error::Kind::Input,
+      check(journal_->done(step_key(step)), Error::Kind::Input,
             "{}: goes up to step {}, but the journal {} lacks step {}; put the right journal back, "
             "or start anew with --overwrite",
             (folder_ / kCheckpointFile).string(), step_, kJournalFile, step);
-    if (!journal_.finished())
+    if (!journal_->finished())
       return;
     for (const std::string& name : files())  // whoever has the model may do without the checkpoint
       check(name == kCheckpointFile || fs::exists(folder_ / name), Error::Kind::Input,
@@ -277,9 +347,10 @@ class Run {
     return batch_;
   }
 
-  /// Mean loss of one batch, backward, update. Returns the gradient's norm. Until the update nothing
-  /// has changed that would keep the step from being taken again.
-  Tensor take_step(double rate) {
+  /// Mean loss of one batch, backward, update. Returns the gradient's norm; none if another rank left
+  /// the step. Until the update nothing has changed that would keep it from being taken again.
+  std::optional<Tensor> take_step(double rate) {
+    carried_.prepare(step_);
     batch();
     std::vector<State> left;
     Tensor loss;
@@ -291,6 +362,11 @@ class Run {
       own.backward();
       loss = loss.defined() ? loss + own.detach() : own.detach();
     }
+    if (ranks_.agree(0) != 0)
+      return std::nullopt;
+    std::vector<Tensor> averaged = optimiser_->gradients();
+    averaged.push_back(loss);
+    ranks_.average(averaged);
     const Tensor norm = optimiser_->step(rate);
     carried_.finish(step_, std::move(left));
     loss_sum_.add_(loss);
@@ -298,10 +374,11 @@ class Run {
     return norm;
   }
 
-  /// Mean loss of one part's sequences, from `state` on. Where a document begins in a row the
+  /// Mean loss of this rank's sequences of one part, from `state` on. Where a document begins in a row the
   /// segment is cut in all of them, and that row's state begins anew.
   Tensor part_loss(int64_t part, State& state) const {
-    const int64_t rows = config_.batch / config_.accumulate, first = part * rows;
+    const int64_t rows = config_.batch / config_.accumulate / ranks_.size();
+    const int64_t first = (part * ranks_.size() + ranks_.rank()) * rows;
     const int64_t begin = step_ % config_.segments * config_.length;
     const Tensor tokens =
         batch_.tokens.narrow(0, first, rows).narrow(1, begin, config_.length + 1).to(device_);
@@ -330,6 +407,8 @@ class Run {
   void report(double rate,
               const Tensor& norm,
               const std::function<void(const Progress&)>& on_progress) {
+    if (!ranks_.is_first())
+      return;
     const int64_t since = (step_ - 1) % config_.log_every + 1;
     const Progress progress = {.step = step_,
                                .steps = config_.schedule.steps,
@@ -355,11 +434,11 @@ class Run {
 
   /// Losses on each source of the mixture.
   void validate_if_due() {
-    if (step_ == 0 || !is_due(config_.validate_every))
+    if (step_ == 0 || !is_due(config_.validate_every) || !ranks_.is_first())
       return;
     for (const auto& [source, share] : config_.data.mix) {
       const std::string key = validation_key(step_, source_name(source));
-      if (share == 0 || !data_.has_validation(source) || journal_.done(key))
+      if (share == 0 || !data_.has_validation(source) || journal_->done(key))
         continue;
       const int64_t length = std::max(config_.validation_length, config_.length);
       const Tensor tokens = data_.validation(source, config_.validation_rows, length).to(device_);
@@ -371,13 +450,14 @@ class Run {
   }
 
   void append(const std::string& key, io::json fields, bool finite) {
-    if (journal_.done(key))  // a run that goes on from a checkpoint repeats the steps after it
+    if (journal_->done(key))  // a run that goes on from a checkpoint repeats the steps after it
       return;
     if (!finite)
       fields["finite"] = false;
-    journal_.append(key, fields);
+    journal_->append(key, fields);
   }
 
+  Ranks& ranks_;
   at::Device device_;
   fs::path folder_;
   TrainingData data_;
@@ -390,7 +470,8 @@ class Run {
   CarriedState carried_;
   Tensor loss_sum_;  // f64, on the device: of the steps since the last report
   LossWatch watch_;
-  io::Journal journal_;
+  std::optional<io::Journal> journal_;  // of rank 0
+  bool is_finished_ = false;
   int64_t step_ = 0;  // steps taken
   Batch batch_;       // of round `drawn_`, which is `segments` steps long
   int64_t drawn_ = -1;
@@ -405,11 +486,22 @@ void train(const TrainConfig& config,
            const fs::path& folder,
            const io::json& provenance,
            bool overwrite,
-           const std::function<void(const Progress&)>& on_progress) {
+           const std::function<void(const Progress&)>& on_progress,
+           Ranks& ranks) {
   TrainConfig filled = config;
   filled.data.seed = config.seed;
-  check_train_config(filled);
-  Run(filled, device, folder, provenance, overwrite).run(on_progress);
+  check_train_config(filled, ranks.size());
+  Run(filled, device, folder, provenance, overwrite, ranks).run(on_progress);
+}
+
+void train(const TrainConfig& config,
+           at::Device device,
+           const fs::path& folder,
+           const io::json& provenance,
+           bool overwrite,
+           const std::function<void(const Progress&)>& on_progress) {
+  Ranks alone;
+  train(config, device, folder, provenance, overwrite, on_progress, alone);
 }
 
 }  // namespace stuffed::train

@@ -47,7 +47,7 @@ def test_a_regression_of_a_thousandth_is_caught(tmp_path):
     assert stuffed("compare", EXPECTED, EXPECTED, *limit).returncode == 0
 
 
-@pytest.mark.parametrize("script", ["scripts/slurm/sweep.sbatch"])
+@pytest.mark.parametrize("script", ["scripts/slurm/sweep.sbatch", "scripts/slurm/train.sbatch"])
 def test_scripts_are_bash(script):
     done = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -151,7 +151,8 @@ def test_every_field_that_train_writes_is_on_the_page(tmp_path):
     options = ["--text", text, "--held-out", text, "--steps", 2, "--log-every", 1, "--validate-every", 2]
     shape = ["--length", 32, "--batch", 4, "--window", 64, "--validation-rows", 2, "--validation-length", 64]
     model = ["--model-config", json.dumps(NEW_MODEL), "--device", "cpu", "-o", tmp_path / "model"]
-    done = stuffed("train", *model, *options, *shape)
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    done = stuffed("train", "--distributed", *model, *options, *shape, env=alone)
     assert done.returncode == 0, done.stderr
     assert lacking(read(tmp_path / "model" / "train.jsonl")) == []
 

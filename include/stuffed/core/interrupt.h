@@ -14,6 +14,9 @@ namespace stuffed {
 /// use the stack pointer as an ordinary register: a signal frame would be written into the heap.
 void catch_signals();
 
+/// From now on signals are not announced: another process of the same run does it.
+void take_signals_quietly();
+
 bool interrupted();
 
 /// "SIGTERM"; of the first signal that came. Empty: none came.

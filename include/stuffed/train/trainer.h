@@ -1,5 +1,5 @@
-// Trains a recurrent language model on one device, from nothing or from a checkpoint, to a model
-// that the evaluators and its family's published code read.
+// Trains a recurrent language model, on one device or by several processes with a device each, from
+// nothing or from a checkpoint, to a model that the evaluators and its family's published code read.
 #pragma once
 #include <filesystem>
 #include <functional>
@@ -9,6 +9,7 @@
 
 #include "stuffed/io/json.h"
 #include "stuffed/train/data.h"
+#include "stuffed/train/ranks.h"
 #include "stuffed/train/schedule.h"
 
 namespace stuffed::train {
@@ -29,7 +30,7 @@ struct TrainConfig {
   std::optional<std::string> gated_norm;  // of that checkpoint, as Reading has it
   DataConfig data;                        // its seed is set from `seed`
   int64_t length = 128;                   // tokens in a sequence, through which gradients flow
-  int64_t batch = 32;      // sequences in a step; batch x length x segments makes whole windows
+  int64_t batch = 32;  // sequences in a step, of all ranks; with length x segments whole windows
   int64_t accumulate = 1;  // parts that a step's batch is fed in
   int64_t segments = 1;    // steps in which a row goes on where it was: truncated back-propagation
   bool resets_documents = true;  // the state is empty where a document begins inside a window
@@ -60,9 +61,22 @@ struct Progress {
 /// of equal threads). Leaves in `folder`: model.safetensors and config.json (the family's published
 /// layout), its tokenizer, train.jsonl (the journal: losses, learning rates, spikes, validation) and
 /// checkpoint.safetensors. A finished folder is left as it is.
-/// Errors  Usage if a value is out of range or the folder holds another configuration's run; Input
-///         if the folder holds a model without its journal, or a finished run without its model;
-///         Interrupted after a signal, once the checkpoint is written
+/// With several ranks each holds the model and takes its rows of every part of the batch; gradients
+/// are averaged, so that all is as with one but for rounding. Rank 0 alone reads and writes the
+/// folder, validates and reports. Any number of ranks goes on where any other was.
+/// Errors  Usage if a value is out of range or the folder holds another configuration's run, or a
+///         rank has other options or data than rank 0; Input if the folder holds a model without its
+///         journal, or a finished run without its model; Interrupted after a signal to any rank, once
+///         the checkpoint is written (on others than rank 0 with an empty message)
+void train(const TrainConfig& config,
+           at::Device device,
+           const std::filesystem::path& folder,
+           const io::json& provenance,
+           bool overwrite,
+           const std::function<void(const Progress&)>& on_progress,
+           Ranks& ranks);
+
+/// By this process alone.
 void train(const TrainConfig& config,
            at::Device device,
            const std::filesystem::path& folder,
