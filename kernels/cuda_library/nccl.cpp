@@ -2,6 +2,8 @@
 #define USE_C10D_NCCL  // without which its header is empty
 #include "kernels/cuda_library/nccl.h"
 
+#include <exception>
+
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
@@ -14,7 +16,13 @@ class NcclAllReduce : public AllReduce {
   NcclAllReduce(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, int index)
       : index_(static_cast<c10::DeviceIndex>(index)),
         group_(c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size)) {}
-  ~NcclAllReduce() override { group_->shutdown(); }
+  /// Where something went wrong, sums that are under way may never end.
+  ~NcclAllReduce() override {
+    if (std::uncaught_exceptions() > 0)
+      group_->abort();
+    else
+      group_->shutdown();
+  }
 
   /// Queued on the current stream; nothing waits.
   void sum(const std::vector<Tensor>& tensors) override {
