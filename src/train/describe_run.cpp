@@ -19,9 +19,8 @@ void check_shapes(const TrainConfig& config, int64_t ranks) {
   check(config.accumulate > 0 && config.batch % config.accumulate == 0, kUsage,
         "--accumulate: {} parts do not divide a batch of {}", config.accumulate, config.batch);
   check(config.batch % (ranks * config.accumulate) == 0, kUsage,
-        "--batch: {} sequences, which are those of all {} ranks, do not divide by these times {} "
-        "parts "
-        "(--accumulate)",
+        "--batch: {} sequences, of all ranks together, are not divisible by {} ranks times "
+        "--accumulate {}",
         config.batch, ranks, config.accumulate);
 }
 
