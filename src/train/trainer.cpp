@@ -34,7 +34,7 @@ constexpr const char* kCheckpointFile = "checkpoint.safetensors";
 constexpr std::array<const char*, 2> kModelFiles = {"model.safetensors", "config.json"};
 
 /// What ranks agree on between steps.
-enum Agreed : uint32_t { kStop = 1, kSave = 2 };
+constexpr uint32_t kStop = 1, kSave = 2;
 
 /// Errors  Usage for a file of the run's own that it reads too
 void guard_files(const TrainConfig& config, const fs::path& folder, const std::string& tokenizer) {
@@ -221,7 +221,7 @@ class Run {
   /// Saves if rank 0 finds it is time to. False if a signal came to any rank.
   bool settle(bool is_time_to_save) {
     const bool saves = is_time_to_save && ranks_.is_first();  // clocks differ
-    const uint32_t agreed = ranks_.agree((interrupted() ? kStop : 0U) | (saves ? kSave : 0U));
+    const uint32_t agreed = ranks_.agree((interrupted() ? kStop : 0) | (saves ? kSave : 0));
     if (agreed & kStop)
       return false;
     if (agreed & kSave)

@@ -19,11 +19,10 @@ constexpr int kLostCode = static_cast<int>(kRankLost);
 constexpr auto kLastWords = std::chrono::seconds(10);  // that rank 0 has, or a peer to say goodbye
 constexpr auto kMoment = std::chrono::milliseconds(10);
 
-enum Word : uint32_t {
-  kFailed = 1,  // to rank 0: this rank failed, with that message
-  kEnd,         // from rank 0: end with that code and say nothing
-  kGoodbye,
-};
+// Words.
+constexpr uint32_t kFailed = 1;  // to rank 0: this rank failed, with that message
+constexpr uint32_t kEnd = 2;     // from rank 0: end with that code and say nothing
+constexpr uint32_t kGoodbye = 3;
 
 struct WordHead {
   uint32_t word = 0;
@@ -31,7 +30,7 @@ struct WordHead {
   uint64_t bytes = 0;  // of the text that follows
 };
 
-void say(const Socket& to, Word word, int exit_code = 0, const std::string& text = {}) {
+void say(const Socket& to, uint32_t word, int exit_code = 0, const std::string& text = {}) {
   const WordHead head = {.word = word, .exit_code = exit_code, .bytes = text.size()};
   if (to.is_open() && to.send(&head, sizeof head))  // whoever is gone cannot be told
     to.send(text.data(), text.size());

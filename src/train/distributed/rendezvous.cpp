@@ -31,7 +31,7 @@ class QuietSockets {
   int before_;
 };
 
-enum Channel : uint32_t { kData, kLifeline, kChannels };
+constexpr uint32_t kData = 0, kLifeline = 1, kChannels = 2;
 
 /// The first words on a connection to rank 0.
 struct Hello {
@@ -184,7 +184,7 @@ void await_others(const Launch& launch, Deadline deadline, double timeout, Met& 
 void go_to_first(const Launch& launch, Deadline deadline, double timeout, Met& met) {
   const Meeting meeting = look_up(*met.store, launch, deadline, timeout);
   const std::string& host = meeting.host.empty() ? launch.address : meeting.host;
-  for (const Channel channel : {kLifeline, kData}) {  // that which a refusal comes on first
+  for (const uint32_t channel : {kLifeline, kData}) {  // that which a refusal comes on first
     Socket socket = connect_until(host, meeting.port, deadline);
     const Hello hello = {.token = meeting.token,
                          .rank = static_cast<uint32_t>(launch.rank),

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t kBucketElements = 1 << 20;  // sent at a time, so that memory stays small
 
-enum Operation : uint32_t { kSum = 1, kCombine, kBroadcastText, kBroadcastTensor, kGather };
+// Operations.
+constexpr uint32_t kSum = 1, kCombine = 2, kBroadcastText = 3, kBroadcastTensor = 4, kGather = 5;
 
 /// In front of every message: ranks that are at different operations must not take one for another.
 struct MessageHead {
