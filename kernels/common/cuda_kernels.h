@@ -1,5 +1,6 @@
 // The launches that libstuffed_cuda.so holds, by operation.
 #pragma once
+#include "kernels/decay_scan/decay_scan_backward_params.h"
 #include "kernels/decay_scan/decay_scan_params.h"
 #include "kernels/delta_rule/delta_rule_params.h"
 #include "kernels/map/map_params.h"
@@ -15,6 +16,8 @@ struct CudaKernels {
   decltype(&stuffed_decay_scan_workspace) decay_scan_workspace;
   decltype(&stuffed_decay_scan_launch) decay_scan_launch;
   decltype(&stuffed_decay_scan_f64) decay_scan_f64;
+  decltype(&stuffed_decay_scan_backward_workspace) decay_scan_backward_workspace;
+  decltype(&stuffed_decay_scan_backward) decay_scan_backward;
   decltype(&stuffed_delta_rule) delta_rule;
   decltype(&stuffed_map) map;
   decltype(&stuffed_nll) nll;

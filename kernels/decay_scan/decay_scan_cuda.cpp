@@ -1,12 +1,10 @@
 // From tensors to the CUDA kernels' parameters.
 #include "kernels/decay_scan/decay_scan_cuda.h"
 
-#include <string_view>
-
 #include <ATen/ATen.h>
 
 #include "kernels/common/cuda_call.h"
-#include "kernels/decay_scan/decay_scan_params.h"
+#include "kernels/decay_scan/decay_scan_cuda_params.h"
 #include "stuffed/core/error.h"
 
 namespace stuffed::kernels {
@@ -15,9 +13,6 @@ ScanResult decay_scan_cuda(const ScanInputs& in, const Tensor& state) {
   return decay_scan_cuda(in, state, 0);
 }
 
-namespace {
-
-/// `axes` names the tensor's axes by the letters of View.
 View view_of(const Tensor& x, std::string_view axes) {
   View view;
   view.data = x.const_data_ptr();
@@ -31,7 +26,6 @@ View view_of(const Tensor& x, std::string_view axes) {
   return view;
 }
 
-/// The inputs with all streams of one type: the kernels read either bf16 or f32.
 ScanInputs in_one_type(ScanInputs in) {
   bool is_one = true;
   visit_tensors(in, [&](const ScanField& field, const Tensor& x) {
@@ -85,6 +79,8 @@ DecayScanParams params_of(const ScanInputs& in, const Tensor& state) {
     p.state_in = state.const_data_ptr<float>();
   return p;
 }
+
+namespace {
 
 /// Whether a kernel makes the decays of this gate itself.
 bool takes_gate(const ScanInputs& in) {

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/common/testing.h"
+#include "kernels/decay_scan/decay_scan_backward.h"
 #include "kernels/decay_scan/decay_scan_views.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/rng.h"
@@ -400,6 +401,49 @@ TEST(DecayScan, GradientsAreThoseOfTheTokenByTokenLoop) {
     }
 }
 
+TEST(DecayScan, TheReferencesBackwardIsThatOfTheTokenByTokenLoop) {
+  for (Variant variant : variants())
+    for (const Decay decay : {Decay::Weak, Decay::Resets, Decay::Exactly, Decay::Never}) {
+      Problem problem = make_problem({.variant = variant,
+                                      .decay = decay,
+                                      .B = 2,
+                                      .T = 40,
+                                      .K = 4,
+                                      .V = 3,
+                                      .type = at::kDouble,
+                                      .seed = 8});
+      if (!kernels::decay_scan_backward_takes(problem.in))
+        continue;
+      const auto expected =
+          gradients_of(problem, [](const Problem& p) { return token_by_token(p.in, p.state); });
+      const auto actual = gradients_of(problem, [](const Problem& p) {
+        return ops::decay_scan(p.in, p.state, Impl::Reference);
+      });
+      for (size_t i = 0; i < expected.size(); ++i)
+        EXPECT_TRUE(close(actual[i], expected[i], 1e-12))
+            << name_of(variant) << ' ' << name_of(decay) << " input " << i;
+    }
+}
+
+TEST(DecayScan, TheReferencesBackwardReachesAGateAndOneOutputAlone) {
+  for (const Variant& variant : raw_variants()) {
+    const Problem problem = make_problem({.variant = variant, .T = 12, .type = at::kDouble});
+    for (const bool of_state : {false, true}) {
+      const auto gradients = [&](Impl impl) {
+        return gradients_of(problem, [&](const Problem& p) {
+          ScanResult out = ops::decay_scan(p.in, p.state, impl);
+          (of_state ? out.y : out.state) = (of_state ? out.y : out.state).detach();
+          return out;
+        });
+      };
+      const auto expected = gradients(Impl::Aten), actual = gradients(Impl::Reference);
+      for (size_t i = 0; i < expected.size(); ++i)
+        if (expected[i].defined())
+          EXPECT_TRUE(close(actual[i], expected[i], 1e-11)) << name_of(variant) << " input " << i;
+    }
+  }
+}
+
 Error::Kind kind_thrown(const std::function<void()>& f) {
   try {
     f();
@@ -465,7 +509,7 @@ TEST(DecayScan, AProgramThatIsNamedNeverFallsBack) {
   EXPECT_NE(message(Impl::Cuda).find("those that do: step, tiled, aten, reference"),
             std::string::npos);
   p.in.v.requires_grad_();
-  EXPECT_NE(message(Impl::Reference).find("with a gradient; those that do: aten"),
+  EXPECT_NE(message(Impl::Tiled).find("with a gradient; those that do: aten, reference"),
             std::string::npos);
   p = make_problem({.variant = variant_of("rwkv6"), .T = 50});
   EXPECT_NE(message(Impl::Tiled).find("'tiled'"), std::string::npos);

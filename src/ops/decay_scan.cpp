@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "kernels/decay_scan/decay_scan_backward.h"
 #include "stuffed/core/cuda_library.h"
 #include "stuffed/core/error.h"
 #include "stuffed/ops/op.h"
@@ -141,8 +142,10 @@ ScanInputs as_if_stored(const ScanInputs& in) {
   return out;
 }
 
-/// Whether the program makes the decays of the gate itself.
+/// Whether the program makes the decays of the gate itself. Backward passes know no gates.
 bool takes_gate(Impl program, const ScanInputs& in, const Tensor& state) {
+  if (needs_gradient(in, state))
+    return false;
   return program == Impl::Reference ||
          (program == Impl::Cuda && state.scalar_type() == at::kFloat &&
           kernels::decay_scan_cuda_takes(in));
@@ -155,13 +158,20 @@ std::vector<Impl> forms_of_scan() {
   return forms;
 }
 
+/// Whether the program has a backward pass for these inputs.
+bool takes_with_gradient(Impl program, const ScanInputs& in, const Tensor& state) {
+  return program == Impl::Reference
+             ? state.is_cpu() && kernels::decay_scan_backward_takes(in)
+             : program == Impl::Cuda && kernels::decay_scan_backward_cuda_takes(in, state);
+}
+
 bool takes(Impl program, const ScanInputs& in, const Tensor& state) {
   if (program == Impl::Aten)
     return true;
-  if (needs_gradient(in, state))
-    return false;
   if (in.gate && !takes_gate(program, in, state))
     return takes(program, as_if_stored(in), state);
+  if (needs_gradient(in, state))
+    return takes_with_gradient(program, in, state);
   switch (program) {
     case Impl::Reference:
       return state.is_cpu();
@@ -229,10 +239,16 @@ Tensor no_outputs(const ScanInputs& in) {
 
 namespace {
 
+ScanResult scan_cuda(const ScanInputs& in, const Tensor& state) {
+  return kernels::decay_scan_cuda(in, state);
+}
+
 ScanResult run(Impl program, const ScanInputs& in, const Tensor& state) {
   switch (program) {
     case Impl::Cuda:
-      return kernels::decay_scan_cuda(in, state);
+      return needs_gradient(in, state)
+                 ? kernels::with_gradient(scan_cuda, kernels::decay_scan_backward_cuda, in, state)
+                 : scan_cuda(in, state);
     case Impl::Step: {
       const Tensor next = at::empty(state.sizes(), state.options());
       const Tensor y = kernels::decay_scan_step(in, state, next);
@@ -241,7 +257,10 @@ ScanResult run(Impl program, const ScanInputs& in, const Tensor& state) {
     case Impl::Tiled:
       return kernels::decay_scan_tiled(in, state);
     case Impl::Reference:
-      return kernels::decay_scan_cpu(in, state);
+      return needs_gradient(in, state)
+                 ? kernels::with_gradient(kernels::decay_scan_cpu, kernels::decay_scan_backward_cpu,
+                                          in, state)
+                 : kernels::decay_scan_cpu(in, state);
     default:
       return kernels::decay_scan_aten(in, state);
   }

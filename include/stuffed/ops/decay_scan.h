@@ -5,9 +5,10 @@
 namespace stuffed::ops {
 
 /// Checks the arguments, chooses one of the programs of kernels/decay_scan and runs it. Auto is
-/// Cuda for tensors on a GPU that need no gradient and that the kernels take, else Chunked; Chunked
-/// is Aten if a gradient is wanted and on a GPU, and on the CPU Step for at most 8 tokens, Tiled for
-/// one decay per head, else Aten.
+/// Cuda for tensors on a GPU that the kernels take, else Chunked; Chunked is Aten if a gradient is
+/// wanted and on a GPU, and on the CPU Step for at most 8 tokens, Tiled for one decay per head, else
+/// Aten. Cuda and Reference have backward passes of their own, but not through an erase term or a
+/// factored decay; Aten has one for any inputs.
 ///
 /// Errors  Internal if a shape, type, device or sign is against the contract; Unsupported if the
 ///         program named does not take these inputs: it never falls back to another
