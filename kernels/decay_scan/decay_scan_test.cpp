@@ -427,7 +427,9 @@ TEST(DecayScan, TheReferencesBackwardIsThatOfTheTokenByTokenLoop) {
 
 TEST(DecayScan, TheReferencesBackwardReachesAGateAndOneOutputAlone) {
   for (const Variant& variant : raw_variants()) {
-    const Problem problem = make_problem({.variant = variant, .T = 12, .type = at::kDouble});
+    // One head: the bounds of the first of several are 0, where they have no gradient.
+    const Problem problem =
+        make_problem({.variant = variant, .T = 12, .H = 1, .type = at::kDouble});
     for (const bool of_state : {false, true}) {
       const auto gradients = [&](Impl impl) {
         return gradients_of(problem, [&](const Problem& p) {
@@ -438,8 +440,9 @@ TEST(DecayScan, TheReferencesBackwardReachesAGateAndOneOutputAlone) {
       };
       const auto expected = gradients(Impl::Aten), actual = gradients(Impl::Reference);
       for (size_t i = 0; i < expected.size(); ++i)
-        if (expected[i].defined())
+        if (expected[i].defined()) {
           EXPECT_TRUE(close(actual[i], expected[i], 1e-11)) << name_of(variant) << " input " << i;
+        }
     }
   }
 }

@@ -17,7 +17,7 @@ using testing::Tensors;
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-struct Case {
+struct Rejection {
   const char* what;
   Shapes tensors;
   json config;
@@ -75,9 +75,9 @@ Shapes without(Shapes tensors, const std::string& name) {
   return tensors;
 }
 
-const std::vector<Case>& cases() {
+const std::vector<Rejection>& cases() {
   static const json hgrn2 = {{"expand_ratio", 4}};
-  static const std::vector<Case> all = {
+  static const std::vector<Rejection> all = {
       // Relatives of RWKV.
       {"RWKV-4 in BlinkDL's names",
        rwkv({{"time_decay", {8}}, {"time_first", {8}}}),
@@ -196,7 +196,7 @@ const std::vector<Case>& cases() {
 }
 
 TEST(Rejections, EachIsNamed) {
-  for (const Case& test : cases()) {
+  for (const Rejection& test : cases()) {
     SCOPED_TRACE(test.what);
     const TempFolder folder;
     Tensors tensors;
