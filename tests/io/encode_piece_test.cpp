@@ -10,24 +10,9 @@
 namespace stuffed::io {
 namespace {
 
-using stuffed::testing::package_file;
-using stuffed::testing::published_file;
 using stuffed::testing::repeat;
+using stuffed::testing::tokenizer_files;
 using Ids = std::vector<int32_t>;
-
-std::vector<std::string> tokenizer_files() {
-  const std::filesystem::path data =
-      std::filesystem::path(STUFFED_SOURCE_DIR) / "tests" / "data" / "tokenizers";
-  std::vector<std::string> files = {"bytes", (data / "small_neox.json").string(),
-                                    (data / "small_spm.json").string()};
-  for (const std::string& published :
-       {published_file("20B_tokenizer.json"), package_file("rwkv/rwkv_vocab_v20230424.txt"),
-        package_file("mistral_common/data/tokenizer.model.v1"),
-        package_file("mistral_common/data/mistral_instruct_tokenizer_240323.model.v3")})
-    if (!published.empty())
-      files.push_back(published);
-  return files;
-}
 
 /// Characters at whose neighbourhoods tokenizers look twice.
 std::string random_text(Rng& rng, int characters) {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace stuffed::testing {
 
@@ -29,6 +30,21 @@ inline std::string published_file(const std::string& name) {
   const char* folder = std::getenv("STUFFED_TOKENIZERS");
   const std::filesystem::path file = std::filesystem::path(folder ? folder : "") / name;
   return folder && std::filesystem::is_regular_file(file) ? file.string() : "";
+}
+
+/// Of every kind, as load_tokenizer() takes them; the published ones that are there.
+inline std::vector<std::string> tokenizer_files() {
+  const std::filesystem::path data =
+      std::filesystem::path(STUFFED_SOURCE_DIR) / "tests" / "data" / "tokenizers";
+  std::vector<std::string> files = {"bytes", (data / "small_neox.json").string(),
+                                    (data / "small_spm.json").string()};
+  for (const std::string& published :
+       {published_file("20B_tokenizer.json"), package_file("rwkv/rwkv_vocab_v20230424.txt"),
+        package_file("mistral_common/data/tokenizer.model.v1"),
+        package_file("mistral_common/data/mistral_instruct_tokenizer_240323.model.v3")})
+    if (!published.empty())
+      files.push_back(published);
+  return files;
 }
 
 inline std::string repeat(const std::string& text, int times) {

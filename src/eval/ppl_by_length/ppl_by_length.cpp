@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <unordered_map>
 
 #include <ATen/ATen.h>
 
@@ -38,12 +39,15 @@ std::vector<int64_t> text_bytes(const io::Document& document,
                                 const io::Tokenizer& tokenizer,
                                 int64_t bucket) {
   std::vector<int64_t> bytes;
+  std::unordered_map<int32_t, int64_t> spelled;  // by id: a long document has few
   for (size_t j = 1; j < document.tokens.size(); ++j) {
     const auto b = (j - 1) / static_cast<size_t>(bucket);
     if (bytes.size() <= b)
       bytes.resize(b + 1);
-    bytes[b] +=
-        static_cast<int64_t>(tokenizer.decode_bytes(std::span(&document.tokens[j], 1)).size());
+    const auto [found, is_new] = spelled.try_emplace(document.tokens[j]);
+    if (is_new)
+      found->second = std::ssize(tokenizer.decode_bytes(std::span(&document.tokens[j], 1)));
+    bytes[b] += found->second;
   }
   return bytes;
 }

@@ -1,9 +1,12 @@
 #include "raw_documents.h"
 
+#include <algorithm>
 #include <limits>
+#include <utility>
 
 #include <ATen/ATen.h>
 
+#include "repeated_text.h"
 #include "src/io/json_field.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/tensor_file.h"
@@ -199,18 +202,51 @@ class RowDocument final : public RawDocument {
   int64_t at_ = 0;
 };
 
-/// Tokens that are there already.
-class ReadyDocument final : public RawDocument {
+/// A text that repeats itself, and the number of its repetitions.
+struct Prompt {
+  std::string unit;
+  int64_t units = 0;  // at a time
+};
+
+Prompt prompt_of(const std::string& name) {
+  if (name == "newlines")
+    return {"\n", 300000};
+  if (name == "capital")
+    return {
+        "The capital of China is Beijing. The capital of USA is Washington. The capital of Norway "
+        "is Oslo. ",
+        2000};
+  fail(Error::Kind::Usage, "--prompt: '{}' is not known; newlines and capital are", name);
+}
+
+/// A prompt, repeated until it has more than `length` tokens.
+class PromptDocument final : public RawDocument {
  public:
-  ReadyDocument(std::string name, std::vector<int32_t> tokens)
-      : RawDocument(std::move(name)), tokens_(std::move(tokens)) {}
+  PromptDocument(const SourceOptions& options, std::shared_ptr<const Tokenizer> tokenizer)
+      : RawDocument(options.prompt),
+        tokenizer_(std::move(tokenizer)),
+        text_(*tokenizer_, prompt_of(options.prompt).unit) {
+    const Prompt prompt = prompt_of(options.prompt);
+    const size_t bytes_at_a_time = prompt.unit.size() * static_cast<size_t>(prompt.units);
+    for (int64_t times = 1; end_ <= options.length;) {
+      bytes_ = bytes_at_a_time * static_cast<size_t>(times);
+      end_ = text_.count(bytes_);
+      check(end_ > 0, Error::Kind::Internal, "--prompt {} has no tokens", options.prompt);
+      times = std::max(times + 1, times * (options.length + 1) / end_);
+    }
+    if (options.when_short != Short::Pack)  // else the rest fills further documents
+      end_ = options.length + 1;
+  }
+
   void read(size_t, std::vector<int32_t>& tokens) override {
-    tokens.insert(tokens.end(), tokens_.begin(), tokens_.end());
-    tokens_ = {};
+    text_.append(bytes_, std::exchange(at_, end_), end_, tokens);
   }
 
  private:
-  std::vector<int32_t> tokens_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  RepeatedText text_;
+  size_t bytes_ = 0;
+  int64_t at_ = 0, end_ = 0;  // tokens
 };
 
 }  // namespace
@@ -291,30 +327,11 @@ RawDocuments prompt_document(const SourceOptions& options,
   check(options.length > 0, Error::Kind::Usage, "--prompt repeats without end; give --length");
   identity["kind"] = "prompt";
   identity["name"] = options.prompt;
-  std::string once;
-  if (options.prompt == "newlines")
-    once.assign(300000, '\n');
-  for (int i = 0; options.prompt == "capital" && i < 2000; ++i)
-    once +=
-        "The capital of China is Beijing. The capital of USA is Washington. The capital of Norway "
-        "is Oslo. ";
-  check(!once.empty(), Error::Kind::Usage, "--prompt: '{}' is not known; newlines and capital are",
-        options.prompt);
-  return [options, tokenizer, once, given = false]() mutable -> std::unique_ptr<RawDocument> {
+  prompt_of(options.prompt);  // is it known?
+  return [options, tokenizer, given = false]() mutable -> std::unique_ptr<RawDocument> {
     if (std::exchange(given, true))
       return nullptr;
-    std::vector<int32_t> tokens = tokenizer->encode(once);
-    for (std::string text = once; static_cast<int64_t>(tokens.size()) <= options.length;) {
-      check(!tokens.empty(), Error::Kind::Internal, "--prompt {} has no tokens", options.prompt);
-      const int64_t have = static_cast<int64_t>(text.size() / once.size());
-      const int64_t times =
-          have + std::max<int64_t>(
-                     1, have * (options.length + 1) / static_cast<int64_t>(tokens.size()) - have);
-      for (int64_t i = have; i < times; ++i)
-        text += once;
-      tokens = tokenizer->encode(text);
-    }
-    return std::make_unique<ReadyDocument>(options.prompt, std::move(tokens));
+    return std::make_unique<PromptDocument>(options, tokenizer);
   };
 }
 
