@@ -6,6 +6,7 @@
 #include <csignal>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/stop.h"
@@ -20,6 +21,8 @@ using Clock = std::chrono::steady_clock;
 std::atomic<int> first_signal = 0;
 std::atomic<bool> is_quiet = false;
 std::atomic<Clock::rep> first_signal_at = 0;
+
+thread_local std::stop_token stop_of_thread;
 
 constexpr std::array kCaught = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 
@@ -103,7 +106,12 @@ std::string signal_name() {
   return interrupted() ? name_of(first_signal) : std::string();
 }
 
+void stop_thread_by(std::stop_token stop) {
+  stop_of_thread = std::move(stop);
+}
+
 void stop_if_interrupted() {
+  check(!stop_of_thread.stop_requested(), Error::Kind::Interrupted, "stopped: not wanted any more");
   check(!interrupted(), Error::Kind::Interrupted, "stopped by {}; run the same command again",
         signal_name());
 }

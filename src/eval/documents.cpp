@@ -7,6 +7,7 @@
 
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
+#include "stuffed/io/documents_ahead.h"
 #include "stuffed/io/record_fields.h"
 
 namespace stuffed::eval {
@@ -97,7 +98,8 @@ class DocumentLoop {
 
   void measure_all() {
     Batch batch;
-    for (int64_t index = 0; std::optional<io::Document> document = source_.next(); ++index) {
+    io::DocumentsAhead documents(source_);
+    for (int64_t index = 0; std::optional<io::Document> document = documents.next(); ++index) {
       if (is_done(index, *document))
         continue;
       const bool full = batch.rows() == task_.batch();

@@ -1,6 +1,7 @@
 // Was this process asked to stop? Long commands look between two segments, so that what is written
 // stays whole.
 #pragma once
+#include <stop_token>
 #include <string>
 
 namespace stuffed {
@@ -22,8 +23,11 @@ bool interrupted();
 /// "SIGTERM"; of the first signal that came. Empty: none came.
 std::string signal_name();
 
-/// Throws Error{Interrupted} if a signal came.
+/// Throws Error{Interrupted} if a signal came, or this thread's work is not wanted any more.
 void stop_if_interrupted();
+
+/// From now on stop_if_interrupted() throws on the calling thread if `stop` asks for it, too.
+void stop_thread_by(std::stop_token stop);
 
 /// Throws Error{Interrupted} if a signal came over kGraceSeconds ago: for places inside a segment
 /// that can be left and done again.

@@ -1,5 +1,6 @@
 // The bytes of a text in order, from a file, a pipe or standard input; gzip and zstd are undone.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -11,14 +12,18 @@
 
 namespace stuffed::io {
 
-/// What was read of pipes, which cannot be read again to find out.
+/// What was read of pipes, which cannot be read again to find out, and whether anyone waits for
+/// more.
 class PipeRecord {
  public:
   void add(std::string_view bytes);
   int64_t bytes() const { return bytes_; }
   std::string sha256() const { return hash_.hex_so_far(); }
+  void set_awaited(bool is_awaited) { is_awaited_ = is_awaited; }
+  bool is_awaited() const { return is_awaited_; }
 
  private:
+  std::atomic<bool> is_awaited_ = true;  // set by one thread while another reads
   int64_t bytes_ = 0;
   Sha256 hash_;
 };

@@ -85,6 +85,9 @@ class TokenSource {
   ///         of range, a document that is too short, fewer documents than were asked for, and what
   ///         ByteStream refuses; Interrupted
   std::optional<Document> next();
+  /// While another thread is in next(): does anyone wait for it? A pipe that gives nothing is an
+  /// error only then.
+  void set_awaited(bool is_awaited);
 
   /// What decides the documents: kind, hashes of the files, length, and the like.
   const json& identity() const;

@@ -80,10 +80,12 @@ struct ByteStream::Impl {
 /// In slices, so that a signal is noticed.
 void ByteStream::Impl::wait() const {
   using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
+  auto begin = Clock::now();
   const bool is_patient = options.wait || (is_input && ::isatty(fd) != 0);
   for (pollfd what{.fd = fd, .events = POLLIN, .revents = 0}; ::poll(&what, 1, 100) <= 0;) {
     stop_if_interrupted();
+    if (options.record && !options.record->is_awaited())
+      begin = Clock::now();
     const std::chrono::duration<double> waited = Clock::now() - begin;
     check(is_patient || waited.count() < options.patience_seconds, Error::Kind::Input,
           "{}: nothing arrived for {} s; does anything write to it? To wait longer, give --wait",

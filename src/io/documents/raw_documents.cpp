@@ -186,8 +186,14 @@ class RowDocument final : public RawDocument {
  private:
   void read_block(std::vector<int32_t>& tokens) {
     constexpr int64_t kBlock = int64_t{1} << 16;
-    const Tensor ids =
-        row_.narrow(0, at_, std::min(kBlock, row_.size(0) - at_)).to(at::kLong).contiguous();
+    for (const int64_t end = std::min(at_ + kBlock, row_.size(0)); at_ < end;)
+      read_part(end, tokens);
+  }
+
+  /// Of so many that LibTorch converts them on this thread: others compute meanwhile.
+  void read_part(int64_t end, std::vector<int32_t>& tokens) {
+    constexpr int64_t kPart = int64_t{1} << 14;
+    const Tensor ids = row_.narrow(0, at_, std::min(kPart, end - at_)).to(at::kLong).contiguous();
     for (const int64_t id :
          std::span(ids.const_data_ptr<int64_t>(), static_cast<size_t>(ids.numel()))) {
       check(id >= 0 && id <= std::numeric_limits<int32_t>::max(), Error::Kind::Input,

@@ -250,6 +250,10 @@ std::optional<Document> TokenSource::next() {
   return document;
 }
 
+void TokenSource::set_awaited(bool is_awaited) {
+  impl_->piped->set_awaited(is_awaited);
+}
+
 const json& TokenSource::identity() const {
   return impl_->identity;
 }
