@@ -7,6 +7,7 @@
 
 #include "checkpoint.h"
 #include "filled_model.h"
+#include "stuffed/core/background.h"
 #include "stuffed/core/error.h"
 #include "stuffed/core/hash.h"
 #include "stuffed/io/atomic_file.h"
@@ -61,13 +62,14 @@ class ModelBuilder {
                                            const LoadOptions& options) {
     const OpenCheckpoint files = OpenCheckpoint::open(path, options.reading);
     auto [model, map] = recognise(files.checkpoint);
+    Background<std::string> hash([&files] { return checkpoint_hash(files); });
     set_device_and_dtype(*model, options);
     ParameterLoader loader(files.tensors, map, options.inference ? model->dtype_ : at::kFloat,
                            options.device, shape_hint(model->config_));
     model->visit(loader);
     loader.finish();
-    record_hash(*model, files);
     finish(*model, options);
+    model->config_.hash = hash.get();
     return std::move(model);
   }
 

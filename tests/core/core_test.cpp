@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "stuffed/core/background.h"
 #include "stuffed/core/cuda_library.h"
 #include "stuffed/core/dtype.h"
 #include "stuffed/core/error.h"
@@ -119,6 +120,30 @@ TEST(RunTimeLibrary, SaysWhyItCannotBeOpened) {
 TEST(RunTimeLibrary, SaysWhyThereIsNone) {
   EXPECT_EQ(cuda_library() == nullptr, !why_no_cuda().empty());
   EXPECT_EQ(version_text().find("cpu cuda") == std::string::npos, cuda_library() == nullptr);
+}
+
+TEST(Background, GivesTheResultOrTheErrorOfItsWork) {
+  Background<int> sum([] { return 40 + 2; });
+  EXPECT_EQ(sum.get(), 42);
+  Background<int> failing([]() -> int { fail(Error::Kind::Input, "no such file"); });
+  EXPECT_THROW(failing.get(), Error);
+}
+
+TEST(Background, WorkThatIsNotWantedAnyMoreIsStopped) {
+  bool is_stopped = false;
+  {
+    Background<int> endless([&]() -> int {
+      try {
+        for (;;)
+          stop_if_interrupted();
+      } catch (const Error& error) {
+        is_stopped = error.kind() == Error::Kind::Interrupted;
+        throw;
+      }
+    });
+  }
+  EXPECT_TRUE(is_stopped);
+  EXPECT_NO_THROW(stop_if_interrupted());  // on this thread nothing has changed
 }
 
 TEST(Version, NamesCommitAndLibTorch) {
