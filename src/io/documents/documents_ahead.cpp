@@ -1,6 +1,7 @@
 #include "stuffed/io/documents_ahead.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -14,6 +15,9 @@
 namespace stuffed::io {
 
 namespace {
+
+// wait() without a time limit is of a newer libstdc++ than the packages ask for.
+constexpr std::chrono::hours kLong{1};
 
 size_t bytes_of(const Document& document) {
   return sizeof(Document) + document.tokens.size() * sizeof(int32_t) +
@@ -44,7 +48,9 @@ struct DocumentsAhead::Impl {
 /// False if no more is wanted.
 bool DocumentsAhead::Impl::wait_for_room(const std::stop_token& stop) {
   std::unique_lock lock(mutex);
-  changed.wait(lock, stop, [&] { return is_awaited || ready_bytes + largest <= most_bytes; });
+  const auto has_room = [&] { return is_awaited || ready_bytes + largest <= most_bytes; };
+  while (!changed.wait_for(lock, stop, kLong, has_room) && !stop.stop_requested()) {
+  }
   return !stop.stop_requested();
 }
 
@@ -100,7 +106,9 @@ std::optional<Document> DocumentsAhead::next() {
     impl_->source.set_awaited(true);
     impl_->is_awaited = true;
     impl_->changed.notify_all();
-    impl_->changed.wait(lock, [&] { return !impl_->ready.empty() || impl_->is_over; });
+    const auto has_come = [&] { return !impl_->ready.empty() || impl_->is_over; };
+    while (!impl_->changed.wait_for(lock, kLong, has_come)) {
+    }
     impl_->source.set_awaited(false);
   }
   if (impl_->ready.empty() && impl_->error)
